@@ -1,1 +1,18 @@
-//! Placeholder.
+//! The blocklist as data: prefixes, entries, selections, digests, and what `block` refuses.
+//!
+//! It owns the rules that controller, agent and CLI must agree on, and converts them from and to
+//! `kctl.agent.v1`. It does no I/O and knows neither kernel nor store.
+
+mod convert;
+mod digest;
+mod entry;
+mod prefix;
+mod refusal;
+mod selection;
+
+pub use convert::{InvalidEntry, now_unix_ms};
+pub use digest::Digest;
+pub use entry::{Action, Entry, EntryKey, Protocol, Service};
+pub use prefix::{InvalidPrefix, parse_prefix};
+pub use refusal::{Protected, Refusal, refusal};
+pub use selection::{InvalidSelector, Selection, Selector};

@@ -1,0 +1,109 @@
+//! One number that two sides compare to know that they hold the same entries.
+
+use crate::{Action, EntryKey, Protocol};
+use ipnet::IpNet;
+use xxhash_rust::xxh3::xxh3_128;
+
+/// An order-free sum over entry keys, so that adding and removing one entry costs one hash whatever
+/// the size of the set. It covers keys, not reasons and clocks. It finds mistakes and drift; it is no
+/// defence against somebody who makes collisions on purpose (who would be root on the host anyway).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Digest(u128);
+
+impl Digest {
+    /// Adds a key that is not yet in the set.
+    pub fn add(&mut self, key: &EntryKey) {
+        self.0 = self.0.wrapping_add(hash(key));
+    }
+
+    /// Takes away a key that is in the set.
+    pub fn remove(&mut self, key: &EntryKey) {
+        self.0 = self.0.wrapping_sub(hash(key));
+    }
+
+    /// Its 16 bytes, big endian.
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// Reads what [`Digest::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(u128::from_be_bytes).map(Self)
+    }
+}
+
+impl<'a> FromIterator<&'a EntryKey> for Digest {
+    fn from_iter<I: IntoIterator<Item = &'a EntryKey>>(keys: I) -> Self {
+        let mut digest = Self::default();
+        keys.into_iter().for_each(|key| digest.add(key));
+        digest
+    }
+}
+
+fn hash(key: &EntryKey) -> u128 {
+    let mut bytes = Vec::with_capacity(64);
+    match key.prefix {
+        IpNet::V4(v4) => {
+            bytes.push(4);
+            bytes.extend(v4.network().octets());
+        }
+        IpNet::V6(v6) => {
+            bytes.push(6);
+            bytes.extend(v6.network().octets());
+        }
+    }
+    bytes.push(key.prefix.prefix_len());
+    let (port, protocol) = match key.service {
+        None => (0, 0),
+        Some(service) => (
+            service.port,
+            match service.protocol {
+                None => 0,
+                Some(Protocol::Tcp) => 6,
+                Some(Protocol::Udp) => 17,
+            },
+        ),
+    };
+    bytes.extend(port.to_be_bytes());
+    bytes.push(protocol);
+    bytes.push(match key.action {
+        Action::Drop => 1,
+        Action::Monitor => 2,
+        Action::Protect => 3,
+    });
+    bytes.extend(key.source.as_bytes());
+    // No source holds a zero byte, so nothing of one field can be read as part of the next.
+    bytes.push(0);
+    bytes.extend(key.selection.to_string().as_bytes());
+    xxh3_128(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Selection, parse_prefix};
+
+    fn key(prefix: &str, source: &str) -> EntryKey {
+        EntryKey {
+            prefix: parse_prefix(prefix).expect("valid"),
+            service: None,
+            action: Action::Drop,
+            source: source.to_owned(),
+            selection: Selection::All,
+        }
+    }
+
+    #[test]
+    fn order_does_not_matter_and_removal_undoes_addition() {
+        let (a, b, c) =
+            (key("10.0.0.1", "user:a"), key("::1", "user:a"), key("10.0.0.1", "user:b"));
+        let one: Digest = [&a, &b, &c].into_iter().collect();
+        let mut two: Digest = [&c, &a].into_iter().collect();
+        assert_ne!(one, two);
+        two.add(&b);
+        assert_eq!(one, two);
+        two.remove(&c);
+        assert_eq!(two, [&b, &a].into_iter().collect());
+        assert_eq!(Digest::from_bytes(&two.to_bytes()), Some(two));
+    }
+}
