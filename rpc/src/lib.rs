@@ -1,1 +1,23 @@
-//! Placeholder.
+//! What every kctl daemon and client needs and no noun of ours: identities, mutual TLS, channels and
+//! servers over streams that are already connected, logging.
+//!
+//! It knows neither hosts nor blocklists nor configuration files.
+
+mod channel;
+mod connection;
+mod credentials;
+mod identity;
+mod logging;
+mod server;
+mod tls;
+
+pub use channel::{DialError, channel_over, dial};
+pub use connection::{Connection, Peer, UnixPeer, configure_tcp};
+pub use credentials::{Credentials, CredentialsError, new_key_and_csr};
+pub use identity::{Identity, IdentityError, valid_name};
+pub use logging::init_logging;
+pub use server::{MAX_MESSAGE_BYTES, server_builder};
+pub use tls::{
+    ALPN_AGENT, ALPN_API, ALPN_JOIN, ca_sha256, client_config, join_config, join_server_config,
+    server_config,
+};

@@ -1,0 +1,113 @@
+//! gRPC channels over streams that are already connected.
+
+use crate::connection::configure_tcp;
+use crate::server::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use std::{io, sync::Arc, sync::Mutex, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::transport::{Channel, Endpoint};
+
+/// Why a server could not be reached. Each says what to look at next.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Its name has no address.
+    #[error("{server}: can't be resolved: {source}")]
+    Resolve {
+        /// HOST:PORT as given.
+        server: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// No address took the connection.
+    #[error("{server}: can't connect: {source}")]
+    Connect {
+        /// HOST:PORT as given.
+        server: String,
+        /// What the last address answered.
+        source: io::Error,
+    },
+    /// Connected, but the handshake failed: not a kctl controller, or one of us refuses the other.
+    #[error("{server}: TLS handshake failed: {source}")]
+    Handshake {
+        /// HOST:PORT as given.
+        server: String,
+        /// What rustls said.
+        source: io::Error,
+    },
+    /// No answer in time.
+    #[error("{server}: no answer within {} ms", limit.as_millis())]
+    Timeout {
+        /// HOST:PORT as given.
+        server: String,
+        /// The time that was given.
+        limit: Duration,
+    },
+}
+
+/// Connects to `server` (`HOST:PORT`, tried address by address) and shakes hands, all within `limit`.
+pub async fn dial(
+    server: &str,
+    config: Arc<ClientConfig>,
+    limit: Duration,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let attempt = async {
+        let tcp = connect(server, limit).await?;
+        // The verifier looks at the kctl:// identity; rustls wants some name all the same.
+        let name = ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]));
+        TlsConnector::from(config)
+            .connect(name, tcp)
+            .await
+            .map_err(|source| DialError::Handshake { server: server.to_owned(), source })
+    };
+    timeout(limit, attempt)
+        .await
+        .unwrap_or_else(|_| Err(DialError::Timeout { server: server.to_owned(), limit }))
+}
+
+async fn connect(server: &str, limit: Duration) -> Result<TcpStream, DialError> {
+    let resolve = |source| DialError::Resolve { server: server.to_owned(), source };
+    let addresses: Vec<_> = lookup_host(server).await.map_err(resolve)?.collect();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    // One silent address must not eat the time of the others.
+    let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+    for address in addresses {
+        let attempt = timeout(share, TcpStream::connect(address)).await;
+        match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => {
+                configure_tcp(&stream).map_err(resolve)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(DialError::Connect { server: server.to_owned(), source: last })
+}
+
+/// A gRPC client over one connected stream. It never dials again: when the stream ends, every call
+/// fails with UNAVAILABLE.
+pub async fn channel_over<S>(stream: S) -> Result<Channel, tonic::transport::Error>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let once = Mutex::new(Some(TokioIo::new(stream)));
+    let connector =
+        tower::service_fn(move |_| {
+            let stream = once.lock().ok().and_then(|mut stream| stream.take());
+            std::future::ready(stream.ok_or_else(|| {
+                io::Error::new(io::ErrorKind::NotConnected, "the connection is closed")
+            }))
+        });
+    Endpoint::from_static("http://kctl")
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector(connector)
+        .await
+}
