@@ -1,19 +1,9 @@
-//! A connected stream that knows who is at its other end, for tonic servers.
+//! Who is at the other end of a connection, and how long a silent one is believed.
 
 use crate::{Identity, tls::ca_sha256};
 use rustls_pki_types::CertificateDer;
-use std::{
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
-};
+use std::{io, net::SocketAddr, time::Duration};
+use tokio::net::{TcpStream, UnixStream};
 
 /// The other end of a connection. Handlers find it as `Arc<Peer>` in a request's extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,68 +47,6 @@ impl Peer {
         let unix =
             UnixPeer { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
         Ok(Self { identity: None, certificate_sha256: None, address: None, unix: Some(unix) })
-    }
-}
-
-/// A stream and its peer.
-#[derive(Debug)]
-pub struct Connection<S> {
-    stream: S,
-    peer: Arc<Peer>,
-}
-
-impl<S> Connection<S> {
-    /// Joins the two.
-    pub fn new(stream: S, peer: Arc<Peer>) -> Self {
-        Self { stream, peer }
-    }
-}
-
-impl<S> tonic::transport::server::Connected for Connection<S> {
-    type ConnectInfo = Arc<Peer>;
-
-    fn connect_info(&self) -> Arc<Peer> {
-        Arc::clone(&self.peer)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -12,11 +12,11 @@ mod server;
 mod tls;
 
 pub use channel::{DialError, channel_over, dial};
-pub use connection::{Connection, Peer, UnixPeer, configure_tcp};
+pub use connection::{Peer, UnixPeer, configure_tcp};
 pub use credentials::{Credentials, CredentialsError, new_key_and_csr};
 pub use identity::{Identity, IdentityError, valid_name};
 pub use logging::init_logging;
-pub use server::{MAX_MESSAGE_BYTES, server_builder};
+pub use server::{MAX_MESSAGE_BYTES, serve_over};
 pub use tls::{
     ALPN_AGENT, ALPN_API, ALPN_JOIN, ca_sha256, client_config, join_config, join_server_config,
     server_config,
