@@ -1,1 +1,11 @@
-//! Placeholder.
+//! The Linux kernel of one host: the XDP filter, routing netlink, and a few facts of the system.
+//!
+//! It is the only crate that talks to the kernel. It knows prefixes, rules and interfaces; it must
+//! not know gRPC, protocol buffers, the controller, or why something is blocked.
+
+mod error;
+pub mod filter;
+pub mod netlink;
+pub mod sys;
+
+pub use error::{Error, ErrorKind};
