@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Real hosts in network namespaces: the lab that the demo and the end-to-end tests share.
+//!
+//! It lays hosts, an attacker, a bystander, a workstation and a controller around a bridge, runs the
+//! real binaries in them, and offers oracles that are independent of kctl: `ping`, raw sockets,
+//! frames on the wire. It knows the binaries' flags and files, never their code. Everything it makes
+//! carries the lab's id in its name and goes away with the [`Lab`].
+
+mod daemon;
+mod frame;
+mod lab;
+mod namespace;
+mod network;
+mod output;
+mod ping;
+mod pins;
+mod sweep;
+mod wait;
+
+pub use daemon::Daemon;
+pub use frame::{Capture, Datagram, FrameSender};
+pub use lab::{Agent, Lab, Layout, with_lab};
+pub use namespace::Namespace;
+pub use network::{ATTACKER, BYSTANDER, CONTROLLER, Place, WORKSTATION};
+pub use output::Output;
+pub use ping::{Pinger, Tally, ping};
+pub use wait::until;
