@@ -1,2 +1,39 @@
-//! Placeholder.
-fn main() {}
+//! Tasks of the kctl project: `cargo xtask TASK`. One file a task; no task knows another.
+
+mod cargo;
+mod demo;
+mod interrupt;
+mod packages;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tasks of the kctl project")]
+enum Task {
+    /// Show the main job for real: block an attacker on three hosts in network namespaces (root)
+    Demo {
+        /// Leave everything up, and print commands to play with, until Enter or Ctrl-C
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Run every check and test: format, lints, unit, kernel and end-to-end tests (root)
+    Test {
+        /// Only what needs no root: leave the kernel and end-to-end tests out
+        #[arg(long)]
+        unprivileged: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Task::parse() {
+        Task::Demo { keep } => demo::run(keep).map(|()| ExitCode::SUCCESS),
+        Task::Test { unprivileged } => test::run(unprivileged),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,27 @@
+//! Calls of cargo and the folder that it builds into.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+/// The cargo that runs this task, in the project's folder.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(project());
+    command
+}
+
+/// The project's folder.
+pub(crate) fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project's folder")
+}
+
+/// Where binaries of this build profile are: next to this one.
+pub(crate) fn binaries() -> Result<PathBuf> {
+    let own = env::current_exe()?;
+    Ok(own.parent().context("a program lies in a folder")?.to_owned())
+}

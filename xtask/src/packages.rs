@@ -1,0 +1,59 @@
+//! Debian packages that a task's programs come from: installed where we may, named where we may not.
+
+use std::{env, path::Path, process::Command};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::unistd::geteuid;
+
+/// Programs that the lab and the tests run, each with its package.
+const LAB: [(&str, &str); 8] = [
+    ("bpftool", "bpftool"),
+    ("ethtool", "ethtool"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("openssl", "openssl"),
+    ("ping", "iputils-ping"),
+    ("ps", "procps"),
+    ("setpriv", "util-linux"),
+];
+
+/// Sees to it that we are root and the lab's programs are there; an error says what to do.
+pub(crate) fn ensure_lab(task: &str) -> Result<()> {
+    let mut missing: Vec<_> = LAB
+        .iter()
+        .filter(|(program, _)| !is_installed(program))
+        .map(|(_, package)| *package)
+        .collect();
+    missing.dedup();
+    let install = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    if !geteuid().is_root() {
+        if !missing.is_empty() {
+            eprintln!("missing programs; install them as root: {install}");
+        }
+        bail!(
+            "network namespaces and eBPF need root; run: \
+             sudo env \"PATH=$PATH:/usr/sbin:/sbin\" cargo xtask {task}"
+        );
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("$ {install}");
+    let apt = |args: &[&str]| -> Result<bool> {
+        let mut command = Command::new("apt-get");
+        command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        Ok(command.status().context("apt-get")?.success())
+    };
+    let args = [&["install", "-y", "-qq", "--no-install-recommends"], missing.as_slice()].concat();
+    // A fresh image has no package lists yet.
+    let installed = apt(&args)? || (apt(&["update", "-qq"])? && apt(&args)?);
+    ensure!(installed, "packages could not be installed; try: {install}");
+    Ok(())
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Where Debian keeps administrators' programs, which a plain user's PATH leaves out.
+    let system = ["/usr/sbin", "/sbin"].map(Path::new).map(Path::to_owned);
+    env::split_paths(&path).chain(system).any(|folder| folder.join(program).is_file())
+}
