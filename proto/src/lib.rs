@@ -1,6 +1,8 @@
 //! The wire contract of kctl. It owns the messages and services and knows no implementation; the
 //! comments in the .proto files are the manual of the API.
-#![expect(missing_docs, clippy::allow_attributes_without_reason, reason = "generated code")]
+#![expect(missing_docs, reason = "generated code")]
+#![expect(clippy::allow_attributes_without_reason, reason = "generated code")]
+#![expect(clippy::large_enum_variant, reason = "generated code")]
 #![expect(unused_qualifications, reason = "generated code")]
 
 /// What an agent serves: one host.

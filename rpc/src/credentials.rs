@@ -61,3 +61,11 @@ pub fn new_key_and_csr() -> Result<(String, Vec<u8>), CredentialsError> {
     let request = rcgen::CertificateParams::default().serialize_request(&key)?;
     Ok((key.serialize_pem(), request.der().to_vec()))
 }
+
+/// Whether a certificate's time is over. One that can't be read counts as over.
+pub fn is_expired(certificate: &CertificateDer<'_>) -> bool {
+    use x509_parser::prelude::FromDer as _;
+    x509_parser::certificate::X509Certificate::from_der(certificate).map_or(true, |(_, parsed)| {
+        parsed.validity().not_after < x509_parser::time::ASN1Time::now()
+    })
+}

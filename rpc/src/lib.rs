@@ -13,7 +13,7 @@ mod tls;
 
 pub use channel::{DialError, channel_over, dial};
 pub use connection::{Peer, UnixPeer, configure_tcp};
-pub use credentials::{Credentials, CredentialsError, new_key_and_csr};
+pub use credentials::{Credentials, CredentialsError, is_expired, new_key_and_csr};
 pub use identity::{Identity, IdentityError, valid_name};
 pub use logging::init_logging;
 pub use server::{MAX_MESSAGE_BYTES, serve_over};
