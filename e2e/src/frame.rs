@@ -37,6 +37,11 @@ pub struct Datagram {
 }
 
 impl Datagram {
+    /// Length of its frame in bytes, from the Ethernet header on.
+    pub fn frame_length(&self) -> u64 {
+        self.frame([0; 6], [0; 6]).len() as u64
+    }
+
     fn frame(&self, from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
         let mut frame = [to, from].concat();
         for (at, vlan) in self.vlans.iter().enumerate() {

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::{
     daemon::Daemon,
+    namespace::Namespace,
     network::{ATTACKER, BYSTANDER, CONTROLLER, Network, Place, WORKSTATION},
     output::Output,
     pins::Pins,
@@ -63,6 +64,23 @@ impl Agent {
     /// Its `--bpffs`.
     pub fn bpffs(&self) -> &Path {
         self.pins.path()
+    }
+}
+
+/// kctl at a place, with a configuration.
+#[derive(Clone, Debug)]
+pub struct Kctl<'lab> {
+    binary: PathBuf,
+    config: PathBuf,
+    namespace: &'lab Namespace,
+}
+
+impl Kctl<'_> {
+    /// Runs it to its end.
+    pub fn run(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(&self.binary);
+        command.args(args).env("KCTL_CONFIG", &self.config);
+        self.namespace.output(command)
     }
 }
 
@@ -207,9 +225,23 @@ impl Lab {
 
     /// Runs kctl on the workstation with another configuration.
     pub fn kctl_as(&self, config: &Path, args: &[&str]) -> Result<Output> {
-        let mut command = Command::new(self.binaries.join("kctl"));
-        command.args(args).env("KCTL_CONFIG", config);
-        self.network.place(WORKSTATION)?.namespace.output(command)
+        self.workstation_kctl(config)?.run(args)
+    }
+
+    /// The controller, and the admin's kctl to run beside whatever is done to the controller.
+    pub fn controller_and_kctl(&mut self) -> Result<(&mut Daemon, Kctl<'_>)> {
+        let binary = self.binaries.join("kctl");
+        let config = self.admin_config();
+        let namespace = &self.network.place(WORKSTATION)?.namespace;
+        Ok((&mut self.controller, Kctl { binary, config, namespace }))
+    }
+
+    fn workstation_kctl(&self, config: &Path) -> Result<Kctl<'_>> {
+        Ok(Kctl {
+            binary: self.binaries.join("kctl"),
+            config: config.to_owned(),
+            namespace: &self.network.place(WORKSTATION)?.namespace,
+        })
     }
 
     /// Runs kctl on a host against its agent's socket.
@@ -220,11 +252,11 @@ impl Lab {
         self.network.place(host)?.namespace.output(command)
     }
 
-    /// Runs `kctl-agent SUBCOMMAND` with a host's folders, in its namespace.
-    pub fn kctl_agent(&self, host: &str, subcommand: &str) -> Result<Output> {
+    /// Runs a subcommand of kctl-agent with a host's folders, in its namespace.
+    pub fn kctl_agent(&self, host: &str, subcommand: &[&str]) -> Result<Output> {
         let mut command = Command::new(self.binaries.join("kctl-agent"));
         let agent = self.agent(host)?;
-        command.arg(subcommand).arg("--bpffs").arg(agent.bpffs());
+        command.args(subcommand).arg("--bpffs").arg(agent.bpffs());
         command.arg("--state-dir").arg(&agent.state_dir);
         self.network.place(host)?.namespace.output(command)
     }

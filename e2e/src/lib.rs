@@ -7,6 +7,7 @@
 
 mod daemon;
 mod frame;
+mod kernel;
 mod lab;
 mod namespace;
 mod network;
@@ -18,7 +19,8 @@ mod wait;
 
 pub use daemon::Daemon;
 pub use frame::{Capture, Datagram, FrameSender};
-pub use lab::{Agent, Lab, Layout, with_lab};
+pub use kernel::{KernelRule, delete_rule, rules, xdp_programs};
+pub use lab::{Agent, Kctl, Lab, Layout, with_lab};
 pub use namespace::Namespace;
 pub use network::{ATTACKER, BYSTANDER, CONTROLLER, Place, WORKSTATION};
 pub use output::Output;
