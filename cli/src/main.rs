@@ -1,2 +1,37 @@
-//! Placeholder.
-fn main() {}
+//! `kctl`, the command line: arguments in, one call to the controller or an agent, output and an exit
+//! code out. It keeps no state but the contexts in its configuration file, and knows no kernel.
+
+mod args;
+mod cmd;
+mod config;
+mod connect;
+mod exit;
+mod output;
+mod time;
+mod view;
+
+use args::Cli;
+use clap::Parser as _;
+use exit::Exit;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // One thread: a command waits for one connection, and starting more would cost it milliseconds.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(async {
+                tokio::select! {
+                    outcome = cmd::run(cli) => outcome,
+                    Ok(()) = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
+                }
+            });
+            // A read of standard input can't be cancelled; nobody waits for it any more.
+            runtime.shutdown_background();
+            outcome
+        }
+        Err(error) => Err(anyhow::Error::new(error).context("can't start")),
+    };
+    outcome.unwrap_or_else(|error| exit::report(&error)).into()
+}

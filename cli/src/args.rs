@@ -1,0 +1,277 @@
+//! The command line's shape: global flags, commands, host selection, value parsers. It reads arguments
+//! and environment and does nothing with them.
+
+use crate::{
+    cmd::{block, blocklist, context, hosts, protect, stats, token, version},
+    connect::Target,
+    exit::usage,
+    output::Format,
+    time::parse_duration,
+};
+use clap::{Args, Parser, Subcommand};
+use kctl_blocklist::{Protocol, Selection, Selector, Service};
+use kctl_proto::agent::v1 as pb;
+use std::{path::PathBuf, time::Duration};
+
+/// Control the kernels of a fleet: block an address on every host, and see what they drop.
+#[derive(Debug, Parser)]
+#[command(name = "kctl", version, max_term_width = 100, subcommand_required = true)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(
+    after_help = "Exit codes: 0 all selected hosts did it; 1 error, nothing changed; 2 usage; \
+    3 accepted, but a selected host is pending or failed."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Context of the configuration file to use [env: KCTL_CONTEXT]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// Address of the controller, instead of the context's [env: KCTL_SERVER]
+    #[arg(long, global = true, value_name = "HOST[:7443]")]
+    pub(crate) server: Option<String>,
+    /// Speak to the agent of this host over its socket, with no controller [env: KCTL_AGENT]
+    #[arg(long, global = true, value_name = "unix:///PATH", conflicts_with = "server")]
+    pub(crate) agent: Option<String>,
+    /// How to print [env: KCTL_OUTPUT]
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT")]
+    output: Option<Format>,
+    /// How long to wait for hosts: 1s for changes and 5s for reads by default [env: KCTL_TIMEOUT]
+    #[arg(long, global = true, value_parser = parse_duration, value_name = "DURATION")]
+    timeout: Option<Duration>,
+}
+
+impl Global {
+    /// The format to print in: flag over environment over table.
+    pub(crate) fn format(&self) -> anyhow::Result<Format> {
+        let named = |name: String| {
+            <Format as clap::ValueEnum>::from_str(&name, false)
+                .map_err(|_| usage(format!("KCTL_OUTPUT: {name:?} is no output format")))
+        };
+        let given = self.output.map(Ok);
+        given.or_else(|| env("KCTL_OUTPUT").map(named)).unwrap_or(Ok(Format::Table))
+    }
+
+    /// How long to wait for hosts, where somebody said so.
+    pub(crate) fn timeout(&self) -> anyhow::Result<Option<Duration>> {
+        let parsed = |text: String| {
+            parse_duration(&text).map_err(|why| usage(format!("KCTL_TIMEOUT: {text:?}: {why}")))
+        };
+        self.timeout.map(Ok).or_else(|| env("KCTL_TIMEOUT").map(parsed)).transpose()
+    }
+}
+
+/// An environment variable that is set and not empty.
+pub(crate) fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// What kctl does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Known hosts: their state, versions, filter, and whether they are in sync
+    Hosts(hosts::HostsArgs),
+    /// Drop traffic from these sources
+    Block(block::BlockArgs),
+    /// Stop dropping traffic from these sources
+    Unblock(block::UnblockArgs),
+    /// What is blocked, where and why
+    Blocklist(blocklist::BlocklistArgs),
+    /// Sources and ports that no block may touch
+    Protect(protect::ProtectArgs),
+    /// Packets passed and dropped on each host
+    Stats(stats::StatsArgs),
+    /// Tokens that hosts join with
+    Token(token::TokenArgs),
+    /// Controllers that this configuration knows
+    Context(context::ContextArgs),
+    /// Versions of kctl and of what it speaks to
+    Version(version::VersionArgs),
+}
+
+/// Which hosts a command is about.
+#[derive(Debug, Clone, Default, Args)]
+#[group(multiple = false)]
+#[command(next_help_heading = "Host selection")]
+pub(crate) struct HostSelection {
+    /// Every host, also one that joins later
+    #[arg(long)]
+    all_hosts: bool,
+    /// These hosts
+    #[arg(long, value_name = "NAME[,NAME…]", value_delimiter = ',', value_parser = host_name)]
+    host: Vec<String>,
+    /// Hosts whose labels match: role=web,zone!=b
+    #[arg(short = 'l', long, value_name = "KEY=VALUE[,…]")]
+    selector: Option<Selector>,
+}
+
+impl HostSelection {
+    fn given(&self) -> Option<pb::Selection> {
+        let selection = if self.all_hosts {
+            Selection::All
+        } else if let Some(selector) = &self.selector {
+            Selection::Selector(selector.clone())
+        } else if self.host.is_empty() {
+            return None;
+        } else {
+            Selection::Names(self.host.iter().cloned().collect())
+        };
+        Some((&selection).into())
+    }
+
+    /// For a read: nothing given means all.
+    pub(crate) fn for_read(&self, target: &Target) -> anyhow::Result<Option<pb::Selection>> {
+        self.meaningful(target)?;
+        Ok(self.given())
+    }
+
+    /// For a change by the controller: hosts must be named in one way or another. `None` for the one
+    /// host of an agent.
+    pub(crate) fn for_change(&self, target: &Target) -> anyhow::Result<Option<pb::Selection>> {
+        self.meaningful(target)?;
+        match (target, self.given()) {
+            (Target::Controller(_), None) => {
+                Err(usage("say which hosts: --all-hosts, --host NAME[,NAME…] or -l KEY=VALUE"))
+            }
+            (_, given) => Ok(given),
+        }
+    }
+
+    fn meaningful(&self, target: &Target) -> anyhow::Result<()> {
+        match (target, self.given()) {
+            (Target::Agent(_), Some(_)) => Err(usage(
+                "--agent speaks to one host: leave --all-hosts, --host and -l away, or use a controller",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A host's name, in lower case as hosts have it.
+pub(crate) fn host_name(text: &str) -> Result<String, String> {
+    let name = text.to_lowercase();
+    if kctl_rpc::valid_name(&name) {
+        return Ok(name);
+    }
+    Err("not a host name: 1 to 253 of a-z, 0-9, \"-\" and \".\"".to_owned())
+}
+
+/// Reads `22`, `22/tcp` or `53/udp`.
+pub(crate) fn parse_service(text: &str) -> Result<Service, String> {
+    let (port, protocol) = match text.split_once('/') {
+        None => (text, None),
+        Some((port, "tcp")) => (port, Some(Protocol::Tcp)),
+        Some((port, "udp")) => (port, Some(Protocol::Udp)),
+        Some(_) => return Err("the protocol must be tcp or udp".to_owned()),
+    };
+    match port.parse() {
+        Ok(port) if port > 0 => Ok(Service { port, protocol }),
+        _ => Err("must be a port from 1 to 65535, alone or as PORT/tcp or PORT/udp".to_owned()),
+    }
+}
+
+/// Reads `unix:///run/kctl/agent.sock`.
+pub(crate) fn parse_agent(text: &str) -> anyhow::Result<PathBuf> {
+    match text.strip_prefix("unix://").map(PathBuf::from) {
+        Some(path) if path.is_absolute() => Ok(path),
+        _ => Err(usage(format!("--agent {text:?}: must be like unix:///run/kctl/agent.sock"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn good_lines_parse() {
+        for line in [
+            "kctl hosts",
+            "kctl hosts -l role=web -o json",
+            "kctl hosts list --host a,b",
+            "kctl hosts describe web-1",
+            "kctl block 10.0.0.5 --all-hosts --port 22/tcp --ttl 1h --reason scanner",
+            "kctl --agent unix:///run/kctl/agent.sock block 10.0.0.5",
+            "kctl blocklist --hits",
+            "kctl blocklist export",
+            "kctl blocklist recover --from-host a,b",
+            "kctl protect add --port 22 --all-hosts",
+            "kctl protect list",
+            "kctl stats --top 3 --strict",
+            "kctl token create --ttl 10m --uses 3 --host web-1",
+            "kctl context import admin.toml --name prod",
+            "kctl version --client",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn bad_lines_are_usage_errors() {
+        for line in [
+            "kctl",
+            "kctl events",
+            "kctl block",
+            "kctl block 10.0.0.5 --all-hosts --host a",
+            "kctl block 10.0.0.5 --host a -l role=web",
+            "kctl block 10.0.0.5 --all-hosts --ttl 0",
+            "kctl block 10.0.0.5 --all-hosts --port 0",
+            "kctl block 10.0.0.5 -l role",
+            "kctl block 10.0.0.5 --host bad_name",
+            "kctl hosts describe --agent unix:///a --server b",
+            "kctl token create --uses 0",
+            "kctl protect add 10.0.0.5 --port 22 --all-hosts",
+            "kctl protect add --all-hosts",
+            "kctl hosts -o xml",
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn services_name_a_port_and_perhaps_a_protocol() {
+        assert_eq!(parse_service("22"), Ok(Service { port: 22, protocol: None }));
+        let dns = Service { port: 53, protocol: Some(Protocol::Udp) };
+        assert_eq!(parse_service("53/udp"), Ok(dns));
+        for text in ["", "0", "65536", "22/", "22/icmp", "tcp", "-1"] {
+            assert!(parse_service(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_agent_is_an_absolute_socket_path() {
+        let path = parse_agent("unix:///run/kctl/agent.sock").expect("valid");
+        assert_eq!(path, PathBuf::from("/run/kctl/agent.sock"));
+        for text in ["/run/kctl/agent.sock", "unix://agent.sock", "tcp://1.2.3.4:1", ""] {
+            assert!(parse_agent(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_wants_hosts_and_an_agent_takes_none() {
+        let agent = Target::Agent(PathBuf::from("/a"));
+        let none = HostSelection::default();
+        let all = HostSelection { all_hosts: true, ..HostSelection::default() };
+        assert_eq!(none.for_change(&agent).expect("one host"), None);
+        assert!(all.for_change(&agent).is_err());
+        assert!(all.for_read(&agent).is_err());
+    }
+}

@@ -1,0 +1,315 @@
+//! `blocklist`: what is blocked where and why, its export, its recovery from hosts.
+
+use super::wants_controller;
+use crate::{
+    args::{Global, HostSelection, host_name},
+    connect::{Connection, READ_TIMEOUT, Target},
+    exit::{Exit, usage},
+    output::{self, count, note},
+    time::{milliseconds, rfc3339},
+    view::{
+        change::{self, HostResultRow},
+        entry::{EntryRow, hits_table, table},
+    },
+};
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+use kctl_blocklist::{now_unix_ms, parse_prefix};
+use kctl_proto::{
+    agent::v1 as agent,
+    controller::v1::{
+        ListBlocklistRequest, RecoverBlocklistRequest,
+        blocklist_service_client::BlocklistServiceClient,
+        list_blocklist_response::{Item, item::HostHits},
+    },
+};
+use kctl_rpc::MAX_MESSAGE_BYTES;
+use serde::Serialize;
+use std::{collections::HashMap, fmt::Write as _};
+
+/// Arguments of `blocklist`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct BlocklistArgs {
+    #[command(subcommand)]
+    command: Option<BlocklistCommand>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum BlocklistCommand {
+    /// Every entry (what "kctl blocklist" alone does)
+    List(ListArgs),
+    /// A file that "block --file" reads, with the rest of each entry as a comment
+    Export(FilterArgs),
+    /// Fill an empty store of the controller with what hosts still enforce
+    Recover(RecoverArgs),
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Only entries that were hit, most first, with each host's numbers
+    #[arg(long)]
+    hits: bool,
+    /// Exit with 3 when a host did not tell its numbers
+    #[arg(long)]
+    strict: bool,
+    #[command(flatten)]
+    filter: FilterArgs,
+}
+
+#[derive(Debug, Args)]
+struct FilterArgs {
+    /// Only entries that overlap this prefix
+    #[arg(long, value_parser = |text: &str| parse_prefix(text))]
+    prefix: Option<IpNet>,
+    /// Only entries whose source starts with this: user:, user:admin, local:
+    #[arg(long, default_value = "", hide_default_value = true)]
+    source: String,
+    #[command(flatten)]
+    selection: HostSelection,
+}
+
+#[derive(Debug, Args)]
+struct RecoverArgs {
+    /// Connected hosts whose entries are taken, all of the same store
+    #[arg(long, value_name = "NAME[,NAME…]", required = true, value_delimiter = ',')]
+    #[arg(value_parser = host_name)]
+    from_host: Vec<String>,
+}
+
+/// Runs `blocklist`.
+pub(crate) async fn run(global: &Global, args: BlocklistArgs) -> anyhow::Result<Exit> {
+    match args.command {
+        None => list(global, &args.list).await,
+        Some(BlocklistCommand::List(args)) => list(global, &args).await,
+        Some(BlocklistCommand::Export(args)) => export(global, &args).await,
+        Some(BlocklistCommand::Recover(args)) => recover(global, args).await,
+    }
+}
+
+/// Runs `protect list`.
+pub(crate) async fn protected(global: &Global, selection: &HostSelection) -> anyhow::Result<Exit> {
+    let format = global.format()?;
+    let target = Target::of(global)?;
+    let query = Query {
+        selection: selection.for_read(&target)?,
+        prefix: None,
+        source: String::new(),
+        action: agent::Action::Protect,
+        ask_hosts: true,
+    };
+    let list = query.run(global, &target).await?;
+    output::rows(format, "protected prefixes", &list.rows, || {
+        table(&list.rows, format, now_unix_ms())
+    })?;
+    Ok(list.exit(false))
+}
+
+async fn list(global: &Global, args: &ListArgs) -> anyhow::Result<Exit> {
+    let format = global.format()?;
+    let target = Target::of(global)?;
+    let mut list = args.filter.query(&target, true)?.run(global, &target).await?;
+    if args.hits {
+        list.rows.retain(|row| row.packets.is_some_and(|packets| packets > 0));
+        list.rows.sort_by(|a, b| b.packets.cmp(&a.packets).then_with(|| a.prefix.cmp(&b.prefix)));
+    } else {
+        list.rows.iter_mut().for_each(|row| row.hits = None);
+    }
+    let noun = if args.hits { "entries were hit" } else { "entries" };
+    output::rows(format, noun, &list.rows, || match args.hits {
+        true => hits_table(&list.rows),
+        false => table(&list.rows, format, now_unix_ms()),
+    })?;
+    Ok(list.exit(args.strict))
+}
+
+async fn export(global: &Global, args: &FilterArgs) -> anyhow::Result<Exit> {
+    let format = global.format()?;
+    let target = Target::of(global)?;
+    let list = args.query(&target, !format.for_people())?.run(global, &target).await?;
+    if !format.for_people() {
+        output::rows(format, "entries", &list.rows, || table(&list.rows, format, 0))?;
+        return Ok(list.exit(false));
+    }
+    let mut text = String::new();
+    let made = rfc3339(now_unix_ms()).unwrap_or_default();
+    // Writing to a string can't fail.
+    let _ = writeln!(text, "# kctl blocklist, {}, {made}", count(list.rows.len(), "entry"));
+    for row in &list.rows {
+        let _ = writeln!(text, "{}", row.export_line());
+    }
+    output::print(&text)?;
+    Ok(list.exit(false))
+}
+
+/// What is asked for, and whether hosts are asked for their numbers.
+struct Query {
+    selection: Option<agent::Selection>,
+    prefix: Option<IpNet>,
+    source: String,
+    action: agent::Action,
+    ask_hosts: bool,
+}
+
+/// Entries, and hosts that were asked and did not answer.
+struct List {
+    rows: Vec<EntryRow>,
+    failed: usize,
+}
+
+impl List {
+    /// The entries are the controller's own, so silent hosts never make the whole read fail.
+    fn exit(&self, strict: bool) -> Exit {
+        if self.failed > 0 && strict { Exit::Partial } else { Exit::Done }
+    }
+}
+
+impl FilterArgs {
+    fn query(&self, target: &Target, ask_hosts: bool) -> anyhow::Result<Query> {
+        Ok(Query {
+            selection: self.selection.for_read(target)?,
+            prefix: self.prefix,
+            source: self.source.clone(),
+            action: agent::Action::Unspecified,
+            ask_hosts,
+        })
+    }
+}
+
+impl Query {
+    async fn run(self, global: &Global, target: &Target) -> anyhow::Result<List> {
+        let connection = target.connect(global).await?;
+        let asked = self.ask_hosts;
+        let (items, errors) = match target {
+            Target::Controller(_) => self.of_controller(&connection).await?,
+            Target::Agent(_) => (self.of_agent(&connection).await?, 0),
+        };
+        let now = now_unix_ms();
+        let rows = items.into_iter().map(|item| EntryRow::of_item(item, asked, now)).collect();
+        Ok(List { rows, failed: errors })
+    }
+
+    async fn of_controller(self, connection: &Connection) -> anyhow::Result<(Vec<Item>, usize)> {
+        let wait = connection.wait(READ_TIMEOUT);
+        let request = ListBlocklistRequest {
+            selection: self.selection,
+            prefix: self.prefix.map_or_else(String::new, |prefix| prefix.to_string()),
+            source: self.source,
+            action: self.action.into(),
+            ask_hosts: self.ask_hosts,
+            timeout_ms: milliseconds(wait),
+        };
+        let mut client = BlocklistServiceClient::new(connection.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let mut stream = connection.call(wait, client.list_blocklist(request)).await?;
+        let (mut items, mut failed) = (Vec::new(), 0);
+        while let Some(response) = connection.next(wait, &mut stream).await? {
+            items.extend(response.items);
+            for error in response.errors {
+                failed += 1;
+                let why = error.error.unwrap_or_default().message;
+                note(&format!("warning: numbers of host {:?} are missing: {why}", error.host));
+            }
+        }
+        Ok((items, failed))
+    }
+
+    async fn of_agent(self, connection: &Connection) -> anyhow::Result<Vec<Item>> {
+        let wait = connection.wait(READ_TIMEOUT);
+        let host = super::hosts::local_status(connection).await?.name;
+        let mut client = agent::blocklist_service_client::BlocklistServiceClient::new(
+            connection.channel.clone(),
+        )
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let call = client.list_blocklist(agent::ListBlocklistRequest {});
+        let mut stream = connection.call(wait, call).await?;
+        let (mut entries, mut suspended) = (Vec::new(), Vec::new());
+        while let Some(response) = connection.next(wait, &mut stream).await? {
+            entries.extend(response.entries);
+            suspended.extend(response.suspended.into_iter().filter_map(|entry| entry.key));
+        }
+        let mut hits = HashMap::new();
+        if self.ask_hosts {
+            let call = client.list_hits(agent::ListHitsRequest {});
+            let mut stream = connection.call(wait, call).await?;
+            while let Some(response) = connection.next(wait, &mut stream).await? {
+                hits.extend(response.hits.into_iter().map(|hit| {
+                    let rule = (hit.prefix, hit.port, hit.protocol, hit.action);
+                    (rule, (hit.packets, hit.bytes))
+                }));
+            }
+        }
+        let item = |entry: agent::Entry| {
+            let key = entry.key.clone().unwrap_or_default();
+            let local = key.source.starts_with("local:");
+            let is_suspended = suspended.contains(&key);
+            let rule = (key.prefix, key.port, key.protocol, key.action);
+            Item {
+                entry: Some(entry),
+                host: if local { host.clone() } else { String::new() },
+                hits: hits
+                    .get(&rule)
+                    .map(|&(packets, bytes)| HostHits { host: host.clone(), packets, bytes })
+                    .into_iter()
+                    .collect(),
+                suspended_on: if is_suspended { vec![host.clone()] } else { Vec::new() },
+            }
+        };
+        Ok(entries.into_iter().filter(|entry| self.wants(entry)).map(item).collect())
+    }
+
+    fn wants(&self, entry: &agent::Entry) -> bool {
+        let Some(key) = &entry.key else { return false };
+        let protects = key.action() == agent::Action::Protect;
+        let overlaps = |prefix: &IpNet| {
+            parse_prefix(&key.prefix)
+                .is_ok_and(|other| prefix.contains(&other) || other.contains(prefix))
+        };
+        protects == (self.action == agent::Action::Protect)
+            && key.source.starts_with(&self.source)
+            && self.prefix.as_ref().is_none_or(overlaps)
+    }
+}
+
+/// What `recover` took.
+#[derive(Debug, Serialize)]
+struct Recovered {
+    store_id: String,
+    revision: u64,
+    entries: u64,
+    warnings: Vec<String>,
+    hosts: Vec<HostResultRow>,
+}
+
+async fn recover(global: &Global, args: RecoverArgs) -> anyhow::Result<Exit> {
+    let format = global.format()?;
+    let target = Target::of(global)?;
+    wants_controller(&target, "blocklist recover")?;
+    if args.from_host.is_empty() {
+        return Err(usage("blocklist recover: name at least one host"));
+    }
+    let connection = target.connect(global).await?;
+    let wait = connection.wait(READ_TIMEOUT);
+    let request =
+        RecoverBlocklistRequest { from_hosts: args.from_host, timeout_ms: milliseconds(wait) };
+    let mut client = BlocklistServiceClient::new(connection.channel.clone())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let response = connection.call(wait, client.recover_blocklist(request)).await?;
+    let recovered = Recovered {
+        store_id: response.store_id,
+        revision: response.revision,
+        entries: response.entries,
+        warnings: response.warnings,
+        hosts: response.hosts.into_iter().map(HostResultRow::from).collect(),
+    };
+    output::object(format, &recovered, || change::table(&recovered.hosts).to_string())?;
+    output::warn(&recovered.warnings);
+    if format.for_people() {
+        let entries = count(usize::try_from(recovered.entries).unwrap_or(usize::MAX), "entry");
+        let (store, revision) = (&recovered.store_id, recovered.revision);
+        note(&format!("recovered {entries} of store {store} (revision {revision})"));
+    }
+    Ok(change::exit(&recovered.hosts))
+}

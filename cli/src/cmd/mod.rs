@@ -1,0 +1,44 @@
+//! One module a noun: its arguments, and what it asks of the controller or an agent.
+
+pub(crate) mod block;
+pub(crate) mod blocklist;
+mod change;
+pub(crate) mod context;
+pub(crate) mod hosts;
+mod prefixes;
+pub(crate) mod protect;
+pub(crate) mod stats;
+pub(crate) mod token;
+pub(crate) mod version;
+
+use crate::{
+    args::{Cli, Command},
+    connect::Target,
+    exit::{Exit, usage},
+};
+
+/// Does what the command line says.
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Hosts(args) => hosts::run(global, args).await,
+        Command::Block(args) => block::block(global, args).await,
+        Command::Unblock(args) => block::unblock(global, args).await,
+        Command::Blocklist(args) => blocklist::run(global, args).await,
+        Command::Protect(args) => protect::run(global, args).await,
+        Command::Stats(args) => stats::run(global, &args).await,
+        Command::Token(args) => token::run(global, args).await,
+        Command::Context(args) => context::run(global, args),
+        Command::Version(args) => version::run(global, &args).await,
+    }
+}
+
+/// For a command that one agent can't answer.
+fn wants_controller(target: &Target, command: &str) -> anyhow::Result<()> {
+    match target {
+        Target::Controller(_) => Ok(()),
+        Target::Agent(_) => {
+            Err(usage(format!("{command} is about a fleet: it wants a controller, not --agent")))
+        }
+    }
+}

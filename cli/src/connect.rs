@@ -1,0 +1,264 @@
+//! The way to a controller or to one agent: where it is, a channel to it, and errors that say what to
+//! do next. It knows no command and no output.
+
+use crate::{
+    args::{Global, env, parse_agent},
+    config::{Config, Context, NO_CONFIG},
+};
+use anyhow::{Context as _, anyhow};
+use kctl_rpc::{ALPN_API, Credentials, DialError, Identity};
+use std::{error::Error as _, future::Future, path::PathBuf, time::Duration};
+use tonic::{Code, Response, Status, Streaming, transport::Channel};
+
+/// The port of a controller where none is named.
+const PORT: u16 = 7443;
+
+/// What a command speaks to.
+#[derive(Debug)]
+pub(crate) enum Target {
+    /// The fleet.
+    Controller(Box<Context>),
+    /// One host, by its agent's socket.
+    Agent(PathBuf),
+}
+
+/// A connected target.
+pub(crate) struct Connection {
+    /// For the generated clients.
+    pub(crate) channel: Channel,
+    /// What errors call the other end.
+    peer: String,
+    /// What `--timeout` said.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// The connection ended, or nobody answered: whether the call was heard is open.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Lost(String);
+
+/// How long hosts are waited for in a read where nobody said otherwise.
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// And in a change.
+pub(crate) const CHANGE_TIMEOUT: Duration = Duration::from_secs(1);
+/// What the controller itself may take, beyond its wait for hosts.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl Target {
+    /// What flags, environment and configuration name; flags win.
+    pub(crate) fn of(global: &Global) -> anyhow::Result<Self> {
+        let agent = match (&global.agent, &global.server) {
+            (Some(agent), _) => Some(agent.clone()),
+            (None, Some(_)) => None,
+            (None, None) => env("KCTL_AGENT"),
+        };
+        if let Some(agent) = agent {
+            return Ok(Self::Agent(parse_agent(&agent)?));
+        }
+        let path = Config::path()?;
+        let config = Config::read(&path)?
+            .ok_or_else(|| anyhow!("{}: does not exist; {NO_CONFIG}", path.display()))?;
+        let name = global.context.clone().or_else(|| env("KCTL_CONTEXT"));
+        let (_, context) = config.context(name.as_deref())?;
+        let mut context = context.clone();
+        if let Some(server) = global.server.clone().or_else(|| env("KCTL_SERVER")) {
+            context.server = server;
+        }
+        context.server = with_port(&context.server);
+        Ok(Self::Controller(Box::new(context)))
+    }
+
+    /// Connects.
+    pub(crate) async fn connect(&self, global: &Global) -> anyhow::Result<Connection> {
+        let timeout = global.timeout()?;
+        let limit = timeout.unwrap_or(READ_TIMEOUT);
+        let (peer, channel) = match self {
+            Self::Controller(context) => {
+                (format!("controller {}", context.server), controller(context, limit).await?)
+            }
+            Self::Agent(path) => {
+                let peer = format!("agent {}", path.display());
+                let stream = tokio::net::UnixStream::connect(path).await;
+                let stream = stream.with_context(|| {
+                    format!("{peer}: can't connect; is kctl-agent running, and may you use it?")
+                })?;
+                let channel = tokio::time::timeout(limit, kctl_rpc::channel_over(stream)).await;
+                (peer.clone(), channel.with_context(|| silent(&peer, limit))??)
+            }
+        };
+        Ok(Connection { channel, peer, timeout })
+    }
+}
+
+async fn controller(context: &Context, limit: Duration) -> anyhow::Result<Channel> {
+    let identity: Identity = context.controller.parse().context("context: controller")?;
+    let credentials = Credentials::from_pem(&context.ca, &context.certificate, &context.key)
+        .context("context")?;
+    let config = kctl_rpc::client_config(&credentials, &identity, ALPN_API)
+        .context("context: certificate and key")?;
+    let stream = kctl_rpc::dial(&context.server, config, limit)
+        .await
+        .map_err(|error| unreachable(&error, &context.server, &context.controller))?;
+    kctl_rpc::channel_over(stream)
+        .await
+        .map_err(|error| broken(&format!("controller {}", context.server), &error))
+}
+
+/// `HOST` gets the controller's port.
+fn with_port(server: &str) -> String {
+    let bare_v6 = server.matches(':').count() > 1 && !server.contains(']');
+    if bare_v6 {
+        format!("[{server}]:{PORT}")
+    } else if server.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']')) {
+        server.to_owned()
+    } else {
+        format!("{server}:{PORT}")
+    }
+}
+
+fn silent(peer: &str, limit: Duration) -> String {
+    format!("{peer}: no answer within {} ms", limit.as_millis())
+}
+
+fn unreachable(error: &DialError, server: &str, controller: &str) -> anyhow::Error {
+    let text = error.to_string();
+    let next = match error {
+        DialError::Resolve { .. } => "check the name, or name another with --server",
+        DialError::Connect { .. } => "is kctl-controller running there, and is the port open?",
+        DialError::Timeout { .. } => "is it up and reachable, and is it a kctl controller?",
+        DialError::Handshake { .. } if text.contains("UnknownIssuer") => {
+            "this is not the controller of the context: its certificate comes from another CA; \
+             import the context of this controller"
+        }
+        DialError::Handshake { .. } if text.contains("ApplicationVerificationFailure") => {
+            return anyhow!(
+                "controller {server}: its certificate does not name {controller}, as the context \
+                 says; check --server and --context"
+            );
+        }
+        DialError::Handshake { .. } => {
+            return refused(&text).map_or_else(
+                || anyhow!("controller {text}; is this a kctl controller?"),
+                |why| anyhow!("controller {server}: {why}"),
+            );
+        }
+    };
+    anyhow!("controller {text}; {next}")
+}
+
+/// What a TLS alert of the controller means. It comes after the client's side of a TLS 1.3 handshake is
+/// done, so it shows as the end of the connection.
+fn refused(text: &str) -> Option<&'static str> {
+    let text = text.to_lowercase().replace([' ', '_'], "");
+    [
+        (
+            "certificaterevoked",
+            "it refuses our certificate: revoked; ask an administrator for a new context",
+        ),
+        (
+            "certificateexpired",
+            "it refuses our certificate: expired; ask an administrator for a new context",
+        ),
+        (
+            "unknownca",
+            "it refuses our certificate: it comes from another CA; use the context of this controller",
+        ),
+        ("accessdenied", "it refuses our certificate: a user certificate is wanted"),
+        ("receivedfatalalert", "it refuses our certificate; use the context of this controller"),
+    ]
+    .into_iter()
+    .find_map(|(alert, why)| text.contains(alert).then_some(why))
+}
+
+/// An error of the connection, as the deepest cause tells it.
+fn broken(peer: &str, error: &dyn std::error::Error) -> anyhow::Error {
+    let mut deepest = error;
+    let mut all = error.to_string();
+    while let Some(source) = deepest.source() {
+        deepest = source;
+        all = format!("{all}: {deepest}");
+    }
+    match refused(&all) {
+        Some(why) => anyhow!("{peer}: {why}"),
+        None => Lost(format!("{peer}: connection lost: {deepest}")).into(),
+    }
+}
+
+impl Connection {
+    /// How long hosts are waited for.
+    pub(crate) fn wait(&self, default: Duration) -> Duration {
+        self.timeout.unwrap_or(default)
+    }
+
+    /// Waits for an answer, `wait` for the hosts and a little more for the other end itself.
+    pub(crate) async fn call<T>(
+        &self,
+        wait: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> anyhow::Result<T> {
+        match tokio::time::timeout(wait + GRACE, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.error(&status)),
+            Err(_) => Err(Lost(silent(&self.peer, wait + GRACE)).into()),
+        }
+    }
+
+    /// Waits for the next message of a stream.
+    pub(crate) async fn next<T>(
+        &self,
+        wait: Duration,
+        stream: &mut Streaming<T>,
+    ) -> anyhow::Result<Option<T>> {
+        match tokio::time::timeout(wait + GRACE, stream.message()).await {
+            Ok(Ok(message)) => Ok(message),
+            Ok(Err(status)) => Err(self.error(&status)),
+            Err(_) => Err(Lost(silent(&self.peer, wait + GRACE)).into()),
+        }
+    }
+
+    /// What the other end said, or what became of the connection.
+    fn error(&self, status: &Status) -> anyhow::Error {
+        if status.source().is_some() {
+            return broken(&self.peer, status);
+        }
+        let peer = &self.peer;
+        match (status.code(), status.message()) {
+            (Code::Unimplemented, _) => anyhow!("{peer}: does not know this call; is it older?"),
+            (code, "") => anyhow!("{peer}: {}", code.description()),
+            (Code::Unauthenticated | Code::PermissionDenied, why) => anyhow!("{peer}: {why}"),
+            (_, why) => anyhow!("{why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_has_a_default() {
+        for (given, dialed) in [
+            ("ctl", "ctl:7443"),
+            ("ctl:1", "ctl:1"),
+            ("10.0.0.1", "10.0.0.1:7443"),
+            ("[2001:db8::1]", "[2001:db8::1]:7443"),
+            ("[2001:db8::1]:1", "[2001:db8::1]:1"),
+            ("2001:db8::1", "[2001:db8::1]:7443"),
+        ] {
+            assert_eq!(with_port(given), dialed);
+        }
+    }
+
+    #[test]
+    fn alerts_are_explained() {
+        for (text, word) in [
+            ("received fatal alert: CertificateRevoked", "revoked"),
+            ("received fatal alert: UnknownCA", "another CA"),
+            ("received fatal alert: the certificate_expired", "expired"),
+            ("received fatal alert: AccessDenied", "user certificate"),
+        ] {
+            assert!(refused(text).expect(text).contains(word), "{text}");
+        }
+        assert_eq!(refused("connection refused"), None);
+    }
+}

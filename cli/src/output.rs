@@ -1,0 +1,179 @@
+//! How data reaches standard output and remarks reach standard error. It knows formats and tables and
+//! no command.
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use serde::Serialize;
+use std::{borrow::Cow, fmt::Write as _, io, io::Write as _};
+
+/// What `-o` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people; may change
+    Table,
+    /// A table with more columns
+    Wide,
+    /// One document
+    Json,
+    /// One object a line
+    Jsonl,
+    /// One document
+    Yaml,
+}
+
+impl Format {
+    /// Whether a person reads it.
+    pub(crate) fn for_people(self) -> bool {
+        matches!(self, Self::Table | Self::Wide)
+    }
+}
+
+/// Prints rows; `table` is only made when a person reads. `noun` is what there is none of.
+pub(crate) fn rows<T: Serialize>(
+    format: Format,
+    noun: &str,
+    rows: &[T],
+    table: impl FnOnce() -> Table,
+) -> anyhow::Result<()> {
+    match format {
+        Format::Table | Format::Wide if rows.is_empty() => {
+            note(&format!("no {noun}"));
+            Ok(())
+        }
+        Format::Table | Format::Wide => print(&table().to_string()),
+        Format::Jsonl => rows.iter().try_for_each(line),
+        Format::Json | Format::Yaml => serialized(format, &rows),
+    }
+}
+
+/// Prints one object; `text` is for people.
+pub(crate) fn object<T: Serialize>(
+    format: Format,
+    object: &T,
+    text: impl FnOnce() -> String,
+) -> anyhow::Result<()> {
+    match format {
+        Format::Table | Format::Wide => print(&text()),
+        Format::Jsonl => line(object),
+        Format::Json | Format::Yaml => serialized(format, object),
+    }
+}
+
+/// Prints one object as a line of JSON.
+pub(crate) fn line<T: Serialize>(object: &T) -> anyhow::Result<()> {
+    print(&(serde_json::to_string(object).context("can't write JSON")? + "\n"))
+}
+
+fn serialized<T: Serialize>(format: Format, value: &T) -> anyhow::Result<()> {
+    let mut text = if format == Format::Yaml {
+        serde_saphyr::to_string(value).context("can't write YAML")?
+    } else {
+        serde_json::to_string_pretty(value).context("can't write JSON")?
+    };
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    print(&text)
+}
+
+/// Writes to standard output. A reader that went away (`| head`) has seen enough: no error.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("can't write to standard output"),
+    }
+}
+
+/// Writes a line for people to standard error. When nobody can read it there is nobody to tell.
+pub(crate) fn note(text: &str) {
+    let lines: Vec<_> = text.lines().map(plain).collect();
+    let _ = writeln!(io::stderr().lock(), "{}", lines.join("\n"));
+}
+
+/// Notes each warning.
+pub(crate) fn warn(warnings: &[String]) {
+    for warning in warnings {
+        note(&format!("warning: {warning}"));
+    }
+}
+
+/// Text from elsewhere without control characters, so that no host name or reason can write escape
+/// sequences to an operator's terminal.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut clean = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if c.is_control() {
+            let _ = write!(clean, "{}", c.escape_default());
+        } else {
+            clean.push(c);
+        }
+    }
+    Cow::Owned(clean)
+}
+
+/// Columns without borders.
+pub(crate) struct Table(comfy_table::Table);
+
+impl Table {
+    /// With these headings.
+    pub(crate) fn new(headings: &[&str]) -> Self {
+        let mut table = comfy_table::Table::new();
+        table.load_style(comfy_table::presets::NOTHING);
+        table.set_content_arrangement(comfy_table::ContentArrangement::Disabled);
+        table.set_header(headings);
+        Self(table)
+    }
+
+    /// Adds a row.
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.0.add_row(cells.map(|cell| plain(&cell).into_owned()));
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for line in self.0.lines() {
+            // The first column begins at the edge, and no line ends in blanks.
+            writeln!(f, "{}", line.strip_prefix(' ').unwrap_or(&line).trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// `1 host`, `3 hosts`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    let plural = match noun {
+        noun if noun.ends_with("prefix") => "es",
+        "entry" => return format!("{number} {}", if number == 1 { "entry" } else { "entries" }),
+        _ => "s",
+    };
+    format!("{number} {noun}{}", if number == 1 { "" } else { plural })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_have_neither_borders_nor_trailing_blanks() {
+        let mut table = Table::new(&["HOST", "STATUS", "ERROR"]);
+        table.row(["web-1".to_owned(), "applied".to_owned(), String::new()]);
+        table.row(["a".to_owned(), "failed".to_owned(), "x\x1b[2J".to_owned()]);
+        assert_eq!(
+            table.to_string(),
+            "HOST   STATUS   ERROR\nweb-1  applied\na      failed   x\\u{1b}[2J\n"
+        );
+    }
+
+    #[test]
+    fn numbers_agree_with_nouns() {
+        assert_eq!(count(1, "prefix"), "1 prefix");
+        assert_eq!(count(2, "prefix"), "2 prefixes");
+        assert_eq!(count(0, "entry"), "0 entries");
+        assert_eq!(count(3, "host"), "3 hosts");
+    }
+}

@@ -1,0 +1,116 @@
+//! Times and durations as people and scripts read and write them. It knows no clock of a host.
+
+use jiff::Timestamp;
+use std::time::Duration;
+
+/// Milliseconds since 1970 as RFC 3339 in UTC with milliseconds: `2026-01-02T03:04:05.678Z`. `None`
+/// for 0, which means unknown, and for what no calendar holds.
+pub(crate) fn rfc3339(unix_ms: i64) -> Option<String> {
+    let time = Timestamp::from_millisecond(unix_ms).ok().filter(|_| unix_ms != 0)?;
+    Some(time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+}
+
+/// `3m ago`, `in 59m`, or nothing when unknown.
+pub(crate) fn relative(unix_ms: i64, now_unix_ms: i64) -> String {
+    if unix_ms == 0 {
+        return String::new();
+    }
+    let text = rough(Duration::from_millis(unix_ms.abs_diff(now_unix_ms)));
+    if unix_ms > now_unix_ms { format!("in {text}") } else { format!("{text} ago") }
+}
+
+const UNITS: [(&str, u64); 6] = [
+    ("ms", 1),
+    ("s", 1_000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+    ("w", 604_800_000),
+];
+
+/// In the largest unit that holds at least one of it, or two where the coarser one says too little:
+/// `59m`, `90m`, `5d`.
+fn rough(duration: Duration) -> String {
+    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)];
+    let (unit, size) = units.into_iter().find(|(_, size)| ms >= 2 * size).unwrap_or(("s", 1_000));
+    format!("{}{unit}", ms / size)
+}
+
+/// Reads `90s`, `10m`, `1h30m`, `7d`; at least one millisecond, at most 36,500 days.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    const LONGEST_MS: u64 = 36_500 * 86_400_000;
+    let form = || "must be a number with a unit: 500ms, 90s, 10m, 1h, 7d, 2w".to_owned();
+    let mut rest = text;
+    let mut total: u64 = 0;
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let number: u64 = rest[..digits].parse().map_err(|_| form())?;
+        rest = &rest[digits..];
+        let letters = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+        let size = UNITS.iter().find(|(unit, _)| *unit == &rest[..letters]).ok_or_else(form)?.1;
+        rest = &rest[letters..];
+        total = number
+            .checked_mul(size)
+            .and_then(|ms| total.checked_add(ms))
+            .filter(|&ms| ms <= LONGEST_MS)
+            .ok_or("must be at most 36500d")?;
+    }
+    match (text.is_empty(), total) {
+        (true, _) => Err(form()),
+        (false, 0) => Err("must be at least 1ms".to_owned()),
+        (false, _) => Ok(Duration::from_millis(total)),
+    }
+}
+
+/// A duration as the wire wants it.
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_in_every_unit() {
+        for (text, ms) in [
+            ("1ms", 1),
+            ("90s", 90_000),
+            ("10m", 600_000),
+            ("1h", 3_600_000),
+            ("1h30m", 5_400_000),
+            ("7d", 604_800_000),
+            ("2w", 1_209_600_000),
+        ] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+    }
+
+    #[test]
+    fn malformed_durations_are_refused() {
+        for text in ["", "0", "0s", "5", "1y", "h", "-1s", "1.5h", " 1s", "1 s", "36501d", "1é"] {
+            assert!(parse_duration(text).is_err(), "{text:?}");
+        }
+        assert!(parse_duration("99999999999999999999s").is_err());
+        assert!(parse_duration("18446744073709551615w").is_err());
+    }
+
+    #[test]
+    fn timestamps_are_utc_with_milliseconds() {
+        assert_eq!(rfc3339(1_767_323_045_678).as_deref(), Some("2026-01-02T03:04:05.678Z"));
+        assert_eq!(rfc3339(1_767_323_045_000).as_deref(), Some("2026-01-02T03:04:05.000Z"));
+        assert_eq!(rfc3339(0), None);
+        assert_eq!(rfc3339(i64::MAX), None);
+    }
+
+    #[test]
+    fn people_read_relative_times() {
+        let now = 1_767_323_045_678;
+        assert_eq!(relative(now - 180_000, now), "3m ago");
+        assert_eq!(relative(now + 59 * 60_000 + 500, now), "in 59m");
+        assert_eq!(relative(now - 1_500, now), "1s ago");
+        assert_eq!(relative(now - 5 * 86_400_000, now), "5d ago");
+        assert_eq!(relative(0, now), "");
+    }
+}

@@ -1,0 +1,138 @@
+//! What became of a change, on each host.
+
+use super::{ErrorView, entry::EntryRow};
+use crate::{exit::Exit, output::Table};
+use kctl_proto::controller::v1 as pb;
+use serde::Serialize;
+
+/// One host's answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct HostResultRow {
+    pub(crate) host: String,
+    /// `applied`, `pending` or `failed`.
+    pub(crate) status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) elapsed_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<ErrorView>,
+}
+
+pub(crate) const APPLIED: &str = "applied";
+pub(crate) const PENDING: &str = "pending";
+pub(crate) const FAILED: &str = "failed";
+
+impl From<pb::HostResult> for HostResultRow {
+    fn from(result: pb::HostResult) -> Self {
+        let status = match result.status() {
+            pb::host_result::Status::Applied => APPLIED,
+            pb::host_result::Status::Failed => FAILED,
+            pb::host_result::Status::Pending | pb::host_result::Status::Unspecified => PENDING,
+        };
+        Self {
+            host: result.host,
+            status,
+            // A pending host has not answered, so nothing elapsed until its answer.
+            elapsed_ms: (status != PENDING).then(|| microseconds(result.elapsed_ms)),
+            error: result.error.map(ErrorView::from),
+        }
+    }
+}
+
+/// Milliseconds with three decimals: more would be noise.
+pub(crate) fn microseconds(ms: f64) -> f64 {
+    (ms * 1_000.0).round() / 1_000.0
+}
+
+/// 0 when every host did it.
+pub(crate) fn exit(hosts: &[HostResultRow]) -> Exit {
+    if hosts.iter().all(|host| host.status == APPLIED) { Exit::Done } else { Exit::Partial }
+}
+
+/// Answers for people.
+pub(crate) fn table(hosts: &[HostResultRow]) -> Table {
+    let mut table = Table::new(&["HOST", "STATUS", "ELAPSED", "ERROR"]);
+    for host in hosts {
+        table.row([
+            host.host.clone(),
+            host.status.to_owned(),
+            host.elapsed_ms.map_or_else(String::new, |ms| format!("{ms:.1} ms")),
+            host.error.as_ref().map_or_else(String::new, |error| error.message.clone()),
+        ]);
+    }
+    table
+}
+
+/// What was recorded: the first half of a change's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Recorded {
+    /// `None` for a local change: only the controller's store has revisions.
+    pub(crate) revision: Option<u64>,
+    pub(crate) prefixes: Vec<String>,
+    pub(crate) warnings: Vec<String>,
+    /// After `unblock`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) still_blocked_by: Option<Vec<EntryRow>>,
+    pub(crate) dry_run: bool,
+}
+
+/// The whole answer, one document.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Change<'a> {
+    #[serde(flatten)]
+    pub(crate) recorded: &'a Recorded,
+    pub(crate) hosts: &'a [HostResultRow],
+}
+
+/// One host's part of it, one line.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct ChangeLine<'a> {
+    pub(crate) revision: Option<u64>,
+    pub(crate) prefixes: &'a [String],
+    #[serde(flatten)]
+    pub(crate) host: &'a HostResultRow,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kctl_proto::agent::v1 as agent;
+
+    #[test]
+    fn json_is_that_of_the_contract() {
+        let applied = pb::HostResult {
+            host: "web-1".to_owned(),
+            status: pb::host_result::Status::Applied.into(),
+            elapsed_ms: 2.100_000_1,
+            error: None,
+        };
+        let message = "host \"web-2\" is not connected since 2026-01-02T03:00:00Z".to_owned();
+        let pending = pb::HostResult {
+            host: "web-2".to_owned(),
+            status: pb::host_result::Status::Pending.into(),
+            elapsed_ms: 0.0,
+            error: Some(agent::Error { code: "UNAVAILABLE".to_owned(), message }),
+        };
+        let hosts: Vec<_> = [applied, pending].map(HostResultRow::from).into();
+        let recorded = Recorded {
+            revision: Some(12),
+            prefixes: vec!["10.0.0.5/32".to_owned()],
+            warnings: Vec::new(),
+            still_blocked_by: None,
+            dry_run: false,
+        };
+        let change = Change { recorded: &recorded, hosts: &hosts };
+        let json = serde_json::to_value(change).expect("json");
+        let contract = serde_json::json!({
+            "revision": 12, "prefixes": ["10.0.0.5/32"], "warnings": [], "dry_run": false,
+            "hosts": [
+                {"host": "web-1", "status": "applied", "elapsed_ms": 2.1},
+                {"host": "web-2", "status": "pending", "error": {"code": "UNAVAILABLE",
+                    "message": "host \"web-2\" is not connected since 2026-01-02T03:00:00Z"}},
+            ],
+        });
+        assert_eq!(json, contract);
+        assert_eq!(exit(&hosts), Exit::Partial);
+        assert_eq!(exit(&hosts[..1]), Exit::Done);
+        assert_eq!(exit(&[]), Exit::Done);
+    }
+}

@@ -1,0 +1,120 @@
+//! What kctl prints: rows as JSON has them (keys are stable), made from messages, and their tables for
+//! people. It asks nobody anything.
+
+pub(crate) mod change;
+pub(crate) mod entry;
+pub(crate) mod host;
+pub(crate) mod stats;
+
+use kctl_blocklist::{Action, Protocol};
+use kctl_proto::agent::v1 as pb;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// An error as data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ErrorView {
+    code: String,
+    pub(crate) message: String,
+}
+
+impl From<pb::Error> for ErrorView {
+    fn from(error: pb::Error) -> Self {
+        Self { code: error.code, message: error.message }
+    }
+}
+
+/// `{"all":true}`, `{"names":[…]}` or `{"selector":"role=web"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SelectionView {
+    All(bool),
+    Names(Vec<String>),
+    Selector(String),
+}
+
+impl SelectionView {
+    pub(crate) fn of(selection: pb::Selection) -> Option<Self> {
+        selection.hosts.map(|hosts| match hosts {
+            pb::selection::Hosts::All(all) => Self::All(all),
+            pb::selection::Hosts::Names(names) => Self::Names(names.names),
+            pb::selection::Hosts::Selector(selector) => Self::Selector(selector),
+        })
+    }
+}
+
+impl std::fmt::Display for SelectionView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::All(_) => f.write_str("all"),
+            Self::Names(names) => f.write_str(&names.join(",")),
+            Self::Selector(selector) => f.write_str(selector),
+        }
+    }
+}
+
+/// One chosen interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct InterfaceView {
+    pub(crate) name: String,
+    /// `None` when nothing is attached.
+    pub(crate) mode: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+impl From<pb::filter_status::Interface> for InterfaceView {
+    fn from(interface: pb::filter_status::Interface) -> Self {
+        Self { name: interface.name, mode: some(interface.mode), error: some(interface.error) }
+    }
+}
+
+/// The modes of these interfaces for people: `xdp-native`, `none`.
+pub(crate) fn modes(interfaces: &[InterfaceView]) -> String {
+    let mode = |interface: &InterfaceView| interface.mode.clone().unwrap_or("none".to_owned());
+    let mut modes: Vec<_> = interfaces.iter().map(mode).collect();
+    modes.sort();
+    modes.dedup();
+    if modes.is_empty() { "none".to_owned() } else { modes.join(",") }
+}
+
+/// Empty means unknown on the wire.
+pub(crate) fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// An optional number for people.
+pub(crate) fn cell<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
+}
+
+/// `role=web,zone=a`
+pub(crate) fn labels_text(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+pub(crate) fn action_name(action: pb::Action) -> &'static str {
+    Action::from_proto(action).map_or("unknown", Action::name)
+}
+
+pub(crate) fn protocol_name(protocol: pb::Protocol) -> Option<&'static str> {
+    match protocol {
+        pb::Protocol::Unspecified => None,
+        pb::Protocol::Tcp => Some(Protocol::Tcp.name()),
+        pb::Protocol::Udp => Some(Protocol::Udp.name()),
+    }
+}
+
+/// `22/tcp`, `22`, or nothing.
+pub(crate) fn service_text(port: Option<u32>, protocol: Option<&str>) -> String {
+    match (port, protocol) {
+        (None, _) => String::new(),
+        (Some(port), None) => port.to_string(),
+        (Some(port), Some(protocol)) => format!("{port}/{protocol}"),
+    }
+}
+
+/// Port 0 means every packet.
+pub(crate) fn port(port: u32) -> Option<u32> {
+    (port != 0).then_some(port)
+}
