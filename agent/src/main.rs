@@ -1,2 +1,35 @@
-//! Placeholder.
-fn main() {}
+//! `kctl-agent`: one host's kernel, served to its controller and to people on the host. It knows no
+//! other host.
+
+mod access;
+mod check;
+mod config;
+mod enforcer;
+mod identity;
+mod network;
+mod run;
+mod service;
+mod set;
+mod socket;
+mod status;
+mod store;
+mod uplink;
+
+use clap::Parser as _;
+use config::{Command, Task};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    identity::blank_token_argument();
+    kctl_rpc::init_logging();
+    let result = command.options.resolve().and_then(|config| match command.task {
+        None => run::run(&config).map(|()| ExitCode::SUCCESS),
+        Some(Task::Check) => check::check(&config),
+        Some(Task::Detach) => run::detach(&config).map(|()| ExitCode::SUCCESS),
+    });
+    result.unwrap_or_else(|error| {
+        tracing::error!("{error:#}");
+        ExitCode::FAILURE
+    })
+}

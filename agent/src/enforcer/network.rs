@@ -1,0 +1,165 @@
+//! Which interfaces are filtered, and what the guard keeps open, as the host's network changes.
+
+use super::{Enforcement, Interface};
+use agent_kernel::filter::Guard;
+use agent_kernel::netlink;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+/// What the host's network looks like.
+#[derive(Debug, Default)]
+pub(crate) struct Network {
+    pub(crate) interfaces: Vec<netlink::Interface>,
+    pub(crate) gateways: BTreeSet<IpAddr>,
+    pub(crate) resolvers: BTreeSet<IpAddr>,
+    pub(crate) ssh_ports: BTreeSet<u16>,
+}
+
+impl Network {
+    /// Every address of the host but loopback.
+    pub(super) fn own_addresses(&self) -> Vec<String> {
+        let addresses = self.interfaces.iter().flat_map(|it| &it.addresses);
+        let own: BTreeSet<_> =
+            addresses.map(|it| it.net.addr()).filter(|it| !it.is_loopback()).collect();
+        own.iter().map(ToString::to_string).collect()
+    }
+}
+
+impl Enforcement {
+    /// Takes a new look at the network: attaches to what has come, and guards what is needed now.
+    pub(crate) fn look(&mut self, network: Network) {
+        self.network = network;
+        self.set_guard();
+        self.attach();
+    }
+
+    /// The controller's addresses, before they are connected to.
+    pub(crate) fn set_uplinks(&mut self, uplinks: BTreeSet<SocketAddr>) {
+        if self.uplinks != uplinks {
+            self.uplinks = uplinks;
+            self.set_guard();
+        }
+    }
+
+    /// What passes by default: default gateways, resolvers, the way to the controller.
+    pub(super) fn default_guard(&self) -> Guard {
+        let hosts = self.network.gateways.iter().chain(&self.network.resolvers);
+        Guard {
+            prefixes: hosts.filter(|it| !it.is_loopback()).map(|&it| IpNet::from(it)).collect(),
+            ports: BTreeSet::new(),
+            uplinks: self.uplinks.clone(),
+        }
+    }
+
+    pub(super) fn set_guard(&mut self) {
+        let mut guard = self.default_guard();
+        self.set.protect(&mut guard);
+        let Ok(filter) = &mut self.filter else { return };
+        if self.uplinks.is_empty() {
+            // Not resolved yet: the pinned ones of the last run still stand.
+            guard.uplinks.clone_from(&filter.guard().uplinks);
+        }
+        if self.orphaned {
+            guard.prefixes.extend(&filter.guard().prefixes);
+            guard.ports.extend(&filter.guard().ports);
+        }
+        if let Err(error) = filter.set_guard(&guard) {
+            self.trusted = false;
+            tracing::error!(%error, "the guard can't be set");
+        }
+    }
+
+    /// Filters every chosen interface. One that is filtered stays so, whatever it loses.
+    pub(super) fn attach(&mut self) {
+        let (Ok(filter), Some(mode)) = (&mut self.filter, self.config.mode.kernel()) else {
+            return;
+        };
+        let by_name: BTreeMap<_, _> =
+            self.network.interfaces.iter().map(|it| (it.name.as_str(), it)).collect();
+        let attached = filter.attachments();
+        let mut chosen: BTreeSet<String> = self.config.interfaces.names.iter().cloned().collect();
+        chosen.extend(attached.iter().map(|it| it.interface.clone()));
+        if self.config.interfaces.auto {
+            let suitable = self.network.interfaces.iter().filter(|it| is_suitable(it));
+            chosen.extend(suitable.map(|it| it.name.clone()));
+        }
+        let mut interfaces = BTreeMap::new();
+        for name in chosen {
+            let ifindex = by_name.get(name.as_str()).map_or(0, |it| it.index);
+            let attached = filter.attach(&name, mode).map_err(|error| super::with_remedy(&error));
+            let interface = Interface { ifindex, attached };
+            if self.interfaces.get(&name) != Some(&interface) {
+                match &interface.attached {
+                    Ok(mode) => tracing::info!(interface = name, mode = mode.name(), "filtering"),
+                    Err(error) => tracing::error!(interface = name, error, "not filtering"),
+                }
+            }
+            interfaces.insert(name, interface);
+        }
+        self.interfaces = interfaces;
+    }
+
+    /// Interfaces with a global address that nothing filters.
+    pub(super) fn unfiltered(&self) -> Vec<String> {
+        let filtered = |name: &str| self.interfaces.get(name).is_some_and(|it| it.attached.is_ok());
+        let open = self.network.interfaces.iter().filter(|it| {
+            it.up && !it.loopback && !filtered(&it.name) && it.addresses.iter().any(|it| it.global)
+        });
+        open.map(|it| it.name.clone()).collect()
+    }
+}
+
+/// Whether `auto` takes an interface: up, with a global address, and a way out of the host.
+pub(crate) fn is_suitable(interface: &netlink::Interface) -> bool {
+    const CONTAINER_BRIDGES: [&str; 7] =
+        ["docker", "cni", "cbr", "virbr", "lxcbr", "podman", "br-"];
+    let kind = interface.kind.as_deref();
+    let is_container_bridge = kind == Some("bridge")
+        && CONTAINER_BRIDGES.iter().any(|prefix| interface.name.starts_with(prefix));
+    interface.up
+        && !interface.loopback
+        && !interface.bridge_port
+        && kind != Some("veth")
+        && !is_container_bridge
+        && interface.addresses.iter().any(|address| address.global)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink::Address;
+
+    fn interface(name: &str, kind: Option<&str>) -> netlink::Interface {
+        let net = "10.0.0.1/24".parse().expect("valid");
+        netlink::Interface {
+            name: name.to_owned(),
+            index: 2,
+            kind: kind.map(str::to_owned),
+            up: true,
+            loopback: false,
+            bridge_port: false,
+            addresses: vec![Address { net, global: true }],
+            xdp_program: None,
+        }
+    }
+
+    #[test]
+    fn auto_takes_ways_out_of_the_host() {
+        assert!(is_suitable(&interface("eth0", None)));
+        assert!(is_suitable(&interface("bond0", Some("bond"))));
+        assert!(is_suitable(&interface("br0", Some("bridge"))));
+    }
+
+    #[test]
+    fn auto_leaves_what_is_inside_the_host_or_has_no_address() {
+        assert!(!is_suitable(&interface("veth1", Some("veth"))));
+        assert!(!is_suitable(&interface("docker0", Some("bridge"))));
+        assert!(!is_suitable(&interface("br-0a1b2c3d4e5f", Some("bridge"))));
+        let eth0 = interface("eth0", None);
+        assert!(!is_suitable(&netlink::Interface { up: false, ..eth0.clone() }));
+        assert!(!is_suitable(&netlink::Interface { loopback: true, ..eth0.clone() }));
+        assert!(!is_suitable(&netlink::Interface { bridge_port: true, ..eth0.clone() }));
+        assert!(!is_suitable(&netlink::Interface { addresses: vec![], ..eth0 }));
+    }
+}

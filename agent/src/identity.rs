@@ -1,0 +1,229 @@
+//! Who this host is: its key and certificate, and how it gets them with a join token.
+
+use crate::config::{Config, Token};
+use anyhow::{Context as _, bail};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use kctl_proto::controller::v1::{JoinRequest, join_service_client::JoinServiceClient};
+use kctl_rpc::{Credentials, Identity, channel_over, dial, join_config, new_key_and_csr};
+use serde::{Deserialize, Serialize};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+/// What proves this host to its controller.
+#[derive(Debug, Clone)]
+pub(crate) struct Proof {
+    pub(crate) credentials: Credentials,
+    /// The only controller that is obeyed.
+    pub(crate) controller: Identity,
+}
+
+/// `identity.toml` in the state folder.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    controller: String,
+    ca: String,
+    certificate: String,
+    key: String,
+}
+
+/// The stored proof, or a new one for a token.
+pub(crate) async fn obtain(
+    config: &Config,
+    controller: &str,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Proof> {
+    let path = config.state_dir.join("identity.toml");
+    if let Some(proof) = stored(&path)? {
+        return Ok(proof);
+    }
+    let token = match &config.token {
+        Some(Token::Text(token)) => token.clone(),
+        Some(Token::File(path)) => std::fs::read_to_string(path)
+            .with_context(|| format!("token file {}", path.display()))?,
+        None => bail!(
+            "this host has not joined a controller yet; make a token with \"kctl token create\" and give it with --token-file"
+        ),
+    };
+    let token = token.trim().to_owned();
+    let ca = ca_of(&token)?;
+    let mut delay = Duration::from_millis(200);
+    loop {
+        match join(config, controller, &token, ca).await {
+            Ok(new) => {
+                write(&path, &new)?;
+                tracing::info!(controller = new.controller, name = config.name, "joined");
+                return stored(&path)?.context("the stored identity can't be read back");
+            }
+            Err(error) if is_final(&error) => {
+                return Err(error.context(format!("joining {controller} as {:?}", config.name)));
+            }
+            Err(error) => tracing::warn!("joining {controller}: {error:#}; trying again"),
+        }
+        tokio::select! {
+            () = cancel.cancelled() => bail!("stopped before joining"),
+            () = tokio::time::sleep(delay) => {}
+        }
+        delay = (delay * 2).min(Duration::from_secs(5));
+    }
+}
+
+/// Whether trying again can't help: the controller answered no, or is not ours.
+fn is_final(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<tonic::Status>().is_some_and(|status| {
+        matches!(
+            status.code(),
+            Code::Unauthenticated
+                | Code::AlreadyExists
+                | Code::InvalidArgument
+                | Code::PermissionDenied
+        )
+    })
+}
+
+async fn join(
+    config: &Config,
+    controller: &str,
+    token: &str,
+    ca: [u8; 32],
+) -> anyhow::Result<Stored> {
+    let (key, csr) = new_key_and_csr()?;
+    let stream = dial(controller, join_config(ca)?, Duration::from_secs(5)).await?;
+    let mut client = JoinServiceClient::new(channel_over(stream).await?);
+    let request = JoinRequest { token: token.to_owned(), name: config.name.clone(), csr };
+    let joined = client.join(request).await?.into_inner();
+    Ok(Stored {
+        controller: joined.controller,
+        ca: joined.ca,
+        certificate: joined.certificate,
+        key,
+    })
+}
+
+/// The CA's SHA-256, the last part of `kctl1.ID.SECRET.CA-HASH`.
+fn ca_of(token: &str) -> anyhow::Result<[u8; 32]> {
+    let parts: Vec<_> = token.split('.').collect();
+    let ["kctl1", _, _, hash] = parts.as_slice() else {
+        bail!("token: not like kctl1.ID.SECRET.HASH; copy it whole from \"kctl token create\"");
+    };
+    let hash = BASE64_URL_SAFE_NO_PAD.decode(hash).ok().and_then(|it| it.try_into().ok());
+    hash.context("token: its last part is no SHA-256; copy it whole from \"kctl token create\"")
+}
+
+/// The stored proof; none when there is none, or when its certificate is over.
+fn stored(path: &Path) -> anyhow::Result<Option<Proof>> {
+    let context = || format!("identity {}", path.display());
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(context),
+    };
+    // The text holds the key: an error must not quote it.
+    let Ok(stored) = toml::from_str::<Stored>(&text) else {
+        bail!("identity {}: can't be read; remove it and join again", path.display());
+    };
+    let credentials = Credentials::from_pem(&stored.ca, &stored.certificate, &stored.key)
+        .with_context(context)?;
+    if kctl_rpc::is_expired(&credentials.chain[0]) {
+        tracing::warn!(path = %path.display(), "the stored certificate is over; joining again");
+        return Ok(None);
+    }
+    let controller = stored.controller.parse().with_context(context)?;
+    Ok(Some(Proof { credentials, controller }))
+}
+
+fn write(path: &Path, identity: &Stored) -> anyhow::Result<()> {
+    let context = || format!("identity {}", path.display());
+    let new: PathBuf = path.with_extension("toml.new");
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)
+        .with_context(context)?;
+    file.write_all(toml::to_string(identity)?.as_bytes()).with_context(context)?;
+    file.sync_all().with_context(context)?;
+    std::fs::rename(&new, path).with_context(context)
+}
+
+/// Overwrites the value of `--token` in this process's command line, which every user can read.
+pub(crate) fn blank_token_argument() {
+    if !std::env::args().any(|it| it == "--token" || it.starts_with("--token=")) {
+        return;
+    }
+    if let Err(error) = blank() {
+        eprintln!("the token can't be blanked in the command line: {error}; use --token-file");
+    }
+}
+
+fn blank() -> std::io::Result<()> {
+    let malformed = || std::io::Error::other("/proc/self/stat: malformed");
+    // proc_pid_stat(5): arg_start is field 48; fields after the command's ")" begin with the third.
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(')').ok_or_else(malformed)?;
+    let start: u64 = fields
+        .split_whitespace()
+        .nth(48 - 3)
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(malformed)?;
+    let mut line = Vec::new();
+    std::fs::File::open("/proc/self/cmdline")?.read_to_end(&mut line)?;
+    for (offset, length) in token_values(&line) {
+        let mut memory = std::fs::OpenOptions::new().write(true).open("/proc/self/mem")?;
+        memory.seek(std::io::SeekFrom::Start(start + offset as u64))?;
+        memory.write_all(&vec![b'*'; length])?;
+    }
+    Ok(())
+}
+
+/// Where the values of `--token` stand in a command line whose arguments end with zero bytes.
+fn token_values(line: &[u8]) -> Vec<(usize, usize)> {
+    let (mut values, mut offset, mut is_value) = (Vec::new(), 0, false);
+    for argument in line.split(|&byte| byte == 0) {
+        if is_value {
+            values.push((offset, argument.len()));
+        } else if let Some(value) = argument.strip_prefix(b"--token=") {
+            values.push((offset + 8, value.len()));
+        }
+        is_value = argument == b"--token";
+        offset += argument.len() + 1;
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_the_token_flag_are_found() {
+        assert_eq!(token_values(b"kctl-agent\0--token\0abc\0--name\0x\0"), [(19, 3)]);
+        assert_eq!(token_values(b"kctl-agent\0--token=abc\0"), [(19, 3)]);
+        assert_eq!(token_values(b"kctl-agent\0--token-file\0f\0"), []);
+    }
+
+    #[test]
+    fn a_token_carries_the_hash_of_its_ca() {
+        let hash = BASE64_URL_SAFE_NO_PAD.encode([7; 32]);
+        assert_eq!(ca_of(&format!("kctl1.id.secret.{hash}")).expect("valid"), [7; 32]);
+        for bad in ["", "kctl1.id.secret", "kctl2.a.b.c", "kctl1.a.b.c"] {
+            let error = ca_of(bad).expect_err(bad).to_string();
+            assert!(error.contains("kctl token create"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unreadable_identity_is_an_error_that_quotes_nothing() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let path = folder.path().join("identity.toml");
+        assert!(stored(&path).expect("none").is_none());
+        std::fs::write(&path, "key = \"SECRET\"\nodd").expect("writes");
+        let error = format!("{:#}", stored(&path).expect_err("malformed"));
+        assert!(!error.contains("SECRET") && error.contains("identity.toml"), "{error}");
+    }
+}

@@ -1,0 +1,110 @@
+//! Wiring: what runs, and how it ends.
+
+use crate::config::Config;
+use crate::enforcer::Enforcer;
+use crate::service::{self, Lifeline};
+use crate::{identity, network, socket, uplink};
+use anyhow::Context as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How often the kernel's maps and the host's interfaces are looked at without a reason.
+const TICK: Duration = Duration::from_secs(10);
+
+/// Runs until SIGTERM or SIGINT. The kernel goes on filtering afterwards.
+pub(crate) fn run(config: &Config) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.state_dir)
+        .with_context(|| format!("state folder {}", config.state_dir.display()))?;
+    let (enforcer, thread) = Enforcer::start(config)
+        .with_context(|| format!("state folder {}", config.state_dir.display()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(config, enforcer));
+    // The last handle to the enforcer is gone with the tasks.
+    drop(runtime);
+    if thread.join().is_err() {
+        anyhow::bail!("the enforcer's thread panicked");
+    }
+    result
+}
+
+async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
+    let cancel = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let lifeline = Lifeline::new();
+    let routes = service::routes(&enforcer, &lifeline).await?;
+    let nudges = network::watch(&enforcer, &tasks, &cancel).await;
+    let listener = socket::bind(&config.socket)?;
+    tasks.spawn(socket::serve(listener, routes.clone(), cancel.clone()));
+    tasks.spawn(tick(enforcer.clone(), cancel.clone()));
+    let result = match &config.controller {
+        None => {
+            tracing::info!("no --controller: serving the socket alone");
+            stopped().await
+        }
+        Some(controller) => {
+            let uplink = async {
+                let credentials = identity::obtain(config, controller, &cancel).await?;
+                uplink::run(controller, credentials, enforcer, lifeline, routes, nudges).await
+            };
+            tokio::select! {
+                stopped = stopped() => stopped,
+                failed = uplink => failed,
+            }
+        }
+    };
+    cancel.cancel();
+    tasks.close();
+    if tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await.is_err() {
+        tracing::warn!("calls were still running after 5 s");
+    }
+    result
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn stopped() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                tracing::warn!("nothing can be reloaded yet; restart the agent to change its configuration");
+            }
+        }
+    }
+    tracing::info!("stopping; the kernel goes on filtering");
+    Ok(())
+}
+
+async fn tick(enforcer: Enforcer, cancel: CancellationToken) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = interval.tick() => {}
+        }
+        if enforcer.run(crate::enforcer::Enforcement::tick).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Takes the filter away and says what was removed.
+pub(crate) fn detach(config: &Config) -> anyhow::Result<()> {
+    let removed = agent_kernel::filter::detach(&config.bpffs)?;
+    for line in &removed {
+        println!("removed {line}");
+    }
+    if removed.is_empty() {
+        println!("nothing to remove below {}", config.bpffs.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! The one place where a failure becomes a gRPC status.
+
+use crate::enforcer::{Refused, RefusedKind};
+use kctl_blocklist::InvalidEntry;
+use tonic::Status;
+
+/// For what the host refuses or fails at.
+pub(crate) fn to_status(refused: Refused) -> Status {
+    let message = refused.message;
+    match refused.kind {
+        RefusedKind::Invalid => Status::invalid_argument(message),
+        RefusedKind::NotFound => Status::not_found(message),
+        RefusedKind::Precondition => Status::failed_precondition(message),
+        RefusedKind::Full => Status::resource_exhausted(message),
+        RefusedKind::Internal => {
+            tracing::error!(message, "internal error");
+            Status::internal(message)
+        }
+    }
+}
+
+/// For a malformed entry.
+pub(crate) fn invalid(error: InvalidEntry) -> Status {
+    Status::invalid_argument(error.to_string())
+}
