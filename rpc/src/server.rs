@@ -2,7 +2,7 @@
 
 use crate::Peer;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{Status, service::Routes};
 use tower::Service as _;
@@ -29,6 +29,21 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     A: Fn(&Peer, &str) -> Result<(), Status> + Clone + Send + 'static,
 {
+    serve_until(stream, peer, routes, authorize, std::future::pending()).await
+}
+
+/// As [`serve_over`]; once `stop` is ready, calls that run may end and no others are taken.
+pub async fn serve_until<S, A>(
+    stream: S,
+    peer: Arc<Peer>,
+    routes: Routes,
+    authorize: A,
+    stop: impl Future<Output = ()>,
+) -> Result<(), hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    A: Fn(&Peer, &str) -> Result<(), Status> + Clone + Send + 'static,
+{
     let service = hyper::service::service_fn(move |mut request: http::Request<_>| {
         let refused = authorize(&peer, request.uri().path()).err();
         request.extensions_mut().insert(Arc::clone(&peer));
@@ -41,11 +56,17 @@ where
             }
         }
     });
-    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .max_concurrent_streams(256)
-        .serve_connection(TokioIo::new(stream), service)
-        .await
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = stop => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await
 }

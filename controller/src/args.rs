@@ -1,0 +1,55 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use std::{net::SocketAddr, path::PathBuf};
+
+/// The controller of a kctl fleet: knows the hosts, keeps what should be blocked where, and makes it so.
+#[derive(Debug, Parser)]
+#[command(name = "kctl-controller", version)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
+    /// Configuration file; flags and environment win over it [default: /etc/kctl/controller.toml]
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) options: Options,
+}
+
+/// What can be set by flag or environment.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Options {
+    /// Where CA, keys and store live [default: /var/lib/kctl/controller]
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Address and port to listen on, for agents and API alike [default: 0.0.0.0:7443]
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+
+    /// How clients reach this controller; the first goes into admin.toml. Repeatable
+    #[arg(
+        long,
+        global = true,
+        env = "KCTL_CONTROLLER_ADVERTISE",
+        value_name = "HOST[:PORT]",
+        value_delimiter = ','
+    )]
+    pub(crate) advertise: Vec<String>,
+
+    /// Name in the controller's certificate [default: the host name]
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Where desired state is kept: only "embedded" so far
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_STORE", value_name = "KIND")]
+    pub(crate) store: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print DATA_DIR/admin.toml, a whole configuration for kctl
+    AdminConfig,
+}

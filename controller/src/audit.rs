@@ -1,0 +1,90 @@
+//! The audit log: every call that changes something, who made it from where, and what came of it.
+
+use crate::{
+    auth::Caller,
+    status::Error,
+    store::{AuditRecord, Committed, Model, Store, Write},
+};
+use kctl_blocklist::now_unix_ms;
+
+/// A call that changes something.
+pub(crate) struct Audited {
+    who: String,
+    from: String,
+    what: String,
+    hosts: String,
+}
+
+impl Audited {
+    /// By an API user. `what` is the call with its arguments, `hosts` whom it is about.
+    pub(crate) fn of_user(caller: &Caller, what: String, hosts: String) -> Self {
+        let from = caller.address.map(|address| address.to_string()).unwrap_or_default();
+        Self { who: caller.source(), from, what, hosts }
+    }
+
+    /// By a host that joins.
+    pub(crate) fn of_join(host: &str, from: String, token: &str) -> Self {
+        Self {
+            who: format!("host:{host}"),
+            from,
+            what: format!("join with token {token}"),
+            hosts: host.to_owned(),
+        }
+    }
+
+    /// Writes a decision with its line in the log under one commit; a refusal is logged as well.
+    pub(crate) async fn write<T: Send + 'static>(
+        self,
+        store: &Store,
+        decide: impl FnOnce(&Model) -> Result<(Vec<Write>, T), Error> + Send + 'static,
+    ) -> Result<Committed<T>, Error> {
+        let done = self.line("ok".to_owned());
+        let committed = store
+            .write(move |model| {
+                let (mut writes, value) = decide(model)?;
+                writes.push(Write::Audit(done));
+                Ok((writes, value))
+            })
+            .await;
+        match &committed {
+            Ok(committed) => self.log("ok", Some(committed.revision)),
+            Err(error) => self.refused(store, error).await,
+        }
+        committed
+    }
+
+    /// Logs what was refused before there was anything to write.
+    pub(crate) async fn refused(&self, store: &Store, error: &Error) {
+        let outcome = error.to_string();
+        self.log(&outcome, None);
+        let line = self.line(outcome);
+        if let Err(error) = store.write(move |_| Ok((vec![Write::Audit(line)], ()))).await {
+            tracing::warn!(%error, "audit: a refusal is not in the store");
+        }
+    }
+
+    fn line(&self, outcome: String) -> AuditRecord {
+        AuditRecord {
+            time_unix_ms: now_unix_ms(),
+            who: self.who.clone(),
+            from: self.from.clone(),
+            what: self.what.clone(),
+            hosts: self.hosts.clone(),
+            outcome,
+        }
+    }
+
+    fn log(&self, outcome: &str, revision: Option<u64>) {
+        let Self { who, from, what, hosts } = self;
+        tracing::info!(target: "audit", %who, %from, %what, %hosts, %outcome, revision);
+    }
+}
+
+/// A list for the log, bounded.
+pub(crate) fn list<T: ToString>(items: &[T]) -> String {
+    let mut text = items.iter().take(20).map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    if items.len() > 20 {
+        text.push_str(&format!(" and {} more", items.len() - 20));
+    }
+    text
+}

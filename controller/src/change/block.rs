@@ -1,0 +1,214 @@
+//! `block`, `block --monitor` and `protect add`.
+
+use super::{NAMED, prefixes, selection, want_hosts};
+use crate::{
+    reachable::Reachable,
+    registry::{HostView, timestamp},
+    status::Error,
+    store::{Desired, Model, Write},
+};
+use ipnet::IpNet;
+use kctl_blocklist::{Action, Entry, EntryKey, Protocol, Selection, Service};
+use kctl_proto::controller::v1 as api;
+use std::{collections::HashSet, sync::Arc};
+
+/// Longer texts belong into a ticket.
+const REASON_BYTES: usize = 1_024;
+
+/// A checked request.
+#[derive(Debug, Clone)]
+pub(crate) struct Block {
+    pub(crate) prefixes: Vec<IpNet>,
+    service: Option<Service>,
+    action: Action,
+    expires_unix_ms: Option<i64>,
+    reason: String,
+    pub(crate) selection: Selection,
+    source: String,
+    force: bool,
+    allow_empty: bool,
+    now_unix_ms: i64,
+}
+
+/// What was recorded, for the answer.
+#[derive(Debug, Default)]
+pub(crate) struct Blocked {
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Block {
+    /// Reads a request of `source`.
+    pub(crate) fn parse(
+        request: api::BlockRequest,
+        source: String,
+        now_unix_ms: i64,
+    ) -> Result<Self, Error> {
+        let invalid = |error: &dyn std::fmt::Display| Error::Invalid(error.to_string());
+        let prefixes = prefixes(&request.prefixes)?;
+        let service =
+            Service::from_proto(request.port, request.protocol()).map_err(|e| invalid(&e))?;
+        let action = Action::from_proto(request.action()).unwrap_or(Action::Drop);
+        if action == Action::Protect && service.is_some() {
+            let narrow = prefixes.iter().find(|prefix| prefix.prefix_len() > 0);
+            if let Some(prefix) = narrow {
+                return Err(Error::Invalid(format!(
+                    "{prefix}: a never-block entry takes a prefix or a port, not both; a port is for \
+                     0.0.0.0/0 and ::/0"
+                )));
+            }
+        }
+        let expires_unix_ms = match request.ttl_ms {
+            Some(0) => return Err(Error::Invalid("ttl: must be at least 1 ms".to_owned())),
+            ttl => {
+                ttl.map(|ttl| now_unix_ms.saturating_add(i64::try_from(ttl).unwrap_or(i64::MAX)))
+            }
+        };
+        let reason = request.reason;
+        if reason.len() > REASON_BYTES || reason.chars().any(char::is_control) {
+            return Err(Error::Invalid(format!(
+                "reason: must be one line of at most {REASON_BYTES} bytes"
+            )));
+        }
+        Ok(Self {
+            prefixes,
+            service,
+            action,
+            expires_unix_ms,
+            reason,
+            selection: selection(request.selection)?,
+            source,
+            force: request.force,
+            allow_empty: request.allow_empty,
+            now_unix_ms,
+        })
+    }
+
+    /// Whether it may be done: hosts are there, nobody is cut off, and the maps are large enough.
+    /// Returns what the operator should know.
+    pub(crate) fn check(
+        &self,
+        hosts: &[HostView],
+        reachable: &Reachable,
+        desired: &Desired,
+    ) -> Result<Vec<String>, Error> {
+        want_hosts(&self.selection, hosts, self.allow_empty)?;
+        let mut warnings = Vec::new();
+        let mut refused = Vec::new();
+        for key in self.keys() {
+            if !self.force {
+                refused.extend(reachable.refusal(&key).map(|refusal| refusal.to_string()));
+            } else if key.action == Action::Drop {
+                warnings.extend(reachable.ineffective(&key));
+            }
+        }
+        if !refused.is_empty() {
+            return Err(Error::Precondition(super::few(refused)));
+        }
+        for host in hosts {
+            self.check_capacity(host, desired)?;
+            warnings.extend(unfiltered(host));
+        }
+        Ok(warnings)
+    }
+
+    /// The writes: new entries, and new ends and reasons of entries that are there.
+    pub(crate) fn decide(&self, model: &Model) -> (Vec<Write>, Blocked) {
+        let mut writes = Vec::new();
+        let mut shortened = Vec::new();
+        for key in self.keys() {
+            let known = model.desired.entry(&key);
+            let entry = Entry {
+                key,
+                reason: self.reason.clone(),
+                created_unix_ms: known.map_or(self.now_unix_ms, |known| known.created_unix_ms),
+                expires_unix_ms: self.expires_unix_ms,
+                exceptions: Vec::new(),
+            };
+            if known.is_some_and(|known| **known == entry) {
+                continue;
+            }
+            shortened.extend(known.and_then(|known| shortens(known, &entry)));
+            writes.push(Write::Upsert(Arc::new(entry)));
+        }
+        let more = shortened.len().saturating_sub(NAMED);
+        shortened.truncate(NAMED);
+        if more > 0 {
+            shortened.push(format!("and {more} more expiries shortened"));
+        }
+        (writes, Blocked { warnings: shortened })
+    }
+
+    fn keys(&self) -> impl Iterator<Item = EntryKey> {
+        self.prefixes.iter().map(|&prefix| EntryKey {
+            prefix,
+            service: self.service,
+            action: self.action,
+            source: self.source.clone(),
+            selection: self.selection.clone(),
+        })
+    }
+
+    /// Counts rules exactly only where a rough upper bound does not fit: it reads every entry.
+    fn check_capacity(&self, host: &HostView, desired: &Desired) -> Result<(), Error> {
+        let max = host.status.as_ref().and_then(|status| status.filter.as_ref());
+        let Some(max) = max.map(|filter| filter.max_entries).filter(|&max| max > 0) else {
+            return Ok(());
+        };
+        let rough = 2 * (desired.entries().len() + self.prefixes.len());
+        if self.action == Action::Protect || rough as u64 <= max {
+            return Ok(());
+        }
+        let labels = host.labels();
+        let mut distinct: HashSet<(IpNet, Option<(u16, Protocol)>)> = HashSet::new();
+        let there = desired
+            .entries()
+            .filter(|entry| entry.key.action != Action::Protect)
+            .filter(|entry| entry.concerns(&host.name, &labels));
+        for entry in there {
+            distinct.extend(rules(entry.key.prefix, entry.key.service));
+        }
+        for &prefix in &self.prefixes {
+            distinct.extend(rules(prefix, self.service));
+        }
+        let wanted = distinct.len() as u64;
+        if wanted <= max {
+            return Ok(());
+        }
+        Err(Error::Exhausted(format!(
+            "host {:?}: would have {wanted} rules and has room for {max}; raise --max-entries of its \
+             agent, or unblock something first",
+            host.name
+        )))
+    }
+}
+
+/// An entry without protocol is one rule for each.
+fn rules(
+    prefix: IpNet,
+    service: Option<Service>,
+) -> impl Iterator<Item = (IpNet, Option<(u16, Protocol)>)> {
+    let services = match service {
+        None => vec![None],
+        Some(service) => {
+            service.protocols().iter().map(|&protocol| Some((service.port, protocol))).collect()
+        }
+    };
+    services.into_iter().map(move |service| (prefix, service))
+}
+
+fn shortens(known: &Entry, new: &Entry) -> Option<String> {
+    let new_end = new.expires_unix_ms?;
+    let from = match known.expires_unix_ms {
+        None => "never".to_owned(),
+        Some(end) if new_end < end => timestamp(end),
+        Some(_) => return None,
+    };
+    Some(format!("{}: expiry shortened from {from} to {}", new.key.prefix, timestamp(new_end)))
+}
+
+fn unfiltered(host: &HostView) -> Option<String> {
+    let filter = host.status.as_ref()?.filter.as_ref()?;
+    let names = filter.unfiltered_interfaces.join(", ");
+    let plural = if filter.unfiltered_interfaces.len() == 1 { "is" } else { "are" };
+    (!names.is_empty()).then(|| format!("host {:?}: {names} {plural} not filtered", host.name))
+}

@@ -1,0 +1,174 @@
+//! `unblock` and `protect remove`.
+
+use super::{few, prefixes, selection, want_hosts};
+use crate::{
+    registry::HostView,
+    status::Error,
+    store::{Desired, Model, Write},
+};
+use ipnet::IpNet;
+use kctl_blocklist::{Action, Entry, EntryKey, Selection, Service};
+use kctl_proto::controller::v1 as api;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+/// Entries that an answer lists as still blocking.
+const STILL: usize = 1_000;
+
+/// A checked request.
+#[derive(Debug, Clone)]
+pub(crate) struct Unblock {
+    pub(crate) prefixes: Vec<IpNet>,
+    service: Option<Service>,
+    actions: &'static [Action],
+    pub(crate) selection: Selection,
+    allow_empty: bool,
+}
+
+/// Names and labels of the selected hosts.
+pub(crate) type Hosts = Vec<(String, BTreeMap<String, String>)>;
+
+impl Unblock {
+    /// Reads a request.
+    pub(crate) fn parse(request: api::UnblockRequest) -> Result<Self, Error> {
+        let service = Service::from_proto(request.port, request.protocol())
+            .map_err(|error| Error::Invalid(error.to_string()))?;
+        let actions: &[Action] = match Action::from_proto(request.action()) {
+            None => &[Action::Drop, Action::Monitor],
+            Some(Action::Drop) => &[Action::Drop],
+            Some(Action::Monitor) => &[Action::Monitor],
+            Some(Action::Protect) => &[Action::Protect],
+        };
+        Ok(Self {
+            prefixes: prefixes(&request.prefixes)?,
+            service,
+            actions,
+            selection: selection(request.selection)?,
+            allow_empty: request.allow_empty,
+        })
+    }
+
+    /// Whether there are hosts that it is about.
+    pub(crate) fn check(&self, hosts: &[HostView]) -> Result<(), Error> {
+        want_hosts(&self.selection, hosts, self.allow_empty)
+    }
+
+    /// The writes, and the entries that block the same addresses on the selected hosts afterwards.
+    pub(crate) fn decide(
+        &self,
+        model: &Model,
+        hosts: &Hosts,
+    ) -> Result<(Vec<Write>, Vec<Arc<Entry>>), Error> {
+        let desired = &model.desired;
+        let mut writes = Vec::new();
+        let mut missing = Vec::new();
+        for &prefix in &self.prefixes {
+            let mut found = self.exact(desired, prefix);
+            if found.is_empty() {
+                found = self.narrowed(desired, prefix, hosts);
+            }
+            if found.is_empty() {
+                missing.push(self.not_found(desired, prefix, hosts));
+            }
+            writes.extend(found);
+        }
+        if !missing.is_empty() {
+            return Err(Error::NotFound(few(missing)));
+        }
+        let still = self.still(desired, &writes, hosts);
+        Ok((writes, still))
+    }
+
+    /// Manual entries of this prefix, service and action.
+    fn manual<'a>(
+        &'a self,
+        desired: &'a Desired,
+        prefix: IpNet,
+    ) -> impl Iterator<Item = &'a Arc<Entry>> {
+        desired.of_prefix(prefix).filter(|entry| {
+            entry.key.service == self.service
+                && self.actions.contains(&entry.key.action)
+                && entry.key.source.starts_with("user:")
+        })
+    }
+
+    fn exact(&self, desired: &Desired, prefix: IpNet) -> Vec<Write> {
+        self.manual(desired, prefix)
+            .filter(|entry| entry.key.selection == self.selection)
+            .map(|entry| Write::Remove(entry.key.clone()))
+            .collect()
+    }
+
+    /// A selection of some of an entry's hosts excepts them. "All hosts" is never some of others.
+    fn narrowed(&self, desired: &Desired, prefix: IpNet, hosts: &Hosts) -> Vec<Write> {
+        let narrower = |entry: &&Arc<Entry>| {
+            self.selection != Selection::All
+                && hosts.iter().all(|(name, labels)| entry.key.selection.matches(name, labels))
+                && hosts.iter().any(|(name, labels)| entry.concerns(name, labels))
+        };
+        self.manual(desired, prefix)
+            .filter(narrower)
+            .map(|entry| {
+                let mut entry = Entry::clone(entry);
+                entry.exceptions.push(self.selection.clone());
+                Write::Upsert(Arc::new(entry))
+            })
+            .collect()
+    }
+
+    fn not_found(&self, desired: &Desired, prefix: IpNet, hosts: &Hosts) -> String {
+        let covering = desired
+            .overlapping(prefix)
+            .filter(|entry| self.actions.contains(&entry.key.action))
+            .filter(|entry| hosts.iter().any(|(name, labels)| entry.concerns(name, labels)))
+            .take(3)
+            .map(|entry| describe(&entry.key))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let hint = if covering.is_empty() {
+            "see `kctl blocklist`".to_owned()
+        } else {
+            format!("it is covered by {covering}")
+        };
+        let service = self.service.map(|service| format!(" port {service}")).unwrap_or_default();
+        format!(
+            "{prefix}{service}: no manual entry for hosts {:?}; {hint}",
+            self.selection.to_string()
+        )
+    }
+
+    fn still(&self, desired: &Desired, writes: &[Write], hosts: &Hosts) -> Vec<Arc<Entry>> {
+        if self.actions.contains(&Action::Protect) {
+            return Vec::new();
+        }
+        let after: HashMap<&EntryKey, Option<&Arc<Entry>>> = writes
+            .iter()
+            .filter_map(|write| match write {
+                Write::Remove(key) => Some((key, None)),
+                Write::Upsert(entry) => Some((&entry.key, Some(entry))),
+                _ => None,
+            })
+            .collect();
+        let mut told = HashSet::new();
+        self.prefixes
+            .iter()
+            .flat_map(|&prefix| desired.overlapping(prefix))
+            .filter(|entry| entry.key.action != Action::Protect)
+            .filter_map(|entry| after.get(&entry.key).copied().unwrap_or(Some(entry)))
+            .filter(|entry| {
+                hosts.is_empty() || hosts.iter().any(|(name, labels)| entry.concerns(name, labels))
+            })
+            .filter(|entry| told.insert(&entry.key))
+            .take(STILL)
+            .cloned()
+            .collect()
+    }
+}
+
+fn describe(key: &EntryKey) -> String {
+    let service = key.service.map(|service| format!(" port {service}")).unwrap_or_default();
+    let (prefix, action, source) = (key.prefix, key.action.name(), &key.source);
+    format!("{prefix}{service} ({action}, {source}, hosts {})", key.selection)
+}

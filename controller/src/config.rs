@@ -1,0 +1,170 @@
+//! What the controller was told: flags over environment over file.
+
+use crate::args::{Args, Options};
+use anyhow::{Context as _, bail};
+use kctl_rpc::valid_name;
+use serde::Deserialize;
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+/// Agents and API clients expect the controller here.
+pub(crate) const PORT: u16 = 7443;
+const CONFIG_FILE: &str = "/etc/kctl/controller.toml";
+const DATA_DIR: &str = "/var/lib/kctl/controller";
+
+/// The file. Unknown keys are errors: a misspelt setting must not be silently ignored.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    data_dir: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    #[serde(default)]
+    advertise: Vec<String>,
+    name: Option<String>,
+    store: Option<String>,
+}
+
+/// Checked settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    /// `HOST:PORT`, each with its port.
+    pub(crate) advertise: Vec<String>,
+    pub(crate) name: String,
+}
+
+impl Config {
+    /// Puts command line, environment and file together.
+    pub(crate) fn load(args: Args) -> anyhow::Result<Self> {
+        let file = match &args.config {
+            Some(path) => read(path)?,
+            None => match read(Path::new(CONFIG_FILE)) {
+                Err(error) if is_missing(&error) => File::default(),
+                other => other?,
+            },
+        };
+        Self::merge(args.options, file)
+    }
+
+    fn merge(options: Options, file: File) -> anyhow::Result<Self> {
+        let store = options.store.or(file.store).unwrap_or_else(|| "embedded".to_owned());
+        if store != "embedded" {
+            bail!("store {store:?}: unknown; only \"embedded\" is there");
+        }
+        let name = match options.name.or(file.name) {
+            Some(name) => name,
+            None => nix::unistd::gethostname()
+                .context("host name")?
+                .into_string()
+                .map_err(|name| anyhow::anyhow!("host name {name:?}: not text; use --name"))?,
+        }
+        .to_ascii_lowercase();
+        if !valid_name(&name) {
+            bail!("name {name:?}: must be 1 to 253 of a-z, 0-9, \"-\", \".\"; use --name");
+        }
+        let listen = options
+            .listen
+            .or(file.listen)
+            .unwrap_or(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT));
+        let advertise =
+            if options.advertise.is_empty() { file.advertise } else { options.advertise };
+        Ok(Self {
+            data_dir: options.data_dir.or(file.data_dir).unwrap_or_else(|| DATA_DIR.into()),
+            listen,
+            advertise: advertise
+                .iter()
+                .map(|text| with_port(text, listen.port()))
+                .collect::<Result<_, _>>()?,
+            name,
+        })
+    }
+
+    /// The address for admin.toml, given the one that is really listened on.
+    pub(crate) fn server(&self, bound: SocketAddr) -> String {
+        self.advertise.first().cloned().unwrap_or_else(|| {
+            let ip = match bound.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+                ip => ip,
+            };
+            SocketAddr::new(ip, bound.port()).to_string()
+        })
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<File> {
+    let text = fs::read_to_string(path).with_context(|| format!("configuration {path:?}"))?;
+    toml::from_str(&text).with_context(|| format!("configuration {path:?}"))
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// `HOST`, `HOST:PORT`, `ADDRESS`, `[ADDRESS]:PORT`.
+fn with_port(text: &str, port: u16) -> anyhow::Result<String> {
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, port).to_string());
+    }
+    match text.rsplit_once(':') {
+        None if !text.is_empty() => Ok(format!("{text}:{port}")),
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0) => {
+            Ok(text.to_owned())
+        }
+        _ => bail!("advertise {text:?}: must be HOST or HOST:PORT"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file_and_defaults_fill_the_rest() {
+        let file: File = toml::from_str(
+            "name = \"File\"\nlisten = \"127.0.0.1:1\"\nadvertise = [\"c.example\"]",
+        )
+        .expect("valid");
+        let options = Options { name: Some("flag".to_owned()), ..Options::default() };
+        let config = Config::merge(options, file).expect("valid");
+        assert_eq!(config.name, "flag");
+        assert_eq!(config.listen.port(), 1);
+        assert_eq!(config.advertise, ["c.example:1"]);
+        assert_eq!(config.data_dir, Path::new(DATA_DIR));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let error = toml::from_str::<File>("listne = 1").expect_err("unknown").to_string();
+        assert!(error.contains("listne"), "{error}");
+    }
+
+    #[test]
+    fn advertised_addresses_get_a_port() {
+        let read = |text| with_port(text, 7443).ok();
+        assert_eq!(read("10.0.0.1").as_deref(), Some("10.0.0.1:7443"));
+        assert_eq!(read("2001:db8::1").as_deref(), Some("[2001:db8::1]:7443"));
+        assert_eq!(read("[2001:db8::1]:1").as_deref(), Some("[2001:db8::1]:1"));
+        assert_eq!(read("c.example:443").as_deref(), Some("c.example:443"));
+        for text in ["", ":1", "c:", "c:x", "c:0"] {
+            assert_eq!(read(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_context_names_an_address_that_can_be_dialed() {
+        let config = Config::merge(
+            Options { name: Some("c".to_owned()), ..Options::default() },
+            File::default(),
+        )
+        .expect("valid");
+        let bound = |text: &str| config.server(text.parse().expect("valid"));
+        assert_eq!(bound("0.0.0.0:7443"), "127.0.0.1:7443");
+        assert_eq!(bound("[::]:7443"), "[::1]:7443");
+        assert_eq!(bound("10.0.0.1:7443"), "10.0.0.1:7443");
+    }
+}

@@ -1,0 +1,103 @@
+//! Asks many hosts at once, each with the same deadline; a host's failure is an answer like any other.
+
+use crate::{
+    registry::HostView,
+    status::{error_data, host_error},
+};
+use futures_util::{Stream, StreamExt as _, stream::FuturesUnordered};
+use kctl_proto::{
+    agent::v1 as pb,
+    controller::v1::{HostResult, host_result},
+};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+use tokio::time::{timeout, timeout_at};
+use tonic::{Code, Status, transport::Channel};
+
+/// What one host said, or why it said nothing.
+pub(crate) struct Answered<T> {
+    pub(crate) host: String,
+    pub(crate) result: Result<T, pb::Error>,
+}
+
+/// Calls every host, and yields answers as they come.
+pub(crate) fn ask<T, F>(
+    hosts: Vec<HostView>,
+    limit: Duration,
+    call: impl Fn(Channel) -> F,
+) -> impl Stream<Item = Answered<T>>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    let asked: FuturesUnordered<_> = hosts
+        .into_iter()
+        .map(|host| {
+            let called = host.session.as_ref().map(|session| call(session.channel.clone()));
+            async move {
+                let result = match called {
+                    None => Err(error_data(Code::Unavailable, host.not_connected())),
+                    Some(call) => match timeout(limit, call).await {
+                        Ok(result) => result.map_err(|status| host_error(&status)),
+                        Err(_) => Err(no_answer(&host.name, limit)),
+                    },
+                };
+                Answered { host: host.name, result }
+            }
+        })
+        .collect();
+    asked
+}
+
+/// Waits until every host has answered about a revision, and yields answers as they come.
+pub(crate) fn settled(
+    hosts: Vec<HostView>,
+    revision: u64,
+    started: Instant,
+    limit: Duration,
+) -> impl Stream<Item = HostResult> {
+    let waiting: FuturesUnordered<_> =
+        hosts.into_iter().map(|host| wait(host, revision, started, limit)).collect();
+    waiting
+}
+
+async fn wait(host: HostView, revision: u64, started: Instant, limit: Duration) -> HostResult {
+    use host_result::Status as Outcome;
+    let result = |status: Outcome, at: Instant, error: Option<pb::Error>| HostResult {
+        host: host.name.clone(),
+        status: status.into(),
+        elapsed_ms: at.saturating_duration_since(started).as_secs_f64() * 1e3,
+        error,
+    };
+    let Some(session) = &host.session else {
+        let error = error_data(Code::Unavailable, host.not_connected());
+        return result(Outcome::Pending, started, Some(error));
+    };
+    let mut progress = session.progress.clone();
+    let there = progress.wait_for(|progress| progress.revision >= Some(revision));
+    match timeout_at((started + limit).into(), there).await {
+        Ok(Ok(progress)) => match &progress.error {
+            None => result(Outcome::Applied, progress.at, None),
+            Some(error) => result(Outcome::Failed, progress.at, Some(error.clone())),
+        },
+        Ok(Err(_)) => {
+            let message = format!("host {:?}: connection lost before it answered", host.name);
+            let error = error_data(Code::Unavailable, message);
+            result(Outcome::Pending, Instant::now(), Some(error))
+        }
+        Err(_) => result(Outcome::Pending, Instant::now(), Some(no_answer(&host.name, limit))),
+    }
+}
+
+fn no_answer(host: &str, limit: Duration) -> pb::Error {
+    let message = format!("host {host:?}: no answer within {} ms", limit.as_millis());
+    error_data(Code::DeadlineExceeded, message)
+}
+
+/// All answers, by host.
+pub(crate) async fn collected<T>(answers: impl Stream<Item = Answered<T>>) -> Vec<Answered<T>> {
+    let mut answers: Vec<_> = answers.collect().await;
+    answers.sort_by(|a, b| a.host.cmp(&b.host));
+    answers
+}

@@ -1,0 +1,198 @@
+//! The certificate authority: its key, and what it signs. It knows neither files nor tokens.
+
+use kctl_rpc::Identity;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SanType,
+};
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, pem::PemObject as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// Clocks of a fleet differ a little.
+const BACKDATE: Duration = Duration::from_secs(5 * 60);
+const CA_LIFE: Duration = Duration::from_secs(3650 * 24 * 3600);
+const LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// A server certificate with less life left than this is made anew at start.
+const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Why something can't be signed or read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PkiError {
+    /// Key or certificate in the wrong form.
+    #[error(transparent)]
+    Malformed(#[from] rcgen::Error),
+    /// A certificate file without a certificate.
+    #[error("not PEM with a certificate")]
+    NotPem,
+    /// The two files of the CA are not of one CA.
+    #[error("the key does not belong to the certificate")]
+    Mismatch,
+}
+
+/// A certificate and its key, both PEM.
+pub(crate) struct Issued {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+/// The CA of one installation.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    der: CertificateDer<'static>,
+}
+
+impl Authority {
+    /// Makes a new CA: certificate and key in PEM form.
+    pub(crate) fn generate() -> Result<Issued, PkiError> {
+        let key = KeyPair::generate()?;
+        let mut params = params("kctl CA", CA_LIFE);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(Issued { certificate, key: key.serialize_pem() })
+    }
+
+    /// Reads a CA.
+    pub(crate) fn from_pem(certificate: &str, key: &str) -> Result<Self, PkiError> {
+        let der = der_of(certificate)?;
+        let key = KeyPair::from_pem(key)?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| PkiError::NotPem)?;
+        if parsed.public_key().subject_public_key.data != key.der_bytes() {
+            return Err(PkiError::Mismatch);
+        }
+        let issuer = Issuer::from_ca_cert_pem(certificate, key)?;
+        Ok(Self { issuer, pem: certificate.to_owned(), der })
+    }
+
+    /// The CA's certificate in PEM form.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// SHA-256 of the CA's certificate in DER form.
+    pub(crate) fn sha256(&self) -> [u8; 32] {
+        kctl_rpc::ca_sha256(&self.der)
+    }
+
+    /// A new key and a certificate for it.
+    pub(crate) fn issue(&self, identity: &Identity) -> Result<Issued, PkiError> {
+        let key = KeyPair::generate()?;
+        let (certificate, _) = self.sign(identity, &key)?;
+        Ok(Issued { certificate, key: key.serialize_pem() })
+    }
+
+    /// Signs the key of a certificate request (PKCS#10, DER), and nothing else of it. Returns the
+    /// certificate in PEM form and its SHA-256.
+    pub(crate) fn sign_request(
+        &self,
+        identity: &Identity,
+        request: &[u8],
+    ) -> Result<(String, [u8; 32]), PkiError> {
+        let request = CertificateSigningRequestParams::from_der(
+            &CertificateSigningRequestDer::from(request),
+        )?;
+        self.sign(identity, &request.public_key)
+    }
+
+    fn sign(
+        &self,
+        identity: &Identity,
+        key: &impl PublicKeyData,
+    ) -> Result<(String, [u8; 32]), PkiError> {
+        let mut params = params(identity.name(), LIFE);
+        params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![match identity {
+            Identity::Host(_) | Identity::User(_) => ExtendedKeyUsagePurpose::ClientAuth,
+            Identity::Controller(_) => ExtendedKeyUsagePurpose::ServerAuth,
+        }];
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(key, &self.issuer)?;
+        Ok((certificate.pem(), kctl_rpc::ca_sha256(certificate.der())))
+    }
+
+    /// Whether a certificate is ours, names this identity, and does not end soon.
+    pub(crate) fn still_good(
+        &self,
+        certificate: &str,
+        identity: &Identity,
+    ) -> Result<bool, PkiError> {
+        let der = der_of(certificate)?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| PkiError::NotPem)?;
+        let (_, ca) = X509Certificate::from_der(&self.der).map_err(|_| PkiError::NotPem)?;
+        let left = parsed.validity().not_after.timestamp() - unix_now().as_secs().cast_signed();
+        Ok(Identity::of_certificate(&der).as_ref() == Ok(identity)
+            && left > RENEW_BEFORE.as_secs().cast_signed()
+            && parsed.verify_signature(Some(ca.public_key())).is_ok())
+    }
+}
+
+fn der_of(pem: &str) -> Result<CertificateDer<'static>, PkiError> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| PkiError::NotPem)
+}
+
+fn unix_now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn params(common_name: &str, life: Duration) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    // X.520 bounds a common name at 64 characters; the identity that counts is the URI.
+    let common_name: String = common_name.chars().take(64).collect();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    let now = rcgen::date_time_ymd(1970, 1, 1) + unix_now();
+    params.not_before = now - BACKDATE;
+    params.not_after = now + life;
+    params
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn authority() -> Authority {
+        let issued = Authority::generate().expect("generates");
+        Authority::from_pem(&issued.certificate, &issued.key).expect("reads back")
+    }
+
+    #[test]
+    fn certificates_name_one_identity() {
+        let authority = authority();
+        let controller = Identity::Controller("c-1".to_owned());
+        let issued = authority.issue(&controller).expect("issues");
+        let der = der_of(&issued.certificate).expect("PEM");
+        assert_eq!(Identity::of_certificate(&der), Ok(controller.clone()));
+        let good = |identity| authority.still_good(&issued.certificate, identity).expect("reads");
+        assert!(good(&controller));
+        assert!(!good(&Identity::Controller("c-2".to_owned())));
+        assert!(!self::authority().still_good(&issued.certificate, &controller).expect("reads"));
+    }
+
+    #[test]
+    fn only_the_key_of_a_request_counts() {
+        let key = KeyPair::generate().expect("generates");
+        let mut wish = params("kctl://user/admin", LIFE);
+        wish.subject_alt_names =
+            vec![SanType::URI("kctl://user/admin".to_owned().try_into().expect("ASCII"))];
+        wish.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let request = wish.serialize_request(&key).expect("signs");
+        let host = Identity::Host("web-1".to_owned());
+        let (pem, _) = authority().sign_request(&host, request.der()).expect("signs");
+        let der = der_of(&pem).expect("PEM");
+        assert_eq!(Identity::of_certificate(&der), Ok(host.clone()));
+        let (_, parsed) = X509Certificate::from_der(&der).expect("DER");
+        assert!(!parsed.is_ca());
+        assert!(authority().sign_request(&host, b"garbage").is_err());
+    }
+
+    #[test]
+    fn a_key_of_another_ca_is_noticed() {
+        let (one, two) =
+            (Authority::generate().expect("generates"), Authority::generate().expect("generates"));
+        assert!(matches!(Authority::from_pem(&one.certificate, &two.key), Err(PkiError::Mismatch)));
+    }
+}

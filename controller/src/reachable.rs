@@ -1,0 +1,95 @@
+//! Who must stay reachable when hosts block something: the hosts, the controller, the caller, and
+//! whatever the never-block list names.
+
+use crate::{registry::HostView, store::Desired};
+use ipnet::IpNet;
+use kctl_blocklist::{Action, EntryKey, Protected, Refusal, parse_prefix, refusal};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+/// Addresses and ports that `block` refuses to cut off, and whose they are.
+#[derive(Debug)]
+pub(crate) struct Reachable {
+    protected: Vec<Protected>,
+    /// Of the never-block list alone: these hold even against a forced block.
+    never_blocked: Vec<Protected>,
+    ports: Vec<(u16, String)>,
+}
+
+impl Reachable {
+    /// For a block on these hosts.
+    pub(crate) fn new(
+        hosts: &[HostView],
+        controller: &BTreeSet<IpAddr>,
+        caller: Option<IpAddr>,
+        desired: &Desired,
+    ) -> Self {
+        let mut protected: BTreeMap<IpNet, String> = BTreeMap::new();
+        let mut ports: BTreeMap<u16, String> = BTreeMap::new();
+        let mut never_blocked = Vec::new();
+        let mut keep = |prefix: IpNet, what: String| {
+            protected.entry(prefix).or_insert(what);
+        };
+        for address in controller {
+            keep(IpNet::from(*address), "the controller's address".to_owned());
+        }
+        if let Some(address) = caller {
+            keep(IpNet::from(address), "your own address".to_owned());
+        }
+        for host in hosts {
+            let Some(status) = &host.status else { continue };
+            let name = &host.name;
+            for address in status.addresses.iter().filter_map(|text| parse_prefix(text).ok()) {
+                keep(address, format!("{name}'s own address"));
+            }
+            for prefix in status.protected.iter().filter_map(|text| parse_prefix(text).ok()) {
+                keep(prefix, format!("which {name} never blocks"));
+            }
+            for port in status.management_ports.iter().filter_map(|&port| u16::try_from(port).ok())
+            {
+                let what = if port == 22 { "ssh port" } else { "management port" };
+                ports.entry(port).or_insert_with(|| format!("{name}'s {what}"));
+            }
+        }
+        let protects = |entry: &&std::sync::Arc<kctl_blocklist::Entry>| {
+            entry.key.action == Action::Protect
+                && hosts.iter().any(|host| entry.concerns(&host.name, &host.labels()))
+        };
+        for entry in desired.entries().filter(protects) {
+            let what = "which is on the never-block list";
+            match entry.key.service {
+                None => {
+                    keep(entry.key.prefix, what.to_owned());
+                    never_blocked
+                        .push(Protected { prefix: entry.key.prefix, what: what.to_owned() });
+                }
+                Some(service) => {
+                    ports.entry(service.port).or_insert_with(|| "a never-block port".to_owned());
+                }
+            }
+        }
+        let protected =
+            protected.into_iter().map(|(prefix, what)| Protected { prefix, what }).collect();
+        Self { protected, never_blocked, ports: ports.into_iter().collect() }
+    }
+
+    /// Why an entry is refused unless it is forced.
+    pub(crate) fn refusal(&self, key: &EntryKey) -> Option<Refusal> {
+        refusal(key, &self.protected, &self.ports)
+    }
+
+    /// What keeps a forced entry from taking effect.
+    pub(crate) fn ineffective(&self, key: &EntryKey) -> Option<String> {
+        let overlaps = |protected: &&Protected| {
+            protected.prefix.contains(&key.prefix) || key.prefix.contains(&protected.prefix)
+        };
+        let found = self.never_blocked.iter().find(overlaps)?;
+        Some(format!(
+            "{}: the never-block list has {}, which goes on passing; take it off with `kctl protect \
+             remove`",
+            key.prefix, found.prefix
+        ))
+    }
+}

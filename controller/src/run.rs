@@ -1,0 +1,168 @@
+//! Puts the parts together and takes them apart again.
+
+use crate::{
+    config::Config,
+    data_dir::DataDir,
+    join::Join,
+    listen::{Listener, Services},
+    registry::Registry,
+    service::Api,
+    session::Sessions,
+    store::{Store, Write},
+};
+use anyhow::Context as _;
+use kctl_blocklist::now_unix_ms;
+use kctl_proto::controller::v1::{
+    blocklist_service_server::BlocklistServiceServer,
+    controller_service_server::ControllerServiceServer, hosts_service_server::HostsServiceServer,
+    join_service_server::JoinServiceServer, stats_service_server::StatsServiceServer,
+    token_service_server::TokenServiceServer,
+};
+use kctl_rpc::{Identity, MAX_MESSAGE_BYTES};
+use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::service::Routes;
+
+/// Calls that run get this long to end.
+const DRAIN: Duration = Duration::from_secs(5);
+/// A join is a few kilobytes, and nobody has been asked who they are yet.
+const MAX_JOIN_BYTES: usize = 64 << 10;
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let authority = Arc::new(data_dir.authority()?);
+    let identity = Identity::Controller(config.name.clone());
+    let credentials = data_dir.server(&authority, &identity)?;
+    let (store, store_thread) = data_dir.store()?;
+    let tcp = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("listen address {}", config.listen))?;
+    let bound = tcp.local_addr()?;
+    let admin = data_dir.admin_config(&authority, &identity, config.server(bound))?;
+
+    let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
+    let registry = Registry::new(store.records());
+    let sessions = Sessions::new(store.clone(), registry.clone(), cancel.clone());
+    let api = Api {
+        store: store.clone(),
+        registry: registry.clone(),
+        authority: Arc::clone(&authority),
+        identity: identity.clone(),
+        addresses: Arc::new(own_addresses(&config)),
+    };
+    let join = Join::new(store.clone(), registry, authority, identity.clone());
+    let services = Services { join: join_routes(join), api: api_routes(api).await };
+    let records = store.records();
+    let listener =
+        Listener::new(&credentials, records, sessions, services, tracker.clone(), cancel.clone())?;
+    tracker.spawn(sweep(store, cancel.clone()));
+    tracker.spawn(listener.run(tcp));
+
+    let data = &config.data_dir;
+    tracing::info!(address = %bound, %identity, data_dir = ?data, "controller: listening");
+    tracing::info!("controller: administer it with: KCTL_CONFIG={} kctl hosts", admin.display());
+    wait_for_end().await?;
+    tracing::info!("controller: stopping");
+    cancel.cancel();
+    tracker.close();
+    if timeout(DRAIN, tracker.wait()).await.is_err() {
+        tracing::warn!("controller: gave up on calls that do not end");
+    }
+    finish_store(store_thread).await
+}
+
+/// The store's owner ends when nobody can ask it any more; what it has taken is on disk by then.
+async fn finish_store(thread: std::thread::JoinHandle<()>) -> anyhow::Result<()> {
+    let ended = tokio::task::spawn_blocking(move || thread.join());
+    match timeout(DRAIN, ended).await {
+        Ok(joined) => joined?.map_err(|_| anyhow::anyhow!("store: its thread panicked")),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Addresses in the configuration that are written as such.
+fn own_addresses(config: &Config) -> BTreeSet<IpAddr> {
+    let advertised = config.advertise.iter().filter_map(|text| {
+        let (host, _) = text.rsplit_once(':')?;
+        host.trim_matches(['[', ']']).parse().ok()
+    });
+    let listened = Some(config.listen.ip()).filter(|ip| !ip.is_unspecified());
+    advertised.chain(listened).map(|ip: IpAddr| ip.to_canonical()).collect()
+}
+
+async fn wait_for_end() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => tracing::warn!(
+                "controller: SIGHUP: no setting can be reloaded yet; restart it to change settings"
+            ),
+        }
+    }
+}
+
+fn join_routes(join: Join) -> Routes {
+    Routes::new(JoinServiceServer::new(join).max_decoding_message_size(MAX_JOIN_BYTES))
+}
+
+async fn api_routes(api: Api) -> Routes {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<BlocklistServiceServer<Api>>().await;
+    reporter.set_serving::<HostsServiceServer<Api>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(kctl_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("descriptors come from our own build");
+    let blocklist =
+        BlocklistServiceServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    Routes::new(blocklist)
+        .add_service(HostsServiceServer::new(api.clone()))
+        .add_service(StatsServiceServer::new(api.clone()))
+        .add_service(TokenServiceServer::new(api.clone()))
+        .add_service(ControllerServiceServer::new(api))
+        .add_service(health)
+        .add_service(reflection)
+        .prepare()
+}
+
+/// Removes entries that are over. Kernels stop enforcing them by themselves and on time; this keeps
+/// the list and the digests true.
+async fn sweep(store: Store, cancel: CancellationToken) {
+    let mut ticks = interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let now = now_unix_ms();
+        if store.desired().borrow().ended(now).next().is_none() {
+            continue;
+        }
+        let swept = store.write(move |model| {
+            let ended = model.desired.ended(now);
+            let writes: Vec<_> = ended.map(|entry| Write::Remove(entry.key.clone())).collect();
+            let count = writes.len();
+            Ok((writes, count))
+        });
+        match swept.await {
+            Ok(swept) => tracing::debug!(
+                entries = swept.value,
+                revision = swept.revision,
+                "sweep: removed expired entries"
+            ),
+            Err(error) => tracing::warn!(%error, "sweep: expired entries stay"),
+        }
+    }
+}

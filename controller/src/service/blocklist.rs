@@ -1,0 +1,179 @@
+//! `kctl.controller.v1.BlocklistService`.
+
+use super::{Answers, Api, CHANGE_WAIT, wait};
+use crate::{
+    audit::{Audited, list},
+    auth::Caller,
+    change::{block::Block, unblock::Unblock},
+    fanout::settled,
+    reachable::Reachable,
+    registry::HostView,
+    status::Error,
+    store::Committed,
+};
+use futures_util::{StreamExt as _, stream};
+use kctl_blocklist::{Selection, now_unix_ms};
+use kctl_proto::controller::v1::{
+    self as api, ChangeResponse, blocklist_service_server::BlocklistService,
+    change_response::Message,
+};
+use std::time::{Duration, Instant};
+use tonic::{Request, Response, Status};
+
+#[tonic::async_trait]
+impl BlocklistService for Api {
+    type BlockStream = Answers<ChangeResponse>;
+    type UnblockStream = Answers<ChangeResponse>;
+    type ListBlocklistStream = Answers<api::ListBlocklistResponse>;
+
+    async fn block(
+        &self,
+        request: Request<api::BlockRequest>,
+    ) -> Result<Response<Self::BlockStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let limit = wait(request.timeout_ms, CHANGE_WAIT);
+        if request.dry_run {
+            let (_, _, warnings) = self.checked_block(&caller, request)?;
+            let revision = self.store.desired().borrow().revision;
+            let committed = Committed { revision, at: Instant::now(), value: () };
+            let (prefixes, warnings) = (warnings.prefixes, warnings.texts);
+            let accepted = api::Accepted { prefixes, warnings, ..api::Accepted::default() };
+            return Ok(answers(accepted, &committed, Vec::new(), limit));
+        }
+        let audited = Audited::of_user(&caller, describe(&request), hosts(&request.selection));
+        let (block, selection, mut told) = match self.checked_block(&caller, request) {
+            Ok(checked) => checked,
+            Err(error) => {
+                audited.refused(&self.store, &error).await;
+                return Err(error.into());
+            }
+        };
+        let committed = audited.write(&self.store, move |model| Ok(block.decide(model))).await?;
+        told.texts.extend(committed.value.warnings.iter().cloned());
+        let accepted = api::Accepted {
+            prefixes: told.prefixes,
+            warnings: told.texts,
+            ..api::Accepted::default()
+        };
+        let hosts = self.registry.hosts_of(&selection);
+        Ok(answers(accepted, &committed, hosts, limit))
+    }
+
+    async fn unblock(
+        &self,
+        request: Request<api::UnblockRequest>,
+    ) -> Result<Response<Self::UnblockStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let limit = wait(request.timeout_ms, CHANGE_WAIT);
+        let what = format!("unblock {}{}", list(&request.prefixes), port(request.port));
+        let audited = Audited::of_user(&caller, what, hosts(&request.selection));
+        let checked = Unblock::parse(request).and_then(|unblock| {
+            let hosts = self.registry.select(&unblock.selection)?;
+            unblock.check(&hosts)?;
+            Ok((unblock, hosts))
+        });
+        let (unblock, hosts) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                audited.refused(&self.store, &error).await;
+                return Err(error.into());
+            }
+        };
+        let selection = unblock.selection.clone();
+        let prefixes = unblock.prefixes.iter().map(ToString::to_string).collect();
+        let known = hosts.iter().map(|host| (host.name.clone(), host.labels())).collect();
+        let committed =
+            audited.write(&self.store, move |model| unblock.decide(model, &known)).await?;
+        let now = now_unix_ms();
+        let still_blocked_by = committed.value.iter().map(|entry| entry.to_proto(now)).collect();
+        let accepted = api::Accepted { prefixes, still_blocked_by, ..api::Accepted::default() };
+        let hosts = self.registry.hosts_of(&selection);
+        Ok(answers(accepted, &committed, hosts, limit))
+    }
+
+    async fn list_blocklist(
+        &self,
+        request: Request<api::ListBlocklistRequest>,
+    ) -> Result<Response<Self::ListBlocklistStream>, Status> {
+        let messages = self.listing(request.into_inner()).await?;
+        Ok(Response::new(stream::iter(messages.into_iter().map(Ok)).boxed()))
+    }
+
+    async fn recover_blocklist(
+        &self,
+        request: Request<api::RecoverBlocklistRequest>,
+    ) -> Result<Response<api::RecoverBlocklistResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.recover(&caller, request.into_inner()).await?))
+    }
+}
+
+/// What a checked block tells its caller.
+struct Told {
+    prefixes: Vec<String>,
+    texts: Vec<String>,
+}
+
+impl Api {
+    fn checked_block(
+        &self,
+        caller: &Caller,
+        request: api::BlockRequest,
+    ) -> Result<(Block, Selection, Told), Error> {
+        let block = Block::parse(request, caller.source(), now_unix_ms())?;
+        let hosts = self.registry.select(&block.selection)?;
+        let desired = self.store.desired();
+        let desired = desired.borrow();
+        let reachable =
+            Reachable::new(&hosts, &self.controller_addresses(), caller.address, &desired);
+        let texts = block.check(&hosts, &reachable, &desired)?;
+        let prefixes = block.prefixes.iter().map(ToString::to_string).collect();
+        let selection = block.selection.clone();
+        Ok((block, selection, Told { prefixes, texts }))
+    }
+}
+
+/// What was recorded, then one result a host as it comes.
+fn answers<T>(
+    accepted: api::Accepted,
+    committed: &Committed<T>,
+    hosts: Vec<HostView>,
+    limit: Duration,
+) -> Response<Answers<ChangeResponse>> {
+    let accepted = api::Accepted {
+        revision: committed.revision,
+        hosts: u32::try_from(hosts.len()).unwrap_or(u32::MAX),
+        ..accepted
+    };
+    let first = stream::iter([Message::Accepted(accepted)]);
+    let results = settled(hosts, committed.revision, committed.at, limit).map(Message::Host);
+    let messages =
+        first.chain(results).map(|message| Ok(ChangeResponse { message: Some(message) }));
+    Response::new(messages.boxed())
+}
+
+fn describe(request: &api::BlockRequest) -> String {
+    let verb = match request.action() {
+        kctl_proto::agent::v1::Action::Monitor => "monitor",
+        kctl_proto::agent::v1::Action::Protect => "protect",
+        _ => "block",
+    };
+    let ttl = request.ttl_ms.map(|ttl| format!(" for {ttl} ms")).unwrap_or_default();
+    let force = if request.force { " forced" } else { "" };
+    let reason = match request.reason.chars().take(200).collect::<String>() {
+        reason if reason.is_empty() => reason,
+        reason => format!(" because {reason:?}"),
+    };
+    format!("{verb} {}{}{ttl}{force}{reason}", list(&request.prefixes), port(request.port))
+}
+
+fn port(port: u32) -> String {
+    if port == 0 { String::new() } else { format!(" port {port}") }
+}
+
+fn hosts(selection: &Option<kctl_proto::agent::v1::Selection>) -> String {
+    let selection = selection.clone().map(Selection::try_from);
+    selection.and_then(Result::ok).map(|selection| selection.to_string()).unwrap_or_default()
+}

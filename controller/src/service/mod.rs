@@ -1,0 +1,69 @@
+//! The API: one file a noun. Handlers parse, act and convert; who calls is settled by `auth`.
+
+mod blocklist;
+mod controller;
+mod hosts;
+mod listing;
+mod recovery;
+mod stats;
+mod token;
+
+use crate::{pki::Authority, registry::Registry, status::Error, store::Store};
+use futures_util::Stream;
+use kctl_blocklist::Selection;
+use kctl_proto::agent::v1 as pb;
+use kctl_rpc::Identity;
+use std::{collections::BTreeSet, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use tonic::Status;
+
+/// Longer waits are a mistake.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// How long changes wait for silent hosts.
+const CHANGE_WAIT: Duration = Duration::from_secs(1);
+/// How long everything else waits for silent hosts.
+const READ_WAIT: Duration = Duration::from_secs(5);
+
+/// What the handlers work with. Its clones share it all.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) store: Store,
+    pub(crate) registry: Registry,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) identity: Identity,
+    /// Addresses that the configuration says are ours.
+    pub(crate) addresses: Arc<BTreeSet<IpAddr>>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Api {
+    /// Addresses of the controller: as configured, and as agents reach it.
+    fn controller_addresses(&self) -> BTreeSet<IpAddr> {
+        let reached = self.registry.sessions();
+        let reached = reached.iter().map(|session| session.local.ip().to_canonical());
+        self.addresses.iter().copied().chain(reached).collect()
+    }
+}
+
+/// The selection of a read: all hosts when absent.
+fn read_selection(selection: Option<pb::Selection>) -> Result<Selection, Error> {
+    selection
+        .map_or(Ok(Selection::All), Selection::try_from)
+        .map_err(|error| Error::Invalid(error.to_string()))
+}
+
+/// A wait in milliseconds as a request has it: 0 means the default.
+fn wait(timeout_ms: u64, default: Duration) -> Duration {
+    match timeout_ms {
+        0 => default,
+        ms => Duration::from_millis(ms).min(LONGEST_WAIT),
+    }
+}
+
+/// Names of hosts as a selection; NOT_FOUND and the like come from the registry.
+fn named(names: Vec<String>) -> Result<Selection, Error> {
+    if names.is_empty() {
+        return Err(Error::Invalid("names: none given; name the hosts".to_owned()));
+    }
+    Ok(Selection::Names(names.into_iter().collect()))
+}

@@ -1,0 +1,167 @@
+//! What the controller must not forget, behind a small face: read, write with a revision, watch.
+//!
+//! One thread owns the database. A write is a decision on the state as it is; decisions that queue up
+//! share one durable commit, and nobody sees or is told of a change before it is on disk. It knows
+//! nothing of connections or requests.
+
+mod database;
+mod desired;
+mod records;
+mod write;
+
+pub(crate) use database::OpenError;
+pub(crate) use desired::{Desired, Epoch};
+pub(crate) use records::{AuditRecord, Fingerprint, HostRecord, Records, TokenRecord};
+pub(crate) use write::{Model, Write};
+
+use crate::status::Error;
+use database::Database;
+use std::{path::Path, thread, time::Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Decisions that wait for the owner; more make their callers wait.
+const QUEUE: usize = 256;
+
+/// A decision: the writes to make, and whom to tell what became of them.
+type Decision = Box<dyn FnOnce(&Model) -> (Vec<Write>, Reply) + Send>;
+/// Called once the writes are durable and published, or with what failed.
+type Reply = Box<dyn FnOnce(Result<Committed<()>, Error>) + Send>;
+
+/// A decision that is durable and published.
+#[derive(Debug)]
+pub(crate) struct Committed<T> {
+    /// The revision that has it.
+    pub(crate) revision: u64,
+    /// When it was published: the start of its fan-out.
+    pub(crate) at: Instant,
+    /// What the decision returned.
+    pub(crate) value: T,
+}
+
+/// The face of the store. Its clones speak to the same owner.
+#[derive(Clone)]
+pub(crate) struct Store {
+    decisions: mpsc::Sender<Decision>,
+    desired: watch::Receiver<Desired>,
+    records: watch::Receiver<Records>,
+}
+
+impl Store {
+    /// Opens the store of a data directory, or makes one where there is none. The thread ends when
+    /// the last clone is gone and everything queued is written.
+    pub(crate) fn open(path: &Path) -> Result<(Self, thread::JoinHandle<()>), OpenError> {
+        let (database, model) = Database::open(path)?;
+        let (decisions, queue) = mpsc::channel(QUEUE);
+        let (desired_sender, desired) = watch::channel(model.desired.clone());
+        let (records_sender, records) = watch::channel(model.records.clone());
+        let owner =
+            Owner { database, model, queue, desired: desired_sender, records: records_sender };
+        let thread = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || owner.run())
+            .map_err(OpenError::Thread)?;
+        Ok((Self { decisions, desired, records }, thread))
+    }
+
+    /// Decides on the current model what to write, writes it durably and publishes it. An error of
+    /// `decide` changes nothing.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&Model) -> Result<(Vec<Write>, T), Error> + Send + 'static,
+    ) -> Result<Committed<T>, Error> {
+        let (sender, receiver) = oneshot::channel();
+        let decision: Decision = Box::new(move |model| {
+            let (writes, value) = match decide(model) {
+                Ok((writes, value)) => (writes, Ok(value)),
+                Err(error) => (Vec::new(), Err(error)),
+            };
+            let reply: Reply = Box::new(move |committed| {
+                // Whoever asked may be gone; the change stands all the same.
+                let _ = sender.send(value.and_then(|value| {
+                    let Committed { revision, at, value: () } = committed?;
+                    Ok(Committed { revision, at, value })
+                }));
+            });
+            (writes, reply)
+        });
+        let stopped = || Error::Store("stopped; the controller is shutting down".to_owned());
+        self.decisions.send(decision).await.map_err(|_| stopped())?;
+        receiver.await.map_err(|_| stopped())?
+    }
+
+    /// The blocklist, as published last.
+    pub(crate) fn desired(&self) -> watch::Receiver<Desired> {
+        self.desired.clone()
+    }
+
+    /// Hosts, tokens, users, revoked certificates, as published last.
+    pub(crate) fn records(&self) -> watch::Receiver<Records> {
+        self.records.clone()
+    }
+}
+
+/// The thread that owns database and model.
+struct Owner {
+    database: Database,
+    /// Ahead of what is published by the decisions of the running commit.
+    model: Model,
+    queue: mpsc::Receiver<Decision>,
+    desired: watch::Sender<Desired>,
+    records: watch::Sender<Records>,
+}
+
+impl Owner {
+    fn run(mut self) {
+        while let Some(first) = self.queue.blocking_recv() {
+            let mut group = vec![first];
+            while group.len() < QUEUE
+                && let Ok(next) = self.queue.try_recv()
+            {
+                group.push(next);
+            }
+            self.commit(group);
+        }
+    }
+
+    fn commit(&mut self, group: Vec<Decision>) {
+        let mut decided = Vec::with_capacity(group.len());
+        for decide in group {
+            let (writes, reply) = decide(&self.model);
+            self.model.apply(&writes);
+            decided.push((writes, reply, self.model.desired.revision));
+        }
+        let writes = decided.iter().flat_map(|(writes, ..)| writes);
+        match self.database.commit(writes, self.model.desired.revision) {
+            Ok(()) => {
+                let at = Instant::now();
+                self.publish(&decided);
+                for (_, reply, revision) in decided {
+                    reply(Ok(Committed { revision, at, value: () }));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "store: commit failed; nothing was changed");
+                self.model = Model {
+                    desired: self.desired.borrow().clone(),
+                    records: self.records.borrow().clone(),
+                };
+                let error = format!("{error}; nothing was changed, see the space on its disk");
+                for (_, reply, _) in decided {
+                    reply(Err(Error::Store(error.clone())));
+                }
+            }
+        }
+    }
+
+    /// Shows readers what is now durable, write by write: handing out a clone of the model would copy
+    /// every entry for each change.
+    fn publish(&self, decided: &[(Vec<Write>, Reply, u64)]) {
+        let groups = || decided.iter().map(|(writes, ..)| writes.as_slice());
+        if groups().any(Write::change_entries) {
+            self.desired.send_modify(|desired| groups().for_each(|writes| desired.apply(writes)));
+        }
+        if groups().flatten().any(Write::is_record) {
+            self.records.send_modify(|records| groups().for_each(|writes| records.apply(writes)));
+        }
+    }
+}
