@@ -72,7 +72,7 @@ impl Config {
     pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
         // The error's own text quotes the line, which could be one of a key.
         toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             anyhow::anyhow!("line {line}: {}", error.message())
         })
     }

@@ -4,10 +4,12 @@
 use crate::{
     args::{Global, env, parse_agent},
     config::{Config, Context, NO_CONFIG},
+    witness::{Cause, Witness},
 };
 use anyhow::{Context as _, anyhow};
 use kctl_rpc::{ALPN_API, Credentials, DialError, Identity};
 use std::{error::Error as _, future::Future, path::PathBuf, time::Duration};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{Code, Response, Status, Streaming, transport::Channel};
 
 /// The port of a controller where none is named.
@@ -22,12 +24,18 @@ pub(crate) enum Target {
     Agent(PathBuf),
 }
 
+/// The other end, for errors.
+struct Peer {
+    /// What errors call it.
+    name: String,
+    cause: Cause,
+}
+
 /// A connected target.
 pub(crate) struct Connection {
     /// For the generated clients.
     pub(crate) channel: Channel,
-    /// What errors call the other end.
-    peer: String,
+    peer: Peer,
     /// What `--timeout` said.
     pub(crate) timeout: Option<Duration>,
 }
@@ -72,37 +80,52 @@ impl Target {
     pub(crate) async fn connect(&self, global: &Global) -> anyhow::Result<Connection> {
         let timeout = global.timeout()?;
         let limit = timeout.unwrap_or(READ_TIMEOUT);
-        let (peer, channel) = match self {
+        match self {
             Self::Controller(context) => {
-                (format!("controller {}", context.server), controller(context, limit).await?)
+                let stream = dial(context, limit).await?;
+                connection(format!("controller {}", context.server), stream, timeout).await
             }
             Self::Agent(path) => {
-                let peer = format!("agent {}", path.display());
-                let stream = tokio::net::UnixStream::connect(path).await;
-                let stream = stream.with_context(|| {
-                    format!("{peer}: can't connect; is kctl-agent running, and may you use it?")
+                let name = format!("agent {}", path.display());
+                let stream = tokio::net::UnixStream::connect(path).await.with_context(|| {
+                    format!("{name}: can't connect; is kctl-agent running, and may you use it?")
                 })?;
-                let channel = tokio::time::timeout(limit, kctl_rpc::channel_over(stream)).await;
-                (peer.clone(), channel.with_context(|| silent(&peer, limit))??)
+                connection(name, stream, timeout).await
             }
-        };
-        Ok(Connection { channel, peer, timeout })
+        }
     }
 }
 
-async fn controller(context: &Context, limit: Duration) -> anyhow::Result<Channel> {
+async fn dial(context: &Context, limit: Duration) -> anyhow::Result<impl Stream> {
     let identity: Identity = context.controller.parse().context("context: controller")?;
     let credentials = Credentials::from_pem(&context.ca, &context.certificate, &context.key)
         .context("context")?;
     let config = kctl_rpc::client_config(&credentials, &identity, ALPN_API)
         .context("context: certificate and key")?;
-    let stream = kctl_rpc::dial(&context.server, config, limit)
+    kctl_rpc::dial(&context.server, config, limit)
         .await
-        .map_err(|error| unreachable(&error, &context.server, &context.controller))?;
-    kctl_rpc::channel_over(stream)
-        .await
-        .map_err(|error| broken(&format!("controller {}", context.server), &error))
+        .map_err(|error| unreachable(&error, &context.server, &context.controller))
 }
+
+async fn connection(
+    name: String,
+    stream: impl Stream,
+    timeout: Option<Duration>,
+) -> anyhow::Result<Connection> {
+    let (stream, cause) = Witness::new(stream);
+    let peer = Peer { name, cause };
+    let limit = timeout.unwrap_or(READ_TIMEOUT);
+    match tokio::time::timeout(limit, kctl_rpc::channel_over(stream)).await {
+        Ok(Ok(channel)) => Ok(Connection { channel, peer, timeout }),
+        Ok(Err(error)) => Err(peer.broken(&error)),
+        Err(_) => Err(peer.silent(limit)),
+    }
+}
+
+/// What a channel goes over.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
 
 /// `HOST` gets the controller's port.
 fn with_port(server: &str) -> String {
@@ -116,17 +139,16 @@ fn with_port(server: &str) -> String {
     }
 }
 
-fn silent(peer: &str, limit: Duration) -> String {
-    format!("{peer}: no answer within {} ms", limit.as_millis())
-}
-
 fn unreachable(error: &DialError, server: &str, controller: &str) -> anyhow::Error {
     let text = error.to_string();
     let next = match error {
         DialError::Resolve { .. } => "check the name, or name another with --server",
         DialError::Connect { .. } => "is kctl-controller running there, and is the port open?",
         DialError::Timeout { .. } => "is it up and reachable, and is it a kctl controller?",
-        DialError::Handshake { .. } if text.contains("UnknownIssuer") => {
+        // CAs of two controllers can have the same name: then only the signature tells.
+        DialError::Handshake { .. }
+            if text.contains("UnknownIssuer") || text.contains("BadSignature") =>
+        {
             "this is not the controller of the context: its certificate comes from another CA; \
              import the context of this controller"
         }
@@ -170,17 +192,22 @@ fn refused(text: &str) -> Option<&'static str> {
     .find_map(|(alert, why)| text.contains(alert).then_some(why))
 }
 
-/// An error of the connection, as the deepest cause tells it.
-fn broken(peer: &str, error: &dyn std::error::Error) -> anyhow::Error {
-    let mut deepest = error;
-    let mut all = error.to_string();
-    while let Some(source) = deepest.source() {
-        deepest = source;
-        all = format!("{all}: {deepest}");
+impl Peer {
+    fn silent(&self, limit: Duration) -> anyhow::Error {
+        Lost(format!("{}: no answer within {} ms", self.name, limit.as_millis())).into()
     }
-    match refused(&all) {
-        Some(why) => anyhow!("{peer}: {why}"),
-        None => Lost(format!("{peer}: connection lost: {deepest}")).into(),
+
+    /// An error of the connection, as the stream told it or else the deepest cause.
+    fn broken(&self, error: &dyn std::error::Error) -> anyhow::Error {
+        let mut deepest = error;
+        while let Some(source) = deepest.source() {
+            deepest = source;
+        }
+        let why = self.cause.told().map_or_else(|| deepest.to_string(), str::to_owned);
+        match refused(&why) {
+            Some(why) => anyhow!("{}: {why}", self.name),
+            None => Lost(format!("{}: connection lost: {why}", self.name)).into(),
+        }
     }
 }
 
@@ -199,7 +226,7 @@ impl Connection {
         match tokio::time::timeout(wait + GRACE, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.error(&status)),
-            Err(_) => Err(Lost(silent(&self.peer, wait + GRACE)).into()),
+            Err(_) => Err(self.peer.silent(wait + GRACE)),
         }
     }
 
@@ -212,16 +239,16 @@ impl Connection {
         match tokio::time::timeout(wait + GRACE, stream.message()).await {
             Ok(Ok(message)) => Ok(message),
             Ok(Err(status)) => Err(self.error(&status)),
-            Err(_) => Err(Lost(silent(&self.peer, wait + GRACE)).into()),
+            Err(_) => Err(self.peer.silent(wait + GRACE)),
         }
     }
 
     /// What the other end said, or what became of the connection.
     fn error(&self, status: &Status) -> anyhow::Error {
         if status.source().is_some() {
-            return broken(&self.peer, status);
+            return self.peer.broken(status);
         }
-        let peer = &self.peer;
+        let peer = &self.peer.name;
         match (status.code(), status.message()) {
             (Code::Unimplemented, _) => anyhow!("{peer}: does not know this call; is it older?"),
             (code, "") => anyhow!("{peer}: {}", code.description()),

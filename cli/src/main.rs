@@ -9,6 +9,7 @@ mod exit;
 mod output;
 mod time;
 mod view;
+mod witness;
 
 use args::Cli;
 use clap::Parser as _;

@@ -1,0 +1,6 @@
+//! kctl as a process: standard output, standard error and exit code.
+
+mod agent;
+mod fixture;
+mod fleet;
+mod usage;
