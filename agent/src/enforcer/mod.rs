@@ -119,6 +119,8 @@ pub(crate) struct Enforcement {
     config: Config,
     boot: Boot,
     filter: Result<Filter, pb::Missing>,
+    /// Of the maps, which never grow.
+    memory_bytes: u64,
     set: Set,
     store: Store,
     /// Which state of which store the set is; without digest, see [`Enforcement::state`].
@@ -156,6 +158,7 @@ impl Enforcement {
         let mut this = Self {
             config: config.clone(),
             boot,
+            memory_bytes: filter.as_ref().map_or(0, |it| it.memory_bytes().unwrap_or(0)),
             filter,
             set: stored.set,
             store,
@@ -329,7 +332,7 @@ impl Enforcement {
                 unfiltered_interfaces: self.unfiltered(),
                 entries: filter.map_or(0, Filter::entries),
                 max_entries: filter.map_or(0, |filter| filter.max_entries().into()),
-                memory_bytes: filter.map_or(0, Filter::memory_bytes),
+                memory_bytes: self.memory_bytes,
             }),
             store: Some(self.state()),
             addresses: self.network.own_addresses(),

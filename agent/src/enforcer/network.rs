@@ -77,9 +77,11 @@ impl Enforcement {
         };
         let by_name: BTreeMap<_, _> =
             self.network.interfaces.iter().map(|it| (it.name.as_str(), it)).collect();
-        let attached = filter.attachments();
         let mut chosen: BTreeSet<String> = self.config.interfaces.names.iter().cloned().collect();
-        chosen.extend(attached.iter().map(|it| it.interface.clone()));
+        match filter.attachments() {
+            Ok(attached) => chosen.extend(attached.into_iter().map(|it| it.interface)),
+            Err(error) => tracing::error!(%error, "filtered interfaces can't be listed"),
+        }
         if self.config.interfaces.auto {
             let suitable = self.network.interfaces.iter().filter(|it| is_suitable(it));
             chosen.extend(suitable.map(|it| it.name.clone()));
