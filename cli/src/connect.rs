@@ -76,6 +76,14 @@ impl Target {
         Ok(Self::Controller(Box::new(context)))
     }
 
+    /// HOST:PORT of the controller.
+    pub(crate) fn server(&self) -> Option<&str> {
+        match self {
+            Self::Controller(context) => Some(&context.server),
+            Self::Agent(_) => None,
+        }
+    }
+
     /// Connects.
     pub(crate) async fn connect(&self, global: &Global) -> anyhow::Result<Connection> {
         let timeout = global.timeout()?;

@@ -24,8 +24,9 @@ fn main() -> ExitCode {
         Ok(runtime) => {
             let outcome = runtime.block_on(async {
                 tokio::select! {
-                    outcome = cmd::run(cli) => outcome,
+                    biased;
                     Ok(()) = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
+                    outcome = cmd::run(cli) => outcome,
                 }
             });
             // A read of standard input can't be cancelled; nobody waits for it any more.

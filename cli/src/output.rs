@@ -9,15 +9,16 @@ use std::{borrow::Cow, fmt::Write as _, io, io::Write as _};
 /// What `-o` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Columns for people; may change
+    // Plain comments: clap would print doc comments as a list in the help of every command.
+    // For people; may change.
     Table,
-    /// A table with more columns
+    // With more columns.
     Wide,
-    /// One document
+    // One document.
     Json,
-    /// One object a line
+    // One object a line.
     Jsonl,
-    /// One document
+    // One document.
     Yaml,
 }
 

@@ -28,10 +28,10 @@ const UNITS: [(&str, u64); 6] = [
     ("w", 604_800_000),
 ];
 
-/// In the largest unit that holds at least one of it, or two where the coarser one says too little:
-/// `59m`, `90m`, `5d`.
+/// In the largest unit of which it holds two: `59m`, `90m`, `5d`.
 fn rough(duration: Duration) -> String {
-    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    // To the next second, or an hour just begun would be 59 minutes.
+    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).saturating_add(500);
     let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)];
     let (unit, size) = units.into_iter().find(|(_, size)| ms >= 2 * size).unwrap_or(("s", 1_000));
     format!("{}{unit}", ms / size)
@@ -109,7 +109,7 @@ mod tests {
         let now = 1_767_323_045_678;
         assert_eq!(relative(now - 180_000, now), "3m ago");
         assert_eq!(relative(now + 59 * 60_000 + 500, now), "in 59m");
-        assert_eq!(relative(now - 1_500, now), "1s ago");
+        assert_eq!(relative(now - 1_500, now), "2s ago");
         assert_eq!(relative(now - 5 * 86_400_000, now), "5d ago");
         assert_eq!(relative(0, now), "");
     }

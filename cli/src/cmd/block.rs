@@ -79,7 +79,7 @@ pub(crate) struct UnblockArgs {
 
 /// Blocks.
 pub(crate) async fn block(global: &Global, args: BlockArgs) -> anyhow::Result<Exit> {
-    let prefixes = prefixes::read(&args.prefixes, args.file.as_deref())?;
+    let prefixes = prefixes::read(&args.prefixes, args.file.as_deref()).await?;
     let target = Target::of(global)?;
     let selection = args.selection.for_change(&target)?;
     fleet_only(&target, args.allow_empty)?;
@@ -108,7 +108,7 @@ pub(crate) async fn block(global: &Global, args: BlockArgs) -> anyhow::Result<Ex
 
 /// Unblocks.
 pub(crate) async fn unblock(global: &Global, args: UnblockArgs) -> anyhow::Result<Exit> {
-    let prefixes = prefixes::read(&args.prefixes, args.file.as_deref())?;
+    let prefixes = prefixes::read(&args.prefixes, args.file.as_deref()).await?;
     let target = Target::of(global)?;
     let selection = args.selection.for_change(&target)?;
     fleet_only(&target, args.allow_empty)?;
@@ -130,7 +130,8 @@ pub(crate) async fn unblock(global: &Global, args: UnblockArgs) -> anyhow::Resul
     change::run(global, &target, Request::Unblock { request, force: args.force }, &verb).await
 }
 
-fn fleet_only(target: &Target, allow_empty: bool) -> anyhow::Result<()> {
+/// For flags about a selection of hosts.
+pub(crate) fn fleet_only(target: &Target, allow_empty: bool) -> anyhow::Result<()> {
     match target {
         Target::Agent(_) if allow_empty => {
             Err(usage("--allow-empty is about a selection of hosts, and --agent speaks to one"))

@@ -1,5 +1,6 @@
 //! `context`: the controllers that the configuration file knows.
 
+use super::input;
 use crate::{
     args::{Global, env},
     config::{Config, Context},
@@ -10,7 +11,6 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use kctl_rpc::{Credentials, Identity};
 use serde::Serialize;
-use std::io::Read as _;
 
 /// Arguments of `context`.
 #[derive(Debug, Args)]
@@ -49,7 +49,7 @@ struct ImportArgs {
 }
 
 /// Runs `context`. It makes no connection.
-pub(crate) fn run(global: &Global, args: ContextArgs) -> anyhow::Result<Exit> {
+pub(crate) async fn run(global: &Global, args: ContextArgs) -> anyhow::Result<Exit> {
     let format = global.format()?;
     let path = Config::path()?;
     let mut config = Config::read(&path)?.unwrap_or_default();
@@ -76,7 +76,7 @@ pub(crate) fn run(global: &Global, args: ContextArgs) -> anyhow::Result<Exit> {
             done(format, &format!("current context is {:?}", args.name));
         }
         ContextCommand::Import(args) => {
-            let name = import(&mut config, &args)?;
+            let name = import(&mut config, &args).await?;
             config.write(&path)?;
             done(format, &format!("imported context {name:?} into {}", path.display()));
         }
@@ -100,22 +100,18 @@ fn done(format: Format, text: &str) {
 }
 
 /// Takes the file's current context; answers the name that it got.
-fn import(config: &mut Config, args: &ImportArgs) -> anyhow::Result<String> {
-    let mut text = String::new();
-    let read = if args.file == "-" {
-        std::io::stdin().lock().read_to_string(&mut text).map(drop)
-    } else {
-        std::fs::read_to_string(&args.file).map(|contents| text = contents)
-    };
-    read.with_context(|| format!("{}: can't be read", args.file))?;
-    let other = Config::parse(&text).with_context(|| args.file.clone())?;
+async fn import(config: &mut Config, args: &ImportArgs) -> anyhow::Result<String> {
+    let file = input::name(&args.file);
+    let text = String::from_utf8(input::read(&args.file).await?)
+        .with_context(|| format!("{file}: not text"))?;
+    let other = Config::parse(&text).with_context(|| file.to_owned())?;
     if other.contexts.is_empty() {
-        bail!("{}: has no context", args.file);
+        bail!("{file}: has no context");
     }
     let only = other.contexts.keys().next().filter(|_| other.contexts.len() == 1);
     let (name, context) = other.context(other.current.as_deref().or(only.map(String::as_str)))?;
     Credentials::from_pem(&context.ca, &context.certificate, &context.key)
-        .with_context(|| format!("{}: context {name:?}", args.file))?;
+        .with_context(|| format!("{file}: context {name:?}"))?;
     let name = args.name.clone().unwrap_or_else(|| name.to_owned());
     match config.contexts.get(&name) {
         Some(known) if known != context => {

@@ -5,6 +5,7 @@ pub(crate) mod blocklist;
 mod change;
 pub(crate) mod context;
 pub(crate) mod hosts;
+mod input;
 mod prefixes;
 pub(crate) mod protect;
 pub(crate) mod stats;
@@ -28,7 +29,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Protect(args) => protect::run(global, args).await,
         Command::Stats(args) => stats::run(global, &args).await,
         Command::Token(args) => token::run(global, args).await,
-        Command::Context(args) => context::run(global, args),
+        Command::Context(args) => context::run(global, args).await,
         Command::Version(args) => version::run(global, &args).await,
     }
 }

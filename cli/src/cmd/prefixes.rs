@@ -1,18 +1,17 @@
 //! Prefixes from arguments and files, refused as a whole when one is bad.
 
+use super::input;
 use crate::{
     exit::usage,
     output::{count, plain},
 };
-use anyhow::Context as _;
 use kctl_blocklist::parse_prefix;
-use std::{fs, io, io::Read as _};
 
 /// How many bad lines an error names.
 const NAMED: usize = 20;
 
 /// Canonical prefixes of the arguments and of `file` (`-` is standard input).
-pub(crate) fn read(arguments: &[String], file: Option<&str>) -> anyhow::Result<Vec<String>> {
+pub(crate) async fn read(arguments: &[String], file: Option<&str>) -> anyhow::Result<Vec<String>> {
     let mut bad = Vec::new();
     let mut prefixes = Vec::with_capacity(arguments.len());
     for text in arguments {
@@ -27,24 +26,14 @@ pub(crate) fn read(arguments: &[String], file: Option<&str>) -> anyhow::Result<V
         return Err(usage(refusal(&count(bad.len(), "bad prefix"), &bad)));
     }
     if let Some(file) = file {
-        let name = if file == "-" { "standard input" } else { file };
-        let bytes = contents(file).with_context(|| format!("{name}: can't be read"))?;
-        prefixes.extend(parse_lines(name, &bytes)?);
+        let bytes = input::read(file).await?;
+        prefixes.extend(parse_lines(input::name(file), &bytes)?);
     }
     if prefixes.is_empty() {
-        let place = file.map_or_else(String::new, |file| format!("{file}: "));
+        let place = file.map_or_else(String::new, |file| format!("{}: ", input::name(file)));
         return Err(usage(format!("{place}no prefixes; give at least one")));
     }
     Ok(prefixes)
-}
-
-fn contents(file: &str) -> io::Result<Vec<u8>> {
-    if file != "-" {
-        return fs::read(file);
-    }
-    let mut bytes = Vec::new();
-    io::stdin().lock().read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// One prefix a line; `#` begins a comment; blank lines are fine.
@@ -111,11 +100,11 @@ mod tests {
         assert!(error.ends_with("and 5 more"), "{error}");
     }
 
-    #[test]
-    fn every_bad_argument_is_named() {
+    #[tokio::test]
+    async fn every_bad_argument_is_named() {
         let arguments = ["x", "10.0.0.1", "10.0.0.5/33"].map(str::to_owned);
-        let error = read(&arguments, None).expect_err("bad").to_string();
+        let error = read(&arguments, None).await.expect_err("bad").to_string();
         assert!(error.contains("\"x\"") && error.contains("\"10.0.0.5/33\""), "{error}");
-        assert!(read(&[], None).expect_err("none").to_string().contains("no prefixes"));
+        assert!(read(&[], None).await.expect_err("none").to_string().contains("no prefixes"));
     }
 }

@@ -1,6 +1,7 @@
 //! `protect`: the never-block list.
 
 use super::{
+    block::fleet_only,
     blocklist,
     change::{self, Request, Verb},
     prefixes,
@@ -43,6 +44,9 @@ struct What {
     #[arg(long, value_name = "N[/tcp|udp]", value_parser = parse_service)]
     #[arg(conflicts_with = "prefixes")]
     port: Option<Service>,
+    /// Record it although no known host is selected
+    #[arg(long)]
+    allow_empty: bool,
 }
 
 #[derive(Debug, Args)]
@@ -80,8 +84,9 @@ pub(crate) async fn run(global: &Global, args: ProtectArgs) -> anyhow::Result<Ex
 }
 
 async fn add(global: &Global, args: AddArgs) -> anyhow::Result<Exit> {
-    let prefixes = args.what.prefixes()?;
+    let prefixes = args.what.prefixes().await?;
     let target = Target::of(global)?;
+    fleet_only(&target, args.what.allow_empty)?;
     let (port, protocol) = Service::to_proto(args.what.port);
     let request = BlockRequest {
         prefixes,
@@ -90,6 +95,7 @@ async fn add(global: &Global, args: AddArgs) -> anyhow::Result<Exit> {
         action: agent::Action::Protect.into(),
         reason: args.reason,
         selection: args.selection.for_change(&target)?,
+        allow_empty: args.what.allow_empty,
         ..BlockRequest::default()
     };
     let verb = Verb { now: "protect", past: "protected" };
@@ -97,8 +103,9 @@ async fn add(global: &Global, args: AddArgs) -> anyhow::Result<Exit> {
 }
 
 async fn remove(global: &Global, args: RemoveArgs) -> anyhow::Result<Exit> {
-    let prefixes = args.what.prefixes()?;
+    let prefixes = args.what.prefixes().await?;
     let target = Target::of(global)?;
+    fleet_only(&target, args.what.allow_empty)?;
     let (port, protocol) = Service::to_proto(args.what.port);
     let request = UnblockRequest {
         prefixes,
@@ -106,6 +113,7 @@ async fn remove(global: &Global, args: RemoveArgs) -> anyhow::Result<Exit> {
         protocol: protocol.into(),
         action: agent::Action::Protect.into(),
         selection: args.selection.for_change(&target)?,
+        allow_empty: args.what.allow_empty,
         ..UnblockRequest::default()
     };
     let verb = Verb { now: "unprotect", past: "unprotected" };
@@ -113,10 +121,10 @@ async fn remove(global: &Global, args: RemoveArgs) -> anyhow::Result<Exit> {
 }
 
 impl What {
-    fn prefixes(&self) -> anyhow::Result<Vec<String>> {
+    async fn prefixes(&self) -> anyhow::Result<Vec<String>> {
         if self.port.is_some() {
             return Ok(vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()]);
         }
-        prefixes::read(&self.prefixes, None)
+        prefixes::read(&self.prefixes, None).await
     }
 }

@@ -105,8 +105,9 @@ async fn create(global: &Global, target: &Target, args: CreateArgs) -> anyhow::R
             output::count(usize::try_from(uses).unwrap_or(usize::MAX), "use")
         });
         note(&format!(
-            "token {} ends {expires}, {uses}; on the host: kctl-agent --controller ADDRESS --token-file FILE",
-            token.id
+            "token {} ends {expires}, {uses}; on the host: kctl-agent --controller {} --token-file FILE",
+            token.id,
+            target.server().unwrap_or("HOST:7443")
         ));
     }
     Ok(Exit::Done)

@@ -104,7 +104,8 @@ impl EntryRow {
         text
     }
 
-    /// One line that `block --file` reads: the prefix, and the rest as a comment.
+    /// One line that `block --file` reads: the prefix, and the rest as a comment. An entry that does
+    /// not drop every packet is a comment as a whole, or blocking the file would block more than it did.
     pub(crate) fn export_line(&self) -> String {
         let mut comment = vec![self.action.to_owned()];
         let mut say = |name: &str, value: String| {
@@ -118,7 +119,8 @@ impl EntryRow {
         say("expires", cell(self.expires.as_ref()));
         say("reason", self.reason.clone());
         // A reason of several lines must not become prefixes.
-        format!("{} # {}", self.prefix, crate::output::plain(&comment.join(" ")))
+        let only = if self.port.is_some() || self.action != "drop" { "# " } else { "" };
+        format!("{only}{} # {}", self.prefix, crate::output::plain(&comment.join(" ")))
     }
 
     /// One line for a warning: `10.0.0.0/24 drop of feed:x on all`.
@@ -250,5 +252,18 @@ mod tests {
             line,
             "10.0.0.5/32 # drop hosts=all source=user:admin reason=scanner\\n10.9.9.9"
         );
+    }
+
+    #[test]
+    fn an_export_never_blocks_more_than_the_entries_did() {
+        let mut port = item();
+        port.entry.as_mut().and_then(|entry| entry.key.as_mut()).expect("key").port = 22;
+        let mut monitor = item();
+        monitor.entry.as_mut().and_then(|entry| entry.key.as_mut()).expect("key").action =
+            pb::Action::Monitor.into();
+        for item in [port, monitor] {
+            let line = EntryRow::of_item(item, false, 0).export_line();
+            assert!(line.starts_with("# 10.0.0.5/32 # "), "{line}");
+        }
     }
 }

@@ -367,6 +367,25 @@ async fn an_unreachable_controller_is_named_with_what_to_check() {
 }
 
 #[tokio::test]
+async fn an_interrupt_exits_130() {
+    let fleet = Fleet::start(Answers::default()).await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
+    let server = silent.local_addr().expect("bound").to_string();
+    let child = command(&fleet.config())
+        .args(["--server", &server, "--timeout", "30s", "hosts"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("kctl starts");
+    let _connected = silent.accept().await.expect("kctl connects");
+    let pid = child.id().expect("running").to_string();
+    let killed = std::process::Command::new("kill").args(["-INT", &pid]).status().expect("kill");
+    assert!(killed.success());
+    let output = child.wait_with_output().await.expect("output");
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+}
+
+#[tokio::test]
 async fn a_reader_that_goes_away_is_no_error() {
     let host = |n: usize| Host { name: format!("web-{n}"), state: 1, ..Host::default() };
     let hosts = (0..5_000).map(host).collect();
