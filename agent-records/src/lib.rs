@@ -1,1 +1,169 @@
-//! Placeholder.
+//! The records of the kernel's maps, as the eBPF programs and user space both see them.
+//!
+//! It owns their layout and nothing else: no parsing, no policy. Whatever changes the meaning of a
+//! pinned map changes [`LAYOUT`] too, because maps outlive the agent that made them.
+#![no_std]
+
+/// Name of the folder that maps and links of this layout are pinned in.
+pub const LAYOUT: &str = "v1";
+
+/// Sources that only a wide prefix drops, at most; the least recent ones go.
+pub const MAX_SOURCES: u32 = 16_384;
+/// Prefixes of one family that are never blocked, at most.
+pub const MAX_GUARD_PREFIXES: u32 = 65_536;
+/// Services that are never blocked, at most.
+pub const MAX_GUARD_PORTS: u32 = 1_024;
+/// Uplinks, at most.
+pub const MAX_UPLINKS: u32 = 1_024;
+
+/// "Never", as an expiry.
+pub const FOREVER: u64 = u64::MAX;
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// Key of an IPv4 rule, in host byte order.
+///
+/// Protocol 0 and port 0: every packet of the source. Protocol and port: that service. Protocol and
+/// port 0: derived by user space from the services of that prefix and protocol, for packets whose
+/// ports can't be read.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key4 {
+    /// Source address without host bits.
+    pub address: u32,
+    /// Destination port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 0 to 32.
+    pub prefix_len: u8,
+}
+
+/// Key of an IPv6 rule, in host byte order; otherwise as [`Key4`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key6 {
+    /// The first 64 bits of the source address without host bits.
+    pub high: u64,
+    /// The last 64 bits.
+    pub low: u64,
+    /// Destination port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 0 to 128.
+    pub prefix_len: u8,
+    /// Always 0: the kernel compares every byte of a key.
+    pub zero: u32,
+}
+
+/// What a rule says. It holds no counters, because an update replaces it whole.
+///
+/// An expiry is in nanoseconds of CLOCK_BOOTTIME; 0 means no such action, [`FOREVER`] no expiry.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Entry {
+    /// Packets are dropped until then.
+    pub drop_until: u64,
+    /// Packets are counted until then.
+    pub monitor_until: u64,
+    /// Index of its drop counter.
+    pub drop_slot: u32,
+    /// Index of its monitor counter.
+    pub monitor_slot: u32,
+}
+
+/// Packets, and the bytes of their frames from the Ethernet header on.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Key of a service that always passes, in host byte order.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GuardPort {
+    /// Destination port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always 0.
+    pub zero: u8,
+}
+
+/// Key of an uplink.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Uplink {
+    /// Source address in network byte order, IPv4 mapped into IPv6 (RFC 4291, 2.5.5.2).
+    pub address: [u8; 16],
+    /// TCP source port in host byte order.
+    pub port: u16,
+}
+
+/// Maps an IPv4 address into IPv6, as keys of both families need it.
+#[inline(always)]
+pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = address;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// Indexes of the verdict counters.
+pub mod verdict {
+    /// Passed, for whatever reason.
+    pub const PASSED: u32 = 0;
+    /// Dropped.
+    pub const DROPPED: u32 = 1;
+    /// Passed and counted by a monitor action.
+    pub const MONITORED: u32 = 2;
+    /// Passed by the guard although a rule matched.
+    pub const GUARDED: u32 = 3;
+    /// Passed because no source address could be read.
+    pub const MALFORMED: u32 = 4;
+    /// How many there are.
+    pub const COUNT: u32 = 5;
+}
+
+/// Indexes into the words that say which prefix lengths have rules.
+///
+/// The bit of a length is the family's longest length minus it, counted through the family's words
+/// from the first word's lowest bit on: the lowest set bit is the longest length.
+pub mod mask {
+    /// IPv4 lengths with rules for every packet.
+    pub const ANY4: u32 = 0;
+    /// IPv4 lengths with rules for a service.
+    pub const PORT4: u32 = 1;
+    /// First of the three words of IPv6 lengths with rules for every packet.
+    pub const ANY6: u32 = 2;
+    /// First of the three words of IPv6 lengths with rules for a service.
+    pub const PORT6: u32 = 5;
+    /// How many words there are.
+    pub const COUNT: u32 = 8;
+}
+
+#[cfg(feature = "user")]
+mod user {
+    #![expect(unsafe_code, reason = "aya moves records in and out of the kernel as bytes")]
+
+    use super::{Entry, GuardPort, Key4, Key6, Tally, Uplink};
+
+    // SAFETY: repr(C), integers only, and no padding: 4 + 2 + 1 + 1 bytes.
+    unsafe impl aya::Pod for Key4 {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 8 + 2 + 1 + 1 + 4 bytes.
+    unsafe impl aya::Pod for Key6 {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 8 + 4 + 4 bytes.
+    unsafe impl aya::Pod for Entry {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 8 bytes.
+    unsafe impl aya::Pod for Tally {}
+    // SAFETY: repr(C), integers only, and no padding: 2 + 1 + 1 bytes.
+    unsafe impl aya::Pod for GuardPort {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 2 bytes.
+    unsafe impl aya::Pod for Uplink {}
+}

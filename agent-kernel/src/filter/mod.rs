@@ -3,12 +3,28 @@
 //! [`Filter`] is the one owner of the kernel's maps; two of them on one bpffs folder would undo each
 //! other's work. Its calls block for system calls, so an async caller runs them on a blocking thread.
 
+mod bpf;
+mod counts;
+mod guard;
+mod link;
+mod pins;
+mod program;
+mod record;
 mod rule;
+mod rules;
+mod slots;
+mod table;
 
 pub use rule::{Action, Count, Counters, Drift, Guard, Hit, Protocol, Rule, RuleKey, Until};
 
-use crate::{Error, ErrorKind};
+use crate::Error;
+use counts::Counts;
+use guard::Guards;
+use pins::{Pin, Pins};
+use program::Program;
+use rules::Rules;
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Where the filter keeps its pins, and how large its tables are.
@@ -63,91 +79,142 @@ pub struct Attachment {
 }
 
 /// The filter of one host.
-#[derive(Debug)]
 pub struct Filter {
-    rules: HashMap<RuleKey, Rule>,
-    guard: Guard,
+    pins: Pins,
+    program: Program,
+    program_id: u32,
+    rules: Rules,
+    guards: Guards,
+    counts: Counts,
 }
 
-fn unsupported() -> Error {
-    Error::new(ErrorKind::Unsupported, "filter", "not built in")
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Filter")
+            .field("program_id", &self.program_id)
+            .field("entries", &self.entries())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Filter {
     /// Loads the program and adopts what is pinned: tables with all they hold, and links, which get
     /// this program atomically. Nothing passes in between that the pinned state would drop.
-    pub fn open(_config: &FilterConfig) -> Result<Self, Error> {
-        Err(unsupported())
+    pub fn open(config: &FilterConfig) -> Result<Self, Error> {
+        let pins = Pins::open(&config.bpffs)?;
+        let mut program = Program::load(config, &pins)?;
+        let program_id = program.id()?;
+        let rules = Rules::open(&mut program, &pins)?;
+        let guards = Guards::open(&mut program, &pins)?;
+        let counts = Counts::open(&mut program, &pins)?;
+        link::adopt(&mut program, &pins)?;
+        Ok(Self { pins, program, program_id, rules, guards, counts })
     }
 
-    /// Filters an interface; does nothing when it is filtered already.
+    /// Filters an interface of this thread's network namespace; does nothing when it is filtered
+    /// already.
     ///
     /// `Busy` when somebody else's XDP program is there: it stays.
-    pub fn attach(&mut self, _interface: &str, _mode: Mode) -> Result<Attached, Error> {
-        Err(unsupported())
+    pub fn attach(&mut self, interface: &str, mode: Mode) -> Result<Attached, Error> {
+        link::attach(&mut self.program, &self.pins, interface, mode)
     }
 
     /// The interfaces that are filtered right now. One that went away is forgotten, with its pin.
-    pub fn attachments(&self) -> Vec<Attachment> {
-        Vec::new()
+    pub fn attachments(&self) -> Result<Vec<Attachment>, Error> {
+        link::attachments(self.program_id, &self.pins)
     }
 
-    /// The rules in force.
+    /// The kernel's id of the program.
+    pub fn program_id(&self) -> u32 {
+        self.program_id
+    }
+
+    /// The rules in force, expired ones too until they are removed.
     pub fn rules(&self) -> &HashMap<RuleKey, Rule> {
-        &self.rules
+        self.rules.rules()
     }
 
     /// The guard in force.
     pub fn guard(&self) -> &Guard {
-        &self.guard
+        self.guards.guard()
     }
 
     /// Adds, changes (`Some`) and removes (`None`) rules: everything new is in force before anything
     /// old goes. The last change of a key counts.
     ///
     /// `Full`, with nothing changed, when the tables can't hold the new rules beside the old.
-    pub fn update(&mut self, _changes: &[(RuleKey, Option<Rule>)]) -> Result<(), Error> {
-        Err(unsupported())
+    /// `Invalid`, with nothing changed, for port 0 or a rule that neither drops nor monitors.
+    pub fn update(&mut self, changes: &[(RuleKey, Option<Rule>)]) -> Result<(), Error> {
+        self.rules.update(changes)
     }
 
     /// Replaces the guard: additions first.
-    pub fn set_guard(&mut self, _guard: &Guard) -> Result<(), Error> {
-        Err(unsupported())
+    pub fn set_guard(&mut self, guard: &Guard) -> Result<(), Error> {
+        self.guards.set(guard)
     }
 
     /// Compares the kernel's maps with [`Filter::rules`] and [`Filter::guard`] and mends them.
     pub fn verify(&mut self) -> Result<Drift, Error> {
-        Err(unsupported())
+        let guards = self.guards.verify()?;
+        let rules = self.rules.verify()?;
+        Ok(Drift {
+            missing: guards.missing + rules.missing,
+            foreign: guards.foreign + rules.foreign,
+            changed: guards.changed + rules.changed,
+        })
     }
 
     /// What the rules met; only those that met something.
     pub fn hits(&self) -> Result<Vec<Hit>, Error> {
-        Err(unsupported())
+        self.rules.hits()
     }
 
     /// Everything that was counted.
     pub fn counters(&self) -> Result<Counters, Error> {
-        Err(unsupported())
+        self.counts.counters(&self.rules.hits()?)
     }
 
     /// Rules in force.
     pub fn entries(&self) -> u64 {
-        self.rules.len() as u64
+        self.rules.rules().len() as u64
     }
 
-    /// Room for rules; that of the pinned maps where they were there before.
+    /// Room for rules of both families together; that of the pinned maps where they were there
+    /// before. The rules with a port of one prefix and protocol take one entry more.
     pub fn max_entries(&self) -> u32 {
-        0
+        self.rules.max_entries()
     }
 
     /// Kernel memory of the maps, bytes, with everything that is allocated in advance.
-    pub fn memory_bytes(&self) -> u64 {
-        0
+    pub fn memory_bytes(&self) -> Result<u64, Error> {
+        let mut bytes = 0;
+        for pin in self.pins.list()? {
+            if let Pin::Map(_) = pin {
+                bytes += table::memory_bytes(&self.pins, &pin)?;
+            }
+        }
+        Ok(bytes)
     }
 }
 
 /// Takes every link, map and pin of the filter below `bpffs` away, with no agent running, and says
 /// what it removed: `link eth0`, `map rules4`.
-pub fn detach(_bpffs: &Path) -> Result<Vec<String>, Error> {
-    Err(unsupported())
+pub fn detach(bpffs: &Path) -> Result<Vec<String>, Error> {
+    let mut removed = Vec::new();
+    for pins in Pins::existing(bpffs)? {
+        for pin in pins.list()? {
+            match &pin {
+                Pin::Link(interface) => {
+                    link::detach(&pins, &pin)?;
+                    removed.push(format!("link {interface}"));
+                }
+                Pin::Map(name) => {
+                    pins.remove(&pin)?;
+                    removed.push(format!("map {name}"));
+                }
+            }
+        }
+        pins.remove_folder()?;
+    }
+    Ok(removed)
 }

@@ -1,0 +1,155 @@
+//! What IPv4 and IPv6 differ in, so that the verdict is written once.
+
+use crate::maps;
+use crate::rules;
+use agent_records::{Key4, Key6, mapped, mask};
+use aya_ebpf::maps::lpm_trie::Key;
+
+/// An IP version.
+pub trait Family {
+    /// A source address.
+    type Address: Copy;
+
+    /// Length of a single address's prefix.
+    const MAX_LEN: u32;
+    /// Words of its masks.
+    const WORDS: u32;
+    /// Bits that a word has at most.
+    const WORD_BITS: u32;
+    /// First word of the lengths with rules for every packet.
+    const ANY: u32;
+    /// First word of the lengths with rules for a service.
+    const PORT: u32;
+    /// UDP source and destination port of a DHCP reply.
+    const DHCP_REPLY: (u16, u16);
+
+    /// The source without the host bits of a length that is told by its bit in a mask.
+    fn network(source: Self::Address, word: u32, bit: u64) -> Self::Address;
+    /// What the rule of this prefix and service says; see [`rules::said`].
+    fn probe(network: Self::Address, len: u32, service: u64) -> u64;
+    /// Whether the source is in a prefix that always passes.
+    fn guarded(source: Self::Address) -> bool;
+    /// The source as a key of both families.
+    fn mapped(source: Self::Address) -> [u8; 16];
+    /// Searches the family's rules; see [`rules::search`].
+    fn search(source: Self::Address, service: u64) -> u64;
+}
+
+/// IPv4; an address in host byte order.
+pub struct V4;
+
+impl Family for V4 {
+    type Address = u32;
+
+    const MAX_LEN: u32 = 32;
+    const WORDS: u32 = 1;
+    const WORD_BITS: u32 = 33;
+    const ANY: u32 = mask::ANY4;
+    const PORT: u32 = mask::PORT4;
+    const DHCP_REPLY: (u16, u16) = (67, 68);
+
+    #[inline(always)]
+    fn network(source: u32, _word: u32, bit: u64) -> u32 {
+        // The bit's place is the number of host bits, so its negative is the netmask.
+        source & bit.wrapping_neg() as u32
+    }
+
+    #[inline(always)]
+    fn probe(network: u32, len: u32, service: u64) -> u64 {
+        probe4(network, len, service)
+    }
+
+    #[inline(always)]
+    fn guarded(source: u32) -> bool {
+        maps::GUARD4.get(Key::new(32, source.to_be_bytes())).is_some()
+    }
+
+    #[inline(always)]
+    fn mapped(source: u32) -> [u8; 16] {
+        mapped(source.to_be_bytes())
+    }
+
+    #[inline(always)]
+    fn search(source: u32, service: u64) -> u64 {
+        search4(source, service)
+    }
+}
+
+/// IPv6; the two halves of an address in host byte order.
+pub struct V6;
+
+impl Family for V6 {
+    type Address = (u64, u64);
+
+    const MAX_LEN: u32 = 128;
+    const WORDS: u32 = 3;
+    const WORD_BITS: u32 = 64;
+    const ANY: u32 = mask::ANY6;
+    const PORT: u32 = mask::PORT6;
+    const DHCP_REPLY: (u16, u16) = (547, 546);
+
+    #[inline(always)]
+    fn network((high, low): (u64, u64), word: u32, bit: u64) -> (u64, u64) {
+        // As for IPv4, within the half that the length ends in.
+        match word {
+            0 => (high, low & bit.wrapping_neg()),
+            1 => (high & bit.wrapping_neg(), 0),
+            _ => (0, 0),
+        }
+    }
+
+    #[inline(always)]
+    fn probe((high, low): (u64, u64), len: u32, service: u64) -> u64 {
+        probe6(high, low, len, service)
+    }
+
+    #[inline(always)]
+    fn guarded(source: (u64, u64)) -> bool {
+        maps::GUARD6.get(Key::new(128, Self::mapped(source))).is_some()
+    }
+
+    #[inline(always)]
+    fn mapped(source: (u64, u64)) -> [u8; 16] {
+        let address = u128::from(source.0) << 64 | u128::from(source.1);
+        address.to_be_bytes()
+    }
+
+    #[inline(always)]
+    fn search((high, low): (u64, u64), service: u64) -> u64 {
+        search6(high, low, service)
+    }
+}
+
+/// Searches the IPv4 rules.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn search4(source: u32, service: u64) -> u64 {
+    rules::search::<V4>(source, service)
+}
+
+/// Searches the IPv6 rules.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn search6(high: u64, low: u64, service: u64) -> u64 {
+    rules::search::<V6>((high, low), service)
+}
+
+/// Asks the IPv4 rule of one prefix and service.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn probe4(address: u32, len: u32, service: u64) -> u64 {
+    let (protocol, port) = ((service >> 16) as u8, service as u16);
+    let key = Key4 { address, port, protocol, prefix_len: len as u8 };
+    // SAFETY: a value that is replaced meanwhile is read as it was or as it is.
+    rules::said(unsafe { maps::RULES4.get(&key) })
+}
+
+/// Asks the IPv6 rule of one prefix and service.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn probe6(high: u64, low: u64, len: u32, service: u64) -> u64 {
+    let (protocol, port) = ((service >> 16) as u8, service as u16);
+    let key = Key6 { high, low, port, protocol, prefix_len: len as u8, zero: 0 };
+    // SAFETY: a value that is replaced meanwhile is read as it was or as it is.
+    rules::said(unsafe { maps::RULES6.get(&key) })
+}

@@ -1,0 +1,47 @@
+//! The maps. All are pinned, so rules and counters outlive the agent. User space sets the sizes of
+//! `rules4`, `rules6` and `hits`.
+
+use agent_records::{
+    Entry, GuardPort, Key4, Key6, MAX_GUARD_PORTS, MAX_GUARD_PREFIXES, MAX_SOURCES, MAX_UPLINKS,
+    Tally, Uplink, mask, verdict,
+};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::LpmTrie;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+
+/// IPv4 rules.
+#[map(name = "rules4")]
+pub static RULES4: HashMap<Key4, Entry> = HashMap::pinned(1, 0);
+/// IPv6 rules.
+#[map(name = "rules6")]
+pub static RULES6: HashMap<Key6, Entry> = HashMap::pinned(1, 0);
+/// Which prefix lengths have rules.
+#[map(name = "masks")]
+pub static MASKS: Array<u64> = Array::pinned(mask::COUNT, 0);
+/// What rules met, by slot.
+#[map(name = "hits")]
+pub static HITS: Array<Tally> = Array::pinned(1, 0);
+/// By verdict.
+#[map(name = "verdicts")]
+pub static VERDICTS: PerCpuArray<Tally> = PerCpuArray::pinned(verdict::COUNT, 0);
+/// By IP protocol number.
+#[map(name = "protocols")]
+pub static PROTOCOLS: PerCpuArray<Tally> = PerCpuArray::pinned(256, 0);
+/// Passed TCP connection attempts by destination port.
+#[map(name = "connections")]
+pub static CONNECTIONS: Array<u64> = Array::pinned(65_536, 0);
+/// Sources that a wide prefix drops; IPv4 mapped into IPv6.
+#[map(name = "sources")]
+pub static SOURCES: LruHashMap<[u8; 16], Tally> = LruHashMap::pinned(MAX_SOURCES, 0);
+/// IPv4 sources that always pass.
+#[map(name = "guard4")]
+pub static GUARD4: LpmTrie<[u8; 4], u8> = LpmTrie::pinned(MAX_GUARD_PREFIXES, 0);
+/// IPv6 sources that always pass.
+#[map(name = "guard6")]
+pub static GUARD6: LpmTrie<[u8; 16], u8> = LpmTrie::pinned(MAX_GUARD_PREFIXES, 0);
+/// Services that always pass.
+#[map(name = "guard_ports")]
+pub static GUARD_PORTS: HashMap<GuardPort, u8> = HashMap::pinned(MAX_GUARD_PORTS, 0);
+/// TCP peers that always pass.
+#[map(name = "uplinks")]
+pub static UPLINKS: HashMap<Uplink, u8> = HashMap::pinned(MAX_UPLINKS, 0);

@@ -1,0 +1,237 @@
+//! Reading a frame: Ethernet, VLAN tags, IP, and as much of the transport as the rules ask for.
+//!
+//! It is lenient: lengths and checksums that the stack verifies are not looked at, and whatever has
+//! a readable source address is judged. It must not know the rules.
+
+use crate::family::{Family, V4, V6};
+use agent_records::{TCP, UDP};
+use aya_ebpf::programs::XdpContext;
+use core::arch::asm;
+use core::ptr::read_unaligned;
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
+const MAX_VLAN_TAGS: usize = 2;
+const MAX_EXTENSION_HEADERS: usize = 8;
+const ICMPV6: u8 = 58;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+
+/// A frame.
+pub enum Frame {
+    /// IPv4.
+    V4(Packet<V4>),
+    /// IPv6.
+    V6(Packet<V6>),
+    /// Not IP.
+    Other,
+    /// No source address can be read.
+    Malformed,
+}
+
+/// An IP packet.
+pub struct Packet<F: Family> {
+    /// Source address.
+    pub source: F::Address,
+    /// What it carries.
+    pub transport: Transport,
+}
+
+/// How much of the transport is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// TCP or UDP with its ports.
+    Ports,
+    /// TCP or UDP whose ports are elsewhere (a later fragment) or cut off.
+    Opaque,
+    /// The chain of IPv6 extension headers is too long or cut off, or goes on in another fragment.
+    Unknown,
+    /// Another protocol.
+    Other,
+}
+
+/// What an IP packet carries.
+pub struct Transport {
+    /// How much is known.
+    pub kind: Kind,
+    /// IP protocol number; of an unknown one the last that could be read.
+    pub protocol: u8,
+    /// Source port, where there are ports.
+    pub source_port: u16,
+    /// Destination port, where there are ports.
+    pub port: u16,
+    /// A TCP connection attempt: SYN without ACK.
+    pub syn: bool,
+    /// IPv6 neighbour or router discovery from this very link (RFC 4861).
+    pub neighbour: bool,
+}
+
+impl Transport {
+    #[inline(always)]
+    fn bare(kind: Kind, protocol: u8) -> Self {
+        Self { kind, protocol, source_port: 0, port: 0, syn: false, neighbour: false }
+    }
+
+    #[inline(always)]
+    fn fragment(protocol: u8) -> Self {
+        if protocol == TCP || protocol == UDP {
+            Self::bare(Kind::Opaque, protocol)
+        } else {
+            Self::bare(Kind::Other, protocol)
+        }
+    }
+
+    #[inline(always)]
+    fn read(ctx: &XdpContext, offset: usize, protocol: u8) -> Self {
+        if protocol != TCP && protocol != UDP {
+            return Self::bare(Kind::Other, protocol);
+        }
+        let Some(ports) = read::<[u8; 4]>(ctx, offset) else {
+            return Self::bare(Kind::Opaque, protocol);
+        };
+        let flags = if protocol == TCP { read::<u8>(ctx, offset + 13).unwrap_or(0) } else { 0 };
+        Self {
+            kind: Kind::Ports,
+            protocol,
+            source_port: u16::from_be_bytes([ports[0], ports[1]]),
+            port: u16::from_be_bytes([ports[2], ports[3]]),
+            syn: flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
+            neighbour: false,
+        }
+    }
+}
+
+/// Reads a frame.
+#[inline(always)]
+pub fn parse(ctx: &XdpContext) -> Frame {
+    let Some(mut ethertype) = read_u16(ctx, 12) else { return Frame::Malformed };
+    let mut offset = 14;
+    for _ in 0..MAX_VLAN_TAGS {
+        if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_SERVICE_VLAN {
+            break;
+        }
+        let Some(inner) = read_u16(ctx, offset + 2) else { return Frame::Malformed };
+        ethertype = inner;
+        offset += 4;
+    }
+    match ethertype {
+        ETHERTYPE_IPV4 => parse_v4(ctx, offset).map_or(Frame::Malformed, Frame::V4),
+        ETHERTYPE_IPV6 => parse_v6(ctx, offset).map_or(Frame::Malformed, Frame::V6),
+        _ => Frame::Other,
+    }
+}
+
+/// RFC 791, 3.1
+#[inline(always)]
+fn parse_v4(ctx: &XdpContext, offset: usize) -> Option<Packet<V4>> {
+    let header = read::<[u8; 20]>(ctx, offset)?;
+    let header_len = usize::from(header[0] & 0x0f) * 4;
+    if header[0] >> 4 != 4 || header_len < 20 {
+        return None;
+    }
+    // The last byte of the options.
+    read::<u8>(ctx, offset + header_len - 1)?;
+    let source = u32::from_be_bytes([header[12], header[13], header[14], header[15]]);
+    let fragment_offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
+    let transport = if fragment_offset == 0 {
+        Transport::read(ctx, offset + header_len, header[9])
+    } else {
+        Transport::fragment(header[9])
+    };
+    Some(Packet { source, transport })
+}
+
+/// RFC 8200, 3
+#[inline(always)]
+fn parse_v6(ctx: &XdpContext, offset: usize) -> Option<Packet<V6>> {
+    let header = read::<[u8; 8]>(ctx, offset)?;
+    let source = read::<[[u8; 8]; 2]>(ctx, offset + 8)?;
+    // The last byte of the destination.
+    read::<u8>(ctx, offset + 39)?;
+    if header[0] >> 4 != 6 {
+        return None;
+    }
+    let source = (u64::from_be_bytes(source[0]), u64::from_be_bytes(source[1]));
+    Some(Packet { source, transport: walk(ctx, offset + 40, header[6], header[7]) })
+}
+
+/// Follows the extension headers (RFC 8200, 4; RFC 7045) to the transport.
+#[inline(always)]
+fn walk(ctx: &XdpContext, start: usize, first: u8, hop_limit: u8) -> Transport {
+    let (mut offset, mut next) = (start, first);
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        if !is_extension(next) {
+            break;
+        }
+        offset = bounded(offset);
+        let Some(header) = read::<[u8; 2]>(ctx, offset) else {
+            return Transport::bare(Kind::Unknown, next);
+        };
+        let units = usize::from(header[1]);
+        offset += match next {
+            FRAGMENT => {
+                let Some(place) = read_u16(ctx, offset + 2) else {
+                    return Transport::bare(Kind::Unknown, next);
+                };
+                if place >> 3 != 0 {
+                    return if is_extension(header[0]) {
+                        Transport::bare(Kind::Unknown, header[0])
+                    } else {
+                        Transport::fragment(header[0])
+                    };
+                }
+                8
+            }
+            AUTHENTICATION => (units + 2) * 4,
+            _ => (units + 1) * 8,
+        };
+        next = header[0];
+    }
+    if is_extension(next) {
+        return Transport::bare(Kind::Unknown, next);
+    }
+    offset = bounded(offset);
+    let mut transport = Transport::read(ctx, offset, next);
+    if next == ICMPV6 && hop_limit == 255 {
+        transport.neighbour = matches!(read::<u8>(ctx, offset), Some(133..=136));
+    }
+    transport
+}
+
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+
+/// Hop-by-hop, routing, fragment, authentication, destination options, mobility, HIP, shim6.
+#[inline(always)]
+fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, 0 | 43 | FRAGMENT | AUTHENTICATION | 60 | 135 | 139 | 140)
+}
+
+#[inline(always)]
+fn read_u16(ctx: &XdpContext, offset: usize) -> Option<u16> {
+    read::<[u8; 2]>(ctx, offset).map(u16::from_be_bytes)
+}
+
+/// Reads from the linear part of the frame; drivers put far more than headers there.
+#[inline(always)]
+fn read<T: Copy>(ctx: &XdpContext, offset: usize) -> Option<T> {
+    let start = ctx.data() + offset;
+    if start + size_of::<T>() > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: within the packet, as was just checked; the verifier checks it again.
+    Some(unsafe { read_unaligned(start as *const T) })
+}
+
+/// Tells the verifier an upper bound, and forgets what led here: it would otherwise follow every
+/// combination of extension headers. No chain of eight reaches the bound: 8 * 2048 bytes and a start.
+#[inline(always)]
+fn bounded(offset: usize) -> usize {
+    let mut bounded = offset;
+    // SAFETY: arithmetic on a register.
+    unsafe { asm!("{0} &= 0x7fff", inout(reg) bounded) };
+    bounded
+}

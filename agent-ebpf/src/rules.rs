@@ -1,0 +1,155 @@
+//! Finding the rules that match a packet.
+//!
+//! A search and its single steps are global functions, so that the verifier looks at each once and
+//! not again for every way that leads there. What goes in and out must be plain numbers therefore.
+
+use crate::family::Family;
+use crate::maps;
+use crate::packet::{Kind, Transport};
+use agent_records::{Entry, FOREVER, TCP, UDP};
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+
+/// What the rules say of a packet.
+pub enum Match {
+    /// Nothing.
+    Nothing,
+    /// An unexpired monitor matches, and no unexpired drop.
+    Monitor {
+        /// Counter of the most specific monitor.
+        slot: u32,
+    },
+    /// An unexpired drop matches.
+    Drop {
+        /// Counter of the most specific drop.
+        slot: u32,
+        /// Length of its prefix.
+        prefix_len: u32,
+    },
+}
+
+/// Bits of a found number above the slot: whether the rule names a service, then the length of its
+/// prefix, then whether it drops. So the larger of two is the one that counts.
+const SERVICE: u64 = 1 << 32;
+const PREFIX_LEN: u32 = 33;
+const MONITOR: u64 = 1 << 41;
+const DROP: u64 = 1 << 42;
+
+/// What the rules say of a packet.
+#[inline(always)]
+pub fn matching<F: Family>(source: F::Address, transport: &Transport) -> Match {
+    let found = match transport.kind {
+        Kind::Other => F::search(source, NO_SERVICE),
+        // Port 0 with a protocol is the key of what has no ports.
+        Kind::Ports if transport.port == 0 => F::search(source, NO_SERVICE),
+        Kind::Ports => F::search(source, service(transport.protocol, transport.port)),
+        Kind::Opaque => F::search(source, service(transport.protocol, 0)),
+        Kind::Unknown => {
+            let tcp = F::search(source, service(TCP, 0));
+            let udp = F::search(source, service(UDP, 0));
+            // Of two monitors neither names a service: they are the same rule.
+            if udp >> 32 > tcp >> 32 { udp } else { tcp }
+        }
+    };
+    let slot = found as u32;
+    if found & DROP != 0 {
+        Match::Drop { slot, prefix_len: (found >> PREFIX_LEN) as u32 & 0xff }
+    } else if found & MONITOR != 0 {
+        Match::Monitor { slot }
+    } else {
+        Match::Nothing
+    }
+}
+
+/// A service that no rule names, because its packets have none.
+const NO_SERVICE: u64 = 0;
+/// In a service: rules that name one are looked at.
+const NAMED: u64 = 1 << 24;
+
+#[inline(always)]
+fn service(protocol: u8, port: u16) -> u64 {
+    NAMED | u64::from(protocol) << 16 | u64::from(port)
+}
+
+/// Looks from the longest prefix length to the shortest, and at each at the service before every
+/// packet, until a drop is found. So an inner rule that has expired, monitors, or names
+/// another service never hides an outer one.
+#[inline(always)]
+pub fn search<F: Family>(source: F::Address, service: u64) -> u64 {
+    let mut found = 0;
+    for word in 0..F::WORDS {
+        let any = mask(F::ANY + word);
+        // All ones or none. A branch would be one more way for the verifier to follow.
+        let named = (service >> 24).wrapping_neg();
+        let port = mask(F::PORT + word) & named;
+        let mut left = any | port;
+        for _ in 0..F::WORD_BITS {
+            if left == 0 {
+                break;
+            }
+            let bit = left & left.wrapping_neg();
+            left ^= bit;
+            let len = F::MAX_LEN.wrapping_sub(word * 64 + place(bit));
+            let network = F::network(source, word, bit);
+            if port & bit != 0 {
+                let probed = F::probe(network, len, service);
+                if probed & DROP != 0 {
+                    return probed | SERVICE | u64::from(len) << PREFIX_LEN;
+                }
+                found = first(found, probed);
+            }
+            if any & bit != 0 {
+                let probed = F::probe(network, len, NO_SERVICE);
+                if probed & DROP != 0 {
+                    return probed | u64::from(len) << PREFIX_LEN;
+                }
+                found = first(found, probed);
+            }
+        }
+    }
+    found
+}
+
+#[inline(always)]
+fn first(found: u64, probed: u64) -> u64 {
+    if found == 0 { probed } else { found }
+}
+
+/// What one rule says: its unexpired drop, or else its unexpired monitor, or nothing.
+#[inline(always)]
+pub fn said(entry: Option<&Entry>) -> u64 {
+    let Some(entry) = entry else { return 0 };
+    if is_ahead(entry.drop_until) {
+        DROP | u64::from(entry.drop_slot)
+    } else if is_ahead(entry.monitor_until) {
+        MONITOR | u64::from(entry.monitor_slot)
+    } else {
+        0
+    }
+}
+
+/// The clock is read for a finite expiry only. It is not kept from one to the next: the verifier
+/// would look at the loop again for every bound that a comparison told it of the time.
+#[inline(always)]
+fn is_ahead(until: u64) -> bool {
+    if until == 0 || until == FOREVER {
+        return until != 0;
+    }
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_boot_ns() < until }
+}
+
+#[inline(always)]
+fn mask(word: u32) -> u64 {
+    maps::MASKS.get(word).copied().unwrap_or(0)
+}
+
+/// Place of the one set bit: how many bits are below it. Without a branch, because the verifier
+/// would follow every one of them.
+#[inline(always)]
+fn place(bit: u64) -> u32 {
+    let mut ones = bit.wrapping_sub(1);
+    ones -= (ones >> 1) & 0x5555_5555_5555_5555;
+    ones = (ones & 0x3333_3333_3333_3333) + ((ones >> 2) & 0x3333_3333_3333_3333);
+    ones = (ones + (ones >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+    (ones.wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32
+}

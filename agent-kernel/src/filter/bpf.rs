@@ -1,0 +1,153 @@
+//! What aya has no call for: reading a map in large steps, links by their descriptor, and what
+//! /proc/self/fdinfo tells of a map or a link. It must not know what the maps mean.
+#![expect(unsafe_code, reason = "bpf(2) takes pointers and lengths")]
+
+use crate::Error;
+use aya::Pod;
+use nix::libc;
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_DETACH: libc::c_int = 34;
+/// Elements read by one system call. A bucket of a hash must fit, and none comes near this.
+const STEP: u32 = 4096;
+
+/// `union bpf_attr`, its `batch` member.
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// `union bpf_attr`, its member for BPF_OBJ_*.
+#[repr(C)]
+struct PinAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// `union bpf_attr`, its `link_update` member.
+#[repr(C)]
+struct UpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// `union bpf_attr`, its `link_detach` member.
+#[repr(C)]
+struct DetachAttr {
+    link_fd: u32,
+}
+
+fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel reads and writes `size_of::<T>()` bytes of a union member laid out as in
+    // linux/bpf.h; pointers in it are to buffers that the caller keeps alive.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    u32::try_from(fd.as_raw_fd()).expect("an open descriptor is not negative")
+}
+
+/// Every element of a hash or array map. What changes meanwhile may or may not be seen.
+pub(super) fn dump<K: Pod, V: Pod>(map: &impl AsFd, object: &str) -> Result<Vec<(K, V)>, Error> {
+    let mut elements = Vec::new();
+    let mut keys = vec![MaybeUninit::<K>::uninit(); STEP as usize];
+    let mut values = vec![MaybeUninit::<V>::uninit(); STEP as usize];
+    // A hash writes four bytes here, an array its key of four.
+    let mut place = 0_u32;
+    let mut first = true;
+    loop {
+        let mut attr = BatchAttr {
+            in_batch: if first { 0 } else { &raw const place as u64 },
+            out_batch: &raw mut place as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: STEP,
+            map_fd: number(map.as_fd()),
+            ..BatchAttr::default()
+        };
+        let result = bpf(BPF_MAP_LOOKUP_BATCH, &mut attr);
+        let last = match result {
+            Ok(_) => false,
+            // The end; the last elements come with it.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(Error::io(object, error)),
+        };
+        for (key, value) in keys.iter().zip(&values).take(attr.count as usize) {
+            // SAFETY: the kernel wrote `count` keys and values, and any bytes are valid for Pod.
+            elements.push(unsafe { (key.assume_init(), value.assume_init()) });
+        }
+        if last {
+            return Ok(elements);
+        }
+        first = false;
+    }
+}
+
+/// Opens what is pinned there.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = PinAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    let fd = libc::c_int::try_from(fd).expect("a descriptor is an int");
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts another program onto a link, atomically.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let (link_fd, new_prog_fd) = (number(link), number(program));
+    let mut attr = UpdateAttr { link_fd, new_prog_fd, flags: 0, old_prog_fd: 0 };
+    bpf(BPF_LINK_UPDATE, &mut attr).map(|_| ())
+}
+
+/// Takes a link off its hook at once, whoever still holds it.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(BPF_LINK_DETACH, &mut DetachAttr { link_fd: number(link) }).map(|_| ())
+}
+
+/// One number that the kernel tells of a descriptor of this process (proc_pid_fdinfo(5)).
+pub(super) fn fdinfo(fd: BorrowedFd<'_>, field: &str) -> io::Result<Option<u64>> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    Ok(parse_fdinfo(&text, field))
+}
+
+fn parse_fdinfo(text: &str, field: &str) -> Option<u64> {
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| *name == field)
+        .and_then(|(_, value)| value.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_of_fdinfo_is_found_by_its_whole_name() {
+        let text = "pos:\t0\nlink_type:\txdp\nlink_id:\t9\nprog_id:\t40\nifindex:\t3\n";
+        assert_eq!(parse_fdinfo(text, "ifindex"), Some(3));
+        assert_eq!(parse_fdinfo(text, "index"), None);
+        assert_eq!(parse_fdinfo(text, "link_type"), None);
+    }
+}

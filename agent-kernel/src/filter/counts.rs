@@ -1,0 +1,86 @@
+//! Reading the counters that are not about one rule.
+
+use super::table::{Row, Table, object};
+use super::{Action, Count, Counters, Hit, pins::Pins, program::Program};
+use crate::Error;
+use agent_records::{Tally, verdict};
+use aya::maps::{MapData, PerCpuArray};
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+
+pub(super) struct Counts {
+    verdicts: PerCpuArray<MapData, Tally>,
+    protocols: PerCpuArray<MapData, Tally>,
+    connections: Row<u64>,
+    sources: Table<[u8; 16], Tally>,
+}
+
+impl Counts {
+    pub(super) fn open(program: &mut Program, pins: &Pins) -> Result<Self, Error> {
+        Ok(Self {
+            verdicts: program.take("verdicts")?,
+            protocols: program.take("protocols")?,
+            connections: Row::open(program, pins, "connections")?,
+            sources: Table::open(program, pins, "sources")?,
+        })
+    }
+
+    /// Everything counted; `hits` tell the sources that have rules of their own.
+    pub(super) fn counters(&self, hits: &[Hit]) -> Result<Counters, Error> {
+        let verdict = |index| sum(&self.verdicts, "verdicts", index);
+        let mut protocols = Vec::new();
+        for number in 0..=u8::MAX {
+            let count = sum(&self.protocols, "protocols", number.into())?;
+            if count.packets > 0 {
+                protocols.push((number, count));
+            }
+        }
+        let ports = (0..=u16::MAX).zip(self.connections.values()?);
+        let mut connections: Vec<(u16, u64)> = ports.filter(|(_, count)| *count > 0).collect();
+        connections.sort_by_key(|(port, count)| (Reverse(*count), *port));
+        Ok(Counters {
+            passed: verdict(verdict::PASSED)?,
+            dropped: verdict(verdict::DROPPED)?,
+            monitored: verdict(verdict::MONITORED)?,
+            guarded: verdict(verdict::GUARDED)?,
+            malformed: verdict(verdict::MALFORMED)?,
+            protocols,
+            connections,
+            sources: self.sources(hits)?,
+        })
+    }
+
+    fn sources(&self, hits: &[Hit]) -> Result<Vec<(IpAddr, Count)>, Error> {
+        let mut sources = HashMap::<IpAddr, Count>::new();
+        let wide = self.sources.pinned.dump::<[u8; 16], Tally>()?;
+        let wide = wide.into_iter().map(|(address, tally)| {
+            (IpAddr::from(Ipv6Addr::from(address)).to_canonical(), count(tally))
+        });
+        let single = hits
+            .iter()
+            .filter(|hit| hit.action == Action::Drop)
+            .filter(|hit| hit.key.prefix.prefix_len() == hit.key.prefix.max_prefix_len())
+            .map(|hit| (hit.key.prefix.addr(), Count { packets: hit.packets, bytes: hit.bytes }));
+        for (address, count) in wide.chain(single) {
+            let source = sources.entry(address).or_default();
+            source.packets += count.packets;
+            source.bytes += count.bytes;
+        }
+        let mut sources: Vec<_> = sources.into_iter().collect();
+        sources.sort_by_key(|(address, count)| (Reverse(*count), *address));
+        Ok(sources)
+    }
+}
+
+fn count(tally: Tally) -> Count {
+    Count { packets: tally.packets, bytes: tally.bytes }
+}
+
+fn sum(map: &PerCpuArray<MapData, Tally>, name: &str, index: u32) -> Result<Count, Error> {
+    let cpus = map.get(&index, 0).map_err(|error| Error::wrapped(object(name), error))?;
+    Ok(cpus.iter().fold(Count::default(), |sum, tally| Count {
+        packets: sum.packets + tally.packets,
+        bytes: sum.bytes + tally.bytes,
+    }))
+}

@@ -1,0 +1,69 @@
+//! The eBPF object: loading it over pinned maps. It must not know what they hold.
+
+use super::FilterConfig;
+use super::pins::{Pin, Pins};
+use crate::error::{Error, ErrorKind};
+use aya::maps::MapInfo;
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfLoader};
+
+/// Built by `cargo xtask ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/kctl.bpf.o");
+const PROGRAM: &str = "kctl_filter";
+
+/// The loaded program and its maps.
+#[derive(Debug)]
+pub(super) struct Program {
+    ebpf: Ebpf,
+    /// Whether no map of rules was pinned before.
+    pub(super) fresh: bool,
+}
+
+impl Program {
+    /// Loads the program; makes and pins what maps are missing.
+    pub(super) fn load(config: &FilterConfig, pins: &Pins) -> Result<Self, Error> {
+        if config.max_entries == 0 {
+            return Err(Error::new(ErrorKind::Invalid, "max_entries", "must be at least 1"));
+        }
+        let slots = config.max_entries.saturating_mul(2);
+        let wanted =
+            [("rules4", config.max_entries), ("rules6", config.max_entries), ("hits", slots)];
+        let mut fresh = true;
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(pins.folder());
+        for (map, max_entries) in wanted {
+            // A pinned map keeps its size, and aya must know it.
+            let pinned = MapInfo::from_pin(pins.path(&Pin::Map(map.to_owned()))).ok();
+            fresh &= pinned.is_none();
+            loader.map_max_entries(map, pinned.map_or(max_entries, |info| info.max_entries()));
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| Error::wrapped("filter", error))?;
+        xdp(&mut ebpf).load().map_err(|error| Error::wrapped("filter", error))?;
+        Ok(Self { ebpf, fresh })
+    }
+
+    pub(super) fn xdp(&mut self) -> &mut Xdp {
+        xdp(&mut self.ebpf)
+    }
+
+    /// Takes a map of the object; each once.
+    pub(super) fn take<M>(&mut self, name: &str) -> Result<M, Error>
+    where
+        M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+    {
+        let map = self.ebpf.take_map(name).expect("the object has this map, and it is taken once");
+        M::try_from(map).map_err(|error| Error::wrapped(format!("map {name}"), error))
+    }
+
+    pub(super) fn id(&mut self) -> Result<u32, Error> {
+        let info = self.xdp().info().map_err(|error| Error::wrapped("filter", error))?;
+        Ok(info.id())
+    }
+}
+
+fn xdp(ebpf: &mut Ebpf) -> &mut Xdp {
+    ebpf.program_mut(PROGRAM)
+        .expect("the object has this program")
+        .try_into()
+        .expect("it is an XDP program")
+}

@@ -1,0 +1,160 @@
+//! Rules as the kernel's records, and back. What comes from the kernel may be anybody's: it is
+//! checked.
+
+use super::{Protocol, Rule, RuleKey, Until};
+use agent_records::{Entry, Key4, Key6, mask};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Key of an entry in the kernel, of either family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    V4(Key4),
+    V6(Key6),
+}
+
+/// A prefix and protocol whose services share one derived entry.
+pub(super) type Group = (IpNet, Protocol);
+
+/// What a key is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// A rule.
+    Rule(RuleKey),
+    /// Packets whose ports can't be read, derived from the rules of a group.
+    Derived(Group),
+}
+
+impl Key {
+    pub(super) fn rule(key: &RuleKey) -> Self {
+        let (protocol, port) = key.service.map_or((0, 0), |(p, port)| (p.number(), port));
+        Self::new(key.prefix, protocol, port)
+    }
+
+    pub(super) fn derived((prefix, protocol): Group) -> Self {
+        Self::new(prefix, protocol.number(), 0)
+    }
+
+    fn new(prefix: IpNet, protocol: u8, port: u16) -> Self {
+        let prefix_len = prefix.prefix_len();
+        match prefix.network() {
+            std::net::IpAddr::V4(address) => {
+                Self::V4(Key4 { address: address.to_bits(), port, protocol, prefix_len })
+            }
+            std::net::IpAddr::V6(address) => {
+                let (high, low) = halves(address);
+                Self::V6(Key6 { high, low, port, protocol, prefix_len, zero: 0 })
+            }
+        }
+    }
+
+    /// `None` when we would never have written it.
+    pub(super) fn meaning(self) -> Option<Meaning> {
+        let (prefix, protocol, port) = match self {
+            Self::V4(Key4 { address, port, protocol, prefix_len }) => {
+                let net = Ipv4Net::new(Ipv4Addr::from_bits(address), prefix_len).ok()?;
+                (IpNet::V4(net), protocol, port)
+            }
+            Self::V6(Key6 { high, low, port, protocol, prefix_len, zero: 0 }) => {
+                let bits = u128::from(high) << 64 | u128::from(low);
+                let net = Ipv6Net::new(Ipv6Addr::from_bits(bits), prefix_len).ok()?;
+                (IpNet::V6(net), protocol, port)
+            }
+            Self::V6(_) => return None,
+        };
+        if prefix.addr() != prefix.network() {
+            return None;
+        }
+        match (protocol, port) {
+            (0, 0) => Some(Meaning::Rule(RuleKey { prefix, service: None })),
+            (number, 0) => Some(Meaning::Derived((prefix, Protocol::from_number(number)?))),
+            (number, port) => {
+                let service = Some((Protocol::from_number(number)?, port));
+                Some(Meaning::Rule(RuleKey { prefix, service }))
+            }
+        }
+    }
+
+    /// The mask word and bit that say that this prefix length has rules.
+    pub(super) fn mask(self) -> (u32, u32) {
+        let (any, ports, place, service) = match self {
+            Self::V4(key) => {
+                (mask::ANY4, mask::PORT4, 32 - u32::from(key.prefix_len), key.protocol != 0)
+            }
+            Self::V6(key) => {
+                (mask::ANY6, mask::PORT6, 128 - u32::from(key.prefix_len), key.protocol != 0)
+            }
+        };
+        (if service { ports } else { any } + place / 64, place % 64)
+    }
+}
+
+fn halves(address: Ipv6Addr) -> (u64, u64) {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = address.octets();
+    (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes(rest))
+}
+
+/// The rule of an entry; `None` when it says nothing.
+pub(super) fn rule(entry: &Entry) -> Option<Rule> {
+    let rule = Rule {
+        drop: Until::from_record(entry.drop_until),
+        monitor: Until::from_record(entry.monitor_until),
+    };
+    (rule.drop.is_some() || rule.monitor.is_some()).then_some(rule)
+}
+
+/// An expiry as the kernel's record.
+pub(super) fn until(until: Option<Until>) -> u64 {
+    until.map_or(0, Until::boot_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> Vec<RuleKey> {
+        let mut keys = Vec::new();
+        for prefix in
+            ["0.0.0.0/0", "10.1.0.0/16", "10.1.2.3/32", "::/0", "2001:db8::/33", "::1/128"]
+        {
+            let prefix = prefix.parse().expect("valid");
+            keys.push(RuleKey { prefix, service: None });
+            keys.push(RuleKey { prefix, service: Some((Protocol::Udp, 53)) });
+        }
+        keys
+    }
+
+    #[test]
+    fn a_rule_key_survives_the_kernel() {
+        for key in keys() {
+            assert_eq!(Key::rule(&key).meaning(), Some(Meaning::Rule(key)));
+        }
+        let group = ("2001:db8::/33".parse().expect("valid"), Protocol::Tcp);
+        assert_eq!(Key::derived(group).meaning(), Some(Meaning::Derived(group)));
+    }
+
+    #[test]
+    fn keys_that_nobody_would_write_mean_nothing() {
+        let good = Key4 { address: 0x0a00_0000, port: 0, protocol: 0, prefix_len: 8 };
+        for bad in [
+            Key4 { address: 0x0a00_0001, ..good },
+            Key4 { prefix_len: 33, ..good },
+            Key4 { protocol: 1, ..good },
+            Key4 { port: 22, ..good },
+        ] {
+            assert_eq!(Key::V4(bad).meaning(), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_length_has_the_lowest_bit_of_the_first_word() {
+        let mask = |prefix: &str, service| {
+            Key::rule(&RuleKey { prefix: prefix.parse().expect("valid"), service }).mask()
+        };
+        assert_eq!(mask("10.0.0.1/32", None), (mask::ANY4, 0));
+        assert_eq!(mask("0.0.0.0/0", Some((Protocol::Tcp, 1))), (mask::PORT4, 32));
+        assert_eq!(mask("::1/128", None), (mask::ANY6, 0));
+        assert_eq!(mask("::/64", None), (mask::ANY6 + 1, 0));
+        assert_eq!(mask("::/0", Some((Protocol::Udp, 1))), (mask::PORT6 + 2, 0));
+    }
+}
