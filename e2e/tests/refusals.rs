@@ -127,13 +127,17 @@ fn tokens_that_no_longer_work_and_taken_names_join_nobody() -> Result<()> {
         let revoked = lab.token(&[])?;
         let id = revoked.split('.').nth(1).context("a token has an id")?;
         lab.kctl(&["token", "revoke", id])?.code(0)?;
-        let forged = lab.token(&[])?.replace(char::is_uppercase, "x");
+        let forged = {
+            let token = lab.token(&[])?;
+            let secret = token.split('.').nth(2).context("a token has a secret")?;
+            token.replace(secret, &secret.chars().rev().collect::<String>())
+        };
         let for_another = lab.token(&["--host", "db-1"])?;
         let tokens = [
             (used_up, "used up"),
             (expired, "expired"),
             (revoked, "revoked"),
-            (forged, "token"),
+            (forged, "unknown"),
             (for_another, "another host"),
         ];
         for (token, says) in tokens {
@@ -164,11 +168,11 @@ fn tokens_that_no_longer_work_and_taken_names_join_nobody() -> Result<()> {
 fn kctl_gets_nowhere_with_a_foreign_or_a_hosts_certificate() -> Result<()> {
     with_lab(1, |lab| {
         let other = foreign_admin()?;
-        let foreign = config_with(lab, "foreign", &other.certificate, &other.key)?;
+        let foreign = config_with(lab, "foreign", &other)?;
         lab.kctl_as(&foreign, &["hosts"])?.code(1)?.stderr_says("certificate")?;
 
-        let (certificate, key) = host_credentials(lab, "web-1")?;
-        let host = config_with(lab, "host", &certificate, &key)?;
+        let host = host_credentials(lab, "web-1")?;
+        let host = config_with(lab, "host", &host)?;
         lab.kctl_as(&host, &["hosts"])?.code(1)?.stderr_says("web-1")?;
         lab.kctl_as(&host, &["block", "10.99.0.1", "--all-hosts"])?.code(1)?;
 
@@ -188,34 +192,32 @@ fn the_agents_door_wants_a_hosts_certificate_of_our_ca() -> Result<()> {
     with_lab(1, |lab| {
         let admin = Credentials::of_config(&lab.admin_config())?;
         let other = foreign_admin()?;
-        let (host_certificate, host_key) = host_credentials(lab, "web-1")?;
-        let knock = |alpn: &str, certificate: Option<(&str, &str)>| -> Result<String> {
+        let host = host_credentials(lab, "web-1")?;
+        let knock = |alpn: &str, credentials: Option<&Credentials>| -> Result<String> {
             let mut command = Command::new("timeout");
             command.args(["5", "openssl", "s_client", "-tls1_3", "-ign_eof", "-alpn", alpn]);
             command.args(["-connect", &lab.server()?.to_string()]);
-            if let Some((certificate, key)) = certificate {
-                command.args(["-cert", &file(lab, "s.pem", certificate)?]);
-                command.args(["-key", &file(lab, "s.key", key)?]);
+            if let Some(credentials) = credentials {
+                command.args(["-cert", &file(lab, "s.pem", &credentials.certificate)?]);
+                command.args(["-key", &file(lab, "s.key", &credentials.key)?]);
             }
             let output = lab.place(WORKSTATION)?.namespace.output(command)?;
             ensure!(output.code != 124, "{output}the controller kept the connection open");
             Ok(output.stderr.to_lowercase() + &output.stdout.to_lowercase())
         };
-        let user = Some((&*admin.certificate, &*admin.key));
-        let foreign = Some((&*other.certificate, &*other.key));
-        for (alpn, certificate) in [
-            ("kctl-agent/1", user),
-            ("kctl-agent/1", foreign),
+        for (alpn, credentials) in [
+            ("kctl-agent/1", Some(&admin)),
+            ("kctl-agent/1", Some(&other)),
             ("kctl-agent/1", None),
-            ("h2", foreign),
+            ("h2", Some(&other)),
             ("h2", None),
-            ("something-else", user),
+            ("something-else", Some(&admin)),
         ] {
-            let said = knock(alpn, certificate)?;
+            let said = knock(alpn, credentials)?;
             ensure!(said.contains("alert") || said.contains("closed"), "{alpn}: {said}");
         }
         lab.kctl(&["hosts", "remove", "web-1"])?.code(0)?;
-        let said = knock("kctl-agent/1", Some((&host_certificate, &host_key)))?;
+        let said = knock("kctl-agent/1", Some(&host))?;
         ensure!(said.contains("revoked"), "{said}");
         Ok(())
     })
@@ -288,8 +290,11 @@ struct Credentials {
 impl Credentials {
     fn of_config(path: &Path) -> Result<Self> {
         let config: toml::Table = fs::read_to_string(path)?.parse()?;
-        let context = &config["contexts"]["default"];
-        let text = |key: &str| context[key].as_str().map(str::to_owned).context("a PEM text");
+        Self::of_table(&config["contexts"]["default"])
+    }
+
+    fn of_table(table: &toml::Value) -> Result<Self> {
+        let text = |key: &str| table[key].as_str().map(str::to_owned).context("a PEM text");
         Ok(Self { ca: text("ca")?, certificate: text("certificate")?, key: text("key")? })
     }
 }
@@ -302,20 +307,16 @@ fn foreign_admin() -> Result<Credentials> {
 }
 
 /// The admin's configuration with other credentials.
-fn config_with(lab: &Lab, name: &str, certificate: &str, key: &str) -> Result<PathBuf> {
+fn config_with(lab: &Lab, name: &str, credentials: &Credentials) -> Result<PathBuf> {
     let mut config: toml::Table = fs::read_to_string(lab.admin_config())?.parse()?;
     let context = &mut config["contexts"]["default"];
-    context["certificate"] = certificate.into();
-    context["key"] = key.into();
+    context["certificate"] = credentials.certificate.clone().into();
+    context["key"] = credentials.key.clone().into();
     Ok(file(lab, name, &config.to_string())?.into())
 }
 
-/// The certificate and key that a host's agent keeps.
-fn host_credentials(lab: &Lab, host: &str) -> Result<(String, String)> {
-    let state_dir = &lab.agent(host)?.state_dir;
-    let read = |name: &str| {
-        let path = state_dir.join(name);
-        fs::read_to_string(&path).with_context(|| path.display().to_string())
-    };
-    Ok((read("host.pem")?, read("host.key")?))
+/// What a host's agent proves itself with.
+fn host_credentials(lab: &Lab, host: &str) -> Result<Credentials> {
+    let identity = fs::read_to_string(lab.agent(host)?.state_dir.join("identity.toml"))?;
+    Credentials::of_table(&toml::Value::Table(identity.parse()?))
 }
