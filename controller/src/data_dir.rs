@@ -84,7 +84,7 @@ impl DataDir {
                 // The key first: without its certificate it is told apart from a whole CA.
                 write_private(&key, &key_pem)?;
                 write_private(&certificate, &certificate_pem)?;
-                tracing::info!(path = ?certificate, "CA: made a new one");
+                tracing::info!(path = %certificate.display(), "CA: made a new one");
                 Ok(Authority::from_pem(&certificate_pem, &key_pem)?)
             }
             (None, Some(_)) => bail!("CA: {certificate:?} is missing; put it back"),

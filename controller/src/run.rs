@@ -35,6 +35,8 @@ const MAX_JOIN_BYTES: usize = 64 << 10;
 
 /// Runs until SIGTERM or SIGINT.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    // Keys, tokens and the store with its side files: for nobody else.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let data_dir = DataDir::open(&config.data_dir)?;
     let authority = Arc::new(data_dir.authority()?);
     let identity = Identity::Controller(config.name.clone());
@@ -65,7 +67,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     tracker.spawn(listener.run(tcp));
 
     let data = &config.data_dir;
-    tracing::info!(address = %bound, %identity, data_dir = ?data, "controller: listening");
+    tracing::info!(address = %bound, %identity, data_dir = %data.display(), "controller: listening");
     tracing::info!("controller: administer it with: KCTL_CONFIG={} kctl hosts", admin.display());
     wait_for_end().await?;
     tracing::info!("controller: stopping");

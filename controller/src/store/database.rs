@@ -123,7 +123,7 @@ fn create(path: &Path) -> Result<(), OpenError> {
         transaction
             .execute("INSERT INTO users VALUES('admin', 'admin', ?1)", params![now_unix_ms()])?;
         transaction.commit()?;
-        tracing::info!(%store_id, ?path, "store: made a new one");
+        tracing::info!(%store_id, path = %path.display(), "store: made a new one");
         Ok(())
     };
     make().map_err(|error| file(&new, io::Error::other(error)))?;

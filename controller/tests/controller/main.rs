@@ -1,0 +1,6 @@
+//! The real controller binary on loopback, against agents that speak the real protocol without a
+//! kernel.
+
+mod converge;
+mod refusals;
+mod support;

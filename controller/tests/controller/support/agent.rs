@@ -1,0 +1,289 @@
+//! An agent without a kernel: it speaks the real protocol and keeps the set in a map, by the rules
+//! that the real one keeps to.
+
+use super::{Api, Controller, LIMIT};
+use kctl_blocklist::{Digest, Entry, EntryKey, now_unix_ms};
+use kctl_proto::{
+    agent::v1::{
+        self as pb, apply_blocklist_request::Part, blocklist_service_server as blocklist,
+        host_service_server as host, session_response::Message, stats_service_server as stats,
+    },
+    controller::v1::{CreateTokenRequest, JoinRequest, join_service_client::JoinServiceClient},
+};
+use kctl_rpc::{
+    ALPN_AGENT, Credentials, DialError, Peer, channel_over, client_config, dial, join_config,
+    new_key_and_csr, serve_over,
+};
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
+use tonic::{Request, Response, Status, Streaming, service::Routes};
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type StatusSender = mpsc::UnboundedSender<Result<pb::SessionResponse, Status>>;
+
+/// What an agent holds and does.
+pub(crate) struct State {
+    pub(crate) status: pb::HostStatus,
+    pub(crate) store: pb::StoreState,
+    pub(crate) entries: BTreeMap<EntryKey, Entry>,
+    pub(crate) hits: Vec<pb::list_hits_response::Hit>,
+    /// Never answers a change.
+    pub(crate) silent: bool,
+    /// Answers every change so.
+    pub(crate) refuse: Option<Status>,
+    /// Whether each change that was taken was the whole set, in order.
+    pub(crate) applied: Vec<bool>,
+    session: Option<StatusSender>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Agent {
+    pub(crate) name: String,
+    pub(crate) credentials: Credentials,
+    state: Arc<Mutex<State>>,
+}
+
+/// An open connection; closed when dropped.
+pub(crate) struct Connected(pub(crate) JoinHandle<()>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Joins with a token and returns the host's credentials.
+pub(crate) async fn join(controller: &str, token: &str, name: &str) -> Result<Credentials, Status> {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    let hash = token.rsplit('.').next().expect("a part");
+    let hash = URL_SAFE_NO_PAD.decode(hash).expect("base64").try_into().expect("32 bytes");
+    let stream =
+        dial(controller, join_config(hash).expect("config"), LIMIT).await.expect("connects");
+    let channel = channel_over(stream).await.expect("speaks HTTP/2");
+    let (key, csr) = new_key_and_csr().expect("a key");
+    let request = JoinRequest { token: token.to_owned(), name: name.to_owned(), csr };
+    let answer = JoinServiceClient::new(channel).join(request).await?.into_inner();
+    assert_eq!(answer.controller, Controller::identity().to_string());
+    Ok(Credentials::from_pem(&answer.ca, &answer.certificate, &key).expect("credentials"))
+}
+
+impl Agent {
+    /// Joins under a name with a fresh token.
+    pub(crate) async fn new(controller: &Controller, api: &Api, name: &str) -> Self {
+        let token = api.token(CreateTokenRequest::default()).await.token;
+        let credentials = join(&controller.address, &token, name).await.expect("joins");
+        Self::with(name, credentials)
+    }
+
+    pub(crate) fn with(name: &str, credentials: Credentials) -> Self {
+        let status = pb::HostStatus {
+            name: name.to_owned(),
+            filter: Some(pb::FilterStatus { max_entries: 100_000, ..Default::default() }),
+            ..pb::HostStatus::default()
+        };
+        let state = State {
+            status,
+            store: pb::StoreState {
+                digest: Digest::default().to_bytes().into(),
+                ..Default::default()
+            },
+            entries: BTreeMap::new(),
+            hits: Vec::new(),
+            silent: false,
+            refuse: None,
+            applied: Vec::new(),
+            session: None,
+        };
+        Self { name: name.to_owned(), credentials, state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics with it")
+    }
+
+    /// The prefixes that it holds.
+    pub(crate) fn prefixes(&self) -> Vec<String> {
+        self.state().entries.keys().map(|key| key.prefix.to_string()).collect()
+    }
+
+    /// Tells its status, as after any change.
+    pub(crate) fn tell(&self) {
+        let state = self.state();
+        let status = pb::HostStatus { store: Some(state.store.clone()), ..state.status.clone() };
+        let message = Some(Message::Status(status));
+        if let Some(session) = &state.session {
+            let _ = session.send(Ok(pb::SessionResponse { message }));
+        }
+    }
+
+    pub(crate) async fn try_connect(&self, controller: &str) -> Result<Connected, DialError> {
+        let config =
+            client_config(&self.credentials, &Controller::identity(), ALPN_AGENT).expect("config");
+        let stream = dial(controller, config, LIMIT).await?;
+        let peer = Peer::of_tls(stream.get_ref().1.peer_certificates(), ([0, 0, 0, 0], 0).into());
+        let routes = Routes::new(host::HostServiceServer::new(self.clone()))
+            .add_service(blocklist::BlocklistServiceServer::new(self.clone()))
+            .add_service(stats::StatsServiceServer::new(self.clone()));
+        Ok(Connected(tokio::spawn(async move {
+            let _ = serve_over(stream, Arc::new(peer), routes, |_, _| Ok(())).await;
+        })))
+    }
+
+    /// Connects and waits until the controller sees it.
+    pub(crate) async fn connect(&self, controller: &Controller, api: &Api) -> Connected {
+        let connected = self.try_connect(&controller.address).await.expect("connects");
+        let there = kctl_proto::controller::v1::host::State::Connected;
+        api.until(&self.name, |host| host.state() == there).await;
+        connected
+    }
+
+    fn take(
+        &self,
+        header: pb::apply_blocklist_request::Header,
+        chunks: Vec<pb::apply_blocklist_request::Chunk>,
+    ) -> Result<pb::ApplyBlocklistResponse, Status> {
+        let mut state = self.state();
+        if let Some(refuse) = &state.refuse {
+            return Err(refuse.clone());
+        }
+        let own = &state.store;
+        let foreign = !own.store_id.is_empty() && own.store_id != header.store_id;
+        if !header.adopt && (foreign || header.revision < own.revision) {
+            return Err(Status::failed_precondition("holds another store or a later revision"));
+        }
+        match &header.base {
+            Some(base) if base != own => return Err(Status::failed_precondition("another base")),
+            Some(_) => {}
+            None => state.entries.clear(),
+        }
+        let whole = header.base.is_none();
+        state.applied.push(whole);
+        for chunk in chunks {
+            for entry in chunk.upserts {
+                let entry = Entry::from_proto(entry, now_unix_ms()).expect("valid");
+                state.entries.insert(entry.key.clone(), entry);
+            }
+            for key in chunk.removals {
+                let key = EntryKey::try_from(key).expect("valid");
+                assert!(state.entries.remove(&key).is_some(), "{key:?} is not there");
+            }
+        }
+        let digest: Digest = state.entries.keys().collect();
+        state.store = pb::StoreState {
+            store_id: header.store_id,
+            epoch: header.epoch,
+            revision: header.revision,
+            digest: digest.to_bytes().into(),
+        };
+        Ok(pb::ApplyBlocklistResponse { state: Some(state.store.clone()), not_enforced: None })
+    }
+}
+
+#[tonic::async_trait]
+impl host::HostService for Agent {
+    type SessionStream = UnboundedReceiverStream<Result<pb::SessionResponse, Status>>;
+
+    async fn get_status(
+        &self,
+        _request: Request<pb::GetStatusRequest>,
+    ) -> Result<Response<pb::GetStatusResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<pb::SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.state().session = Some(sender);
+        self.tell();
+        let mut inbound = request.into_inner();
+        tokio::spawn(async move { while let Ok(Some(_)) = inbound.message().await {} });
+        Ok(Response::new(UnboundedReceiverStream::new(receiver)))
+    }
+
+    async fn detach(
+        &self,
+        _request: Request<pb::DetachRequest>,
+    ) -> Result<Response<pb::DetachResponse>, Status> {
+        Ok(Response::new(pb::DetachResponse { removed: vec!["link eth0".to_owned()] }))
+    }
+}
+
+#[tonic::async_trait]
+impl blocklist::BlocklistService for Agent {
+    type ListBlocklistStream = Answers<pb::ListBlocklistResponse>;
+    type ListHitsStream = Answers<pb::ListHitsResponse>;
+
+    async fn apply_blocklist(
+        &self,
+        request: Request<Streaming<pb::ApplyBlocklistRequest>>,
+    ) -> Result<Response<pb::ApplyBlocklistResponse>, Status> {
+        if self.state().silent {
+            return std::future::pending().await;
+        }
+        let mut inbound = request.into_inner();
+        let (mut header, mut chunks) = (None, Vec::new());
+        while let Some(message) = inbound.message().await? {
+            match message.part {
+                Some(Part::Header(first)) => header = Some(first),
+                Some(Part::Chunk(chunk)) => chunks.push(chunk),
+                None => return Err(Status::invalid_argument("empty message")),
+            }
+        }
+        let answer = self.take(header.expect("a header comes first"), chunks)?;
+        self.tell();
+        Ok(Response::new(answer))
+    }
+
+    async fn list_blocklist(
+        &self,
+        _request: Request<pb::ListBlocklistRequest>,
+    ) -> Result<Response<Self::ListBlocklistStream>, Status> {
+        let state = self.state();
+        let now = now_unix_ms();
+        let answer = pb::ListBlocklistResponse {
+            entries: state.entries.values().map(|entry| entry.to_proto(now)).collect(),
+            suspended: Vec::new(),
+            state: Some(state.store.clone()),
+        };
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(answer)))))
+    }
+
+    async fn list_hits(
+        &self,
+        _request: Request<pb::ListHitsRequest>,
+    ) -> Result<Response<Self::ListHitsStream>, Status> {
+        let answer = pb::ListHitsResponse { hits: self.state().hits.clone() };
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(answer)))))
+    }
+
+    async fn block(
+        &self,
+        _request: Request<pb::BlockRequest>,
+    ) -> Result<Response<pb::BlockResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn unblock(
+        &self,
+        _request: Request<pb::UnblockRequest>,
+    ) -> Result<Response<pb::UnblockResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+}
+
+#[tonic::async_trait]
+impl stats::StatsService for Agent {
+    async fn get_stats(
+        &self,
+        _request: Request<pb::GetStatsRequest>,
+    ) -> Result<Response<pb::GetStatsResponse>, Status> {
+        Ok(Response::new(pb::GetStatsResponse { stats: Some(pb::Stats::default()) }))
+    }
+}
