@@ -10,6 +10,7 @@ mod change;
 mod config;
 mod data_dir;
 mod fanout;
+mod follow;
 mod join;
 mod listen;
 mod pki;

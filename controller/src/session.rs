@@ -1,19 +1,15 @@
-//! One host's connection: hears its status and keeps its set at what desired state asks for.
-//!
-//! One apply is in flight at a time; what changes meanwhile goes out together with the next one. It
-//! knows nothing of API requests: they watch `Progress`.
+//! One host's connection from its first status to its end: who it is, that it is recorded, and which
+//! connection counts when there are two. What goes over it meanwhile is `follow`'s.
 
 use crate::{
-    registry::{Adopt, Progress, Registry, Session, labels},
-    status::{Error, connection_lost, error_data, host_error},
-    store::{Desired, Fingerprint, HostRecord, Store, Write},
-    sync::{Apply, Expected, Plan},
+    follow::{Follower, Link, pong},
+    registry::{Progress, Registry, Session},
+    status::Error,
+    store::{Fingerprint, HostRecord, Store, Write},
 };
-use futures_util::future::{BoxFuture, FutureExt as _, OptionFuture};
-use kctl_blocklist::{Digest, now_unix_ms};
+use kctl_blocklist::now_unix_ms;
 use kctl_proto::agent::v1::{
-    self as pb, blocklist_service_client::BlocklistServiceClient,
-    host_service_client::HostServiceClient, session_response::Message,
+    self as pb, host_service_client::HostServiceClient, session_response::Message,
 };
 use std::{
     collections::BTreeSet,
@@ -27,20 +23,14 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout},
+    time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 /// A host tells its status as soon as it is connected.
 const FIRST_STATUS: Duration = Duration::from_secs(5);
-/// A live host that takes longer than this for a set is as good as gone.
-const APPLY: Duration = Duration::from_secs(60);
-/// Whole sets are only sent so often to a host that comes to another digest.
-const WHOLE_INTERVAL: Duration = Duration::from_secs(1);
-/// A host that refused is asked again, since the reason may be gone.
-const RETRY: Duration = Duration::from_secs(5);
 
 /// What sessions need.
 #[derive(Clone)]
@@ -61,7 +51,7 @@ pub(crate) struct Agent {
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+pub(crate) enum Ended {
     #[error("connection: {0}")]
     Connection(#[from] tonic::transport::Error),
     #[error("connection lost: {0}")]
@@ -74,15 +64,6 @@ enum Ended {
     Refused(#[from] Error),
     #[error("superseded, removed, or the controller stops")]
     Cancelled,
-}
-
-/// What an apply was about, and what came of it.
-struct Answer {
-    revision: u64,
-    digest: Digest,
-    whole: bool,
-    adopt: Option<Adopt>,
-    result: Result<pb::ApplyBlocklistResponse, Status>,
 }
 
 impl Sessions {
@@ -157,25 +138,10 @@ impl Sessions {
             old.cancel.cancel();
         }
         tracing::info!(host = %agent.name, peer = %agent.peer, session = number, "host: connected");
-        let desired = self.store.desired();
-        let expected = Expected::new(&desired.borrow(), &agent.name, labels(&status));
-        let follower = Follower {
-            name: agent.name,
-            number,
-            client: BlocklistServiceClient::new(channel),
-            registry: self.registry.clone(),
-            store: self.store.clone(),
-            status,
-            expected,
-            progress,
-            desired,
-            dirty: true,
-            whole: false,
-            whole_not_before: Instant::now(),
-            retry_at: None,
-            adopting: None,
-        };
-        follower.run(inbound, requests, adopt, cancel).await
+        let link = Link { inbound, requests, adopt, cancel };
+        Follower::new(&self.store, &self.registry, number, channel, status, progress)
+            .run(link)
+            .await
     }
 
     /// Records the connection. A host that the store does not know, but whose certificate our CA
@@ -239,238 +205,4 @@ async fn first_status(
             None => {}
         }
     }
-}
-
-fn pong(requests: &mpsc::Sender<pb::SessionRequest>, number: u64) {
-    // With eight answers waiting the connection stalls, and the asking host is about to find out.
-    let _ = requests.try_send(pb::SessionRequest { pong: number });
-}
-
-/// Makes one host follow desired state.
-struct Follower {
-    name: String,
-    number: u64,
-    client: BlocklistServiceClient<tonic::transport::Channel>,
-    registry: Registry,
-    store: Store,
-    /// As the host told last, with what its answers told of its store since.
-    status: Arc<pb::HostStatus>,
-    expected: Expected,
-    progress: watch::Sender<Progress>,
-    desired: watch::Receiver<Desired>,
-    /// Something changed since the last look.
-    dirty: bool,
-    /// The host needs its whole set.
-    whole: bool,
-    whole_not_before: Instant,
-    retry_at: Option<Instant>,
-    adopting: Option<Adopt>,
-}
-
-impl Follower {
-    async fn run(
-        mut self,
-        mut inbound: Streaming<pb::SessionResponse>,
-        requests: mpsc::Sender<pb::SessionRequest>,
-        mut adopt: mpsc::Receiver<Adopt>,
-        cancel: CancellationToken,
-    ) -> Result<std::convert::Infallible, Ended> {
-        let mut in_flight: OptionFuture<BoxFuture<'static, Answer>> = None.into();
-        let mut busy = false;
-        let mut saving: OptionFuture<BoxFuture<'static, ()>> = None.into();
-        loop {
-            if !busy && let Some(call) = self.converge() {
-                (busy, in_flight) = (true, Some(call).into());
-            }
-            let retry_at = self.retry_at;
-            tokio::select! {
-                () = cancel.cancelled() => return Err(Ended::Cancelled),
-                Some(answer) = &mut in_flight, if busy => {
-                    busy = false;
-                    self.answered(answer)?;
-                }
-                changed = self.desired.changed() => {
-                    changed.map_err(|_| Ended::Cancelled)?;
-                    self.dirty = true;
-                }
-                message = inbound.message() => {
-                    match message.map_err(Ended::Lost)?.ok_or(Ended::Closed)?.message {
-                        Some(Message::Status(status)) => {
-                            if let Some(save) = self.told(status) {
-                                saving = Some(save).into();
-                            }
-                        }
-                        Some(Message::Ping(number)) => pong(&requests, number),
-                        None => {}
-                    }
-                }
-                Some(asked) = adopt.recv() => {
-                    (self.adopting, self.dirty) = (Some(asked), true);
-                }
-                Some(()) = &mut saving => saving = None.into(),
-                () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
-                    (self.retry_at, self.dirty) = (None, true);
-                }
-            }
-        }
-    }
-
-    /// The call that brings the host nearer to desired state, if one is needed.
-    fn converge(&mut self) -> Option<BoxFuture<'static, Answer>> {
-        if !std::mem::take(&mut self.dirty) {
-            return None;
-        }
-        let desired = self.desired.borrow_and_update();
-        let labels = labels(&self.status);
-        if !self.expected.has_labels(&labels) {
-            self.expected = Expected::new(&desired, &self.name, labels);
-        }
-        let state = self.status.store.clone().unwrap_or_default();
-        let adopt = self.adopting.is_some();
-        let plan = self.expected.plan(&desired, &state, self.whole, adopt);
-        let revision = desired.revision;
-        drop(desired);
-        match plan {
-            Plan::InSync => {
-                // An answer about this revision says more than that the set is there.
-                if self.progress.borrow().revision != Some(revision) {
-                    self.settle(revision, None);
-                }
-                if let Some(adopted) = self.adopting.take() {
-                    let _ = adopted.send(Ok(()));
-                }
-                None
-            }
-            Plan::Refused(why) => {
-                self.settle(revision, Some(error_data(Code::FailedPrecondition, why)));
-                None
-            }
-            Plan::Apply(apply) => {
-                let now = Instant::now();
-                if apply.is_whole() && !adopt && now < self.whole_not_before {
-                    self.retry_at = Some(self.whole_not_before);
-                    return None;
-                }
-                if apply.is_whole() {
-                    self.whole_not_before = now + WHOLE_INTERVAL;
-                }
-                Some(self.call(apply))
-            }
-        }
-    }
-
-    fn call(&mut self, apply: Apply) -> BoxFuture<'static, Answer> {
-        let (revision, digest, whole) = (apply.revision(), apply.digest, apply.is_whole());
-        let mut client = self.client.clone();
-        let adopt = self.adopting.take();
-        tracing::debug!(host = %self.name, revision, whole, "host: applying");
-        async move {
-            let result = match timeout(APPLY, client.apply_blocklist(apply.messages())).await {
-                Ok(result) => result.map(tonic::Response::into_inner),
-                Err(_) => Err(Status::unavailable("no answer to a change")),
-            };
-            Answer { revision, digest, whole, adopt, result }
-        }
-        .boxed()
-    }
-
-    fn answered(&mut self, answer: Answer) -> Result<(), Ended> {
-        let Answer { revision, digest, whole, adopt, result } = answer;
-        let outcome = match result {
-            Ok(response) => {
-                let state = response.state.unwrap_or_default();
-                let right = state.revision == revision && state.digest == digest.to_bytes();
-                Arc::make_mut(&mut self.status).store = Some(state);
-                self.whole = !right;
-                if right {
-                    response.not_enforced
-                } else {
-                    self.dirty = true;
-                    Some(error_data(
-                        Code::Internal,
-                        format!("host {:?}: its set differs from revision {revision}", self.name),
-                    ))
-                }
-            }
-            Err(status) if connection_lost(&status) => return Err(Ended::Lost(status)),
-            Err(status) if status.code() == Code::FailedPrecondition && !whole => {
-                // It may hold something else than it told last; with the whole set that is no matter.
-                (self.whole, self.dirty) = (true, true);
-                return Ok(());
-            }
-            Err(status) => {
-                self.retry_at = Some(Instant::now() + RETRY);
-                Some(host_error(&status))
-            }
-        };
-        if let Some(error) = &outcome {
-            tracing::warn!(host = %self.name, revision, error = %error.message, "host: refused");
-        }
-        if let Some(adopted) = adopt {
-            let _ = adopted.send(outcome.clone().map_or(Ok(()), Err));
-        }
-        // A wrong digest gets one more chance before it is an answer.
-        if whole || !self.whole {
-            self.settle(revision, outcome);
-        }
-        Ok(())
-    }
-
-    /// Takes a status in, and returns what there is to save of it.
-    fn told(&mut self, mut status: pb::HostStatus) -> Option<BoxFuture<'static, ()>> {
-        status.name.clone_from(&self.name);
-        // Told before, arrived after our last answer: a host does not go back within a run.
-        let known = self.status.store.as_ref();
-        let stale = |known: &&pb::StoreState| {
-            status.store.as_ref().is_some_and(|told| {
-                (&told.store_id, told.epoch) == (&known.store_id, known.epoch)
-                    && told.revision < known.revision
-            })
-        };
-        if let Some(newer) = known.filter(stale) {
-            status.store = Some(newer.clone());
-        }
-        let save = worth_saving(&self.status, &status);
-        self.status = Arc::new(status);
-        self.dirty = true;
-        let reason = self.progress.borrow().error.clone().map(|error| error.message);
-        self.registry.update(&self.name, self.number, &self.status, &reason.unwrap_or_default());
-        save.then(|| self.save())
-    }
-
-    fn save(&self) -> BoxFuture<'static, ()> {
-        let (store, name, number) = (self.store.clone(), self.name.clone(), self.number);
-        let status = Arc::clone(&self.status);
-        async move {
-            let saved = store.write(move |model| {
-                let own = model.records.hosts.get(&name).filter(|h| h.session == Some(number));
-                let host = own.map(|host| HostRecord { status: Some(status), ..host.clone() });
-                Ok((host.map(Write::Host).into_iter().collect(), ()))
-            });
-            if let Err(error) = saved.await {
-                tracing::warn!(%error, "host: its status is not recorded");
-            }
-        }
-        .boxed()
-    }
-
-    /// Tells everyone who waits what the host's answer about a revision is.
-    fn settle(&self, revision: u64, error: Option<pb::Error>) {
-        let reason = error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
-        self.registry.update(&self.name, self.number, &self.status, &reason);
-        let at = std::time::Instant::now();
-        self.progress.send_replace(Progress { revision: Some(revision), at, error });
-    }
-}
-
-/// Whether a status tells more than where the host is on its way through revisions.
-fn worth_saving(old: &pb::HostStatus, new: &pb::HostStatus) -> bool {
-    let steady = |status: &pb::HostStatus| {
-        let mut status = pb::HostStatus { store: None, ..status.clone() };
-        if let Some(filter) = &mut status.filter {
-            (filter.entries, filter.memory_bytes) = (0, 0);
-        }
-        status
-    };
-    steady(old) != steady(new)
 }
