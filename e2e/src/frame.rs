@@ -130,24 +130,29 @@ fn link() -> Result<LinkAddr> {
 #[derive(Debug)]
 pub struct Capture {
     socket: OwnedFd,
+    /// A packet socket sees what leaves as well, an ICMP error that quotes a frame, say.
+    own: [u8; 6],
     seen: Vec<Vec<u8>>,
 }
 
 impl Capture {
     /// Begins to listen.
     pub fn start(at: &Namespace) -> Result<Self> {
-        let socket = at.within(|| {
+        at.within(|| {
             let flags = SockFlag::SOCK_NONBLOCK;
-            socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)
-        })??;
-        Ok(Self { socket, seen: Vec::new() })
+            let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
+            let own = link()?.addr().context("a link without an address")?;
+            Ok(Self { socket, own, seen: Vec::new() })
+        })?
     }
 
     /// How many frames so far ended with a payload.
     pub fn count(&mut self, payload: &[u8]) -> usize {
         let mut buffer = [0; 2048];
         while let Ok(length) = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-            self.seen.push(buffer[..length].to_vec());
+            if buffer.starts_with(&self.own) {
+                self.seen.push(buffer[..length].to_vec());
+            }
         }
         self.seen.iter().filter(|frame| frame.ends_with(payload)).count()
     }

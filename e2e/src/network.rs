@@ -91,11 +91,17 @@ impl Network {
             ),
             format!("link set {name} master {BRIDGE} up"),
         ])?;
-        // With this offload a tag put on by a sender would leave the switch as metadata beside the
+        // With these offloads a tag put on by a sender would leave the switch as metadata beside the
         // frame, and a filter behind it would never meet a tagged frame.
-        run(Command::new("nsenter")
-            .arg(format!("--net={}", self.switch.path()))
-            .args(["ethtool", "-K", name, "txvlan", "off"]))?;
+        run(Command::new("nsenter").arg(format!("--net={}", self.switch.path())).args([
+            "ethtool",
+            "-K",
+            name,
+            "txvlan",
+            "off",
+            "tx-vlan-stag-hw-insert",
+            "off",
+        ]))?;
         let mut lines = vec![
             "link set lo up".to_owned(),
             format!("link set {INTERFACE} up"),
