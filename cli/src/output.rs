@@ -42,7 +42,8 @@ pub(crate) fn rows<T: Serialize>(
             Ok(())
         }
         Format::Table | Format::Wide => print(&table().to_string()),
-        Format::Jsonl => rows.iter().try_for_each(line),
+        // In one write: a row alone is small, and there can be many.
+        Format::Jsonl => print(&rows.iter().map(json_line).collect::<anyhow::Result<String>>()?),
         Format::Json | Format::Yaml => serialized(format, &rows),
     }
 }
@@ -62,7 +63,11 @@ pub(crate) fn object<T: Serialize>(
 
 /// Prints one object as a line of JSON.
 pub(crate) fn line<T: Serialize>(object: &T) -> anyhow::Result<()> {
-    print(&(serde_json::to_string(object).context("can't write JSON")? + "\n"))
+    print(&json_line(object)?)
+}
+
+fn json_line<T: Serialize>(object: &T) -> anyhow::Result<String> {
+    Ok(serde_json::to_string(object).context("can't write JSON")? + "\n")
 }
 
 fn serialized<T: Serialize>(format: Format, value: &T) -> anyhow::Result<()> {

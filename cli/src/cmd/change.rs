@@ -141,8 +141,8 @@ impl Reader {
             if watched { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
         );
         if watched {
-            bar.set_message(format!("sending {}", count(prefixes, "prefix")));
             bar.set_style(style("{spinner} {msg} {elapsed}"));
+            bar.set_message(format!("sending {}", count(prefixes, "prefix")));
             bar.enable_steady_tick(Duration::from_millis(100));
         }
         Self { jsonl: format == Format::Jsonl, bar }
