@@ -2,6 +2,7 @@
 
 mod cargo;
 mod demo;
+mod ebpf;
 mod interrupt;
 mod packages;
 mod test;
@@ -19,6 +20,12 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
+    /// Build the eBPF object that the agent embeds
+    Ebpf {
+        /// Only compare what the source builds with what is committed
+        #[arg(long)]
+        check: bool,
+    },
     /// Run every check and test: format, lints, unit, kernel and end-to-end tests (root)
     Test {
         /// Only what needs no root: leave the kernel and end-to-end tests out
@@ -30,6 +37,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Demo { keep } => demo::run(keep).map(|()| ExitCode::SUCCESS),
+        Task::Ebpf { check } => ebpf::build(check).map(|()| ExitCode::SUCCESS),
         Task::Test { unprivileged } => test::run(unprivileged),
     };
     outcome.unwrap_or_else(|error| {
