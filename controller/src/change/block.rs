@@ -59,6 +59,9 @@ impl Block {
         }
         let expires_unix_ms = match request.ttl_ms {
             Some(0) => return Err(Error::Invalid("ttl: must be at least 1 ms".to_owned())),
+            Some(_) if action == Action::Protect => {
+                return Err(Error::Invalid("ttl: never-block entries do not expire".to_owned()));
+            }
             ttl => {
                 ttl.map(|ttl| now_unix_ms.saturating_add(i64::try_from(ttl).unwrap_or(i64::MAX)))
             }

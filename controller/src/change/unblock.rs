@@ -172,3 +172,96 @@ fn describe(key: &EntryKey) -> String {
     let (prefix, action, source) = (key.prefix, key.action.name(), &key.source);
     format!("{prefix}{service} ({action}, {source}, hosts {})", key.selection)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Records;
+    use kctl_blocklist::parse_prefix;
+    use kctl_proto::agent::v1 as pb;
+
+    fn entry(prefix: &str, action: Action, source: &str, selection: Selection) -> Entry {
+        let prefix = parse_prefix(prefix).expect("valid");
+        let (service, source) = (None, source.to_owned());
+        Entry {
+            key: EntryKey { prefix, service, action, source, selection },
+            reason: String::new(),
+            created_unix_ms: 0,
+            expires_unix_ms: None,
+            exceptions: Vec::new(),
+        }
+    }
+
+    fn web(numbers: &[u8]) -> Selection {
+        Selection::Names(numbers.iter().map(|n| format!("web-{n}")).collect())
+    }
+
+    fn model(entries: Vec<Entry>) -> Model {
+        let desired = Desired::new("s".to_owned(), Vec::new(), 1, entries);
+        Model { desired, records: Records::default() }
+    }
+
+    fn decide(
+        model: &Model,
+        selection: &Selection,
+        action: pb::Action,
+    ) -> Result<(Vec<Write>, Vec<String>), Error> {
+        let request = api::UnblockRequest {
+            prefixes: vec!["10.0.0.5".to_owned()],
+            action: action.into(),
+            selection: Some(selection.into()),
+            ..Default::default()
+        };
+        let hosts: Hosts = (1..=2)
+            .map(|n| (format!("web-{n}"), BTreeMap::new()))
+            .filter(|(name, labels)| selection.matches(name, labels))
+            .collect();
+        let (writes, still) = Unblock::parse(request)?.decide(model, &hosts)?;
+        Ok((writes, still.iter().map(|entry| describe(&entry.key)).collect()))
+    }
+
+    #[test]
+    fn exactly_this_selection_is_removed_and_the_rest_is_told() {
+        let model = model(vec![
+            entry("10.0.0.5", Action::Drop, "user:a", Selection::All),
+            entry("10.0.0.5", Action::Monitor, "user:b", Selection::All),
+            entry("10.0.0.5", Action::Drop, "user:a", web(&[1])),
+            entry("10.0.0.5", Action::Drop, "feed:x", Selection::All),
+            entry("10.0.0.5", Action::Protect, "user:a", Selection::All),
+            entry("10.0.0.0/24", Action::Drop, "user:a", web(&[3])),
+        ]);
+        let unspecified = pb::Action::Unspecified;
+        let (writes, still) = decide(&model, &Selection::All, unspecified).expect("found");
+        assert_eq!(writes.len(), 2);
+        assert!(writes.iter().all(|write| matches!(write, Write::Remove(_))), "{writes:?}");
+        assert_eq!(
+            still,
+            ["10.0.0.5/32 (drop, feed:x, hosts all)", "10.0.0.5/32 (drop, user:a, hosts web-1)"]
+        );
+        let (writes, _) = decide(&model, &Selection::All, pb::Action::Monitor).expect("found");
+        assert_eq!(writes.len(), 1);
+        let (writes, still) = decide(&model, &Selection::All, pb::Action::Protect).expect("found");
+        assert_eq!((writes.len(), still.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_narrower_selection_is_excepted() {
+        let model = model(vec![entry("10.0.0.5", Action::Drop, "user:a", Selection::All)]);
+        let (writes, still) = decide(&model, &web(&[1]), pb::Action::Unspecified).expect("found");
+        let [Write::Upsert(entry)] = writes.as_slice() else { panic!("{writes:?}") };
+        assert_eq!(entry.exceptions, [web(&[1])]);
+        assert!(still.is_empty(), "{still:?}");
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_with_what_covers_it() {
+        let model = model(vec![
+            entry("10.0.0.5", Action::Drop, "user:a", web(&[1, 2])),
+            entry("10.0.0.0/8", Action::Drop, "feed:x", Selection::All),
+        ]);
+        // All hosts, also later ones, are never some of these two.
+        let missing = decide(&model, &Selection::All, pb::Action::Unspecified).expect_err("not it");
+        let Error::NotFound(message) = missing else { panic!("{missing:?}") };
+        assert!(message.contains("hosts web-1,web-2") && message.contains("feed:x"), "{message}");
+    }
+}

@@ -158,7 +158,7 @@ impl Desired {
     }
 
     /// Makes the changes of one decision; together they are one revision.
-    pub(super) fn apply(&mut self, writes: &[Write]) {
+    pub(crate) fn apply(&mut self, writes: &[Write]) {
         if !Write::change_entries(writes) {
             return;
         }

@@ -165,3 +165,112 @@ impl Owner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kctl_blocklist::{Action, Entry, EntryKey, Selection, parse_prefix};
+    use std::sync::Arc;
+
+    fn entry(prefix: &str) -> Write {
+        Write::Upsert(Arc::new(Entry {
+            key: EntryKey {
+                prefix: parse_prefix(prefix).expect("valid"),
+                service: None,
+                action: Action::Drop,
+                source: "user:a".to_owned(),
+                selection: Selection::Names(["web-1".to_owned(), "web-2".to_owned()].into()),
+            },
+            reason: "scanner".to_owned(),
+            created_unix_ms: 7,
+            expires_unix_ms: Some(i64::MAX),
+            exceptions: vec![Selection::All],
+        }))
+    }
+
+    fn token() -> TokenRecord {
+        TokenRecord {
+            id: "0000000a".to_owned(),
+            secret_sha256: [3; 32],
+            expires_unix_ms: 9,
+            uses: Some(2),
+            host: String::new(),
+            revoked: false,
+            created_by: "user:admin".to_owned(),
+            created_unix_ms: 1,
+        }
+    }
+
+    fn host() -> HostRecord {
+        HostRecord {
+            name: "web-1".to_owned(),
+            joined_unix_ms: 1,
+            since_unix_ms: 2,
+            session: None,
+            certificates: [[1; 32], [2; 32]].into(),
+            status: Some(Arc::default()),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_acknowledged_is_there_after_reopening() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let path = folder.path().join("store.db");
+        let (store, thread) = Store::open(&path).expect("opens");
+        let writes = vec![
+            entry("10.0.0.1"),
+            entry("10.0.0.2"),
+            Write::Token(token()),
+            Write::Host(host()),
+            Write::Revoke([9; 32], "kctl://host/old".to_owned()),
+        ];
+        let committed = store.write(|_| Ok((writes, "value"))).await.expect("commits");
+        assert_eq!((committed.revision, committed.value), (1, "value"));
+        let Write::Upsert(gone) = entry("10.0.0.2") else { unreachable!("made above") };
+        store
+            .write(move |_| Ok((vec![Write::Remove(gone.key.clone())], ())))
+            .await
+            .expect("commits");
+        let nothing = store.write(|model| Ok((Vec::new(), model.desired.revision))).await;
+        assert_eq!(nothing.expect("no change is no revision").revision, 2);
+        let refused =
+            store.write::<()>(|_| Err(Error::Invalid("no".to_owned()))).await.expect_err("refused");
+        assert_eq!(refused, Error::Invalid("no".to_owned()));
+        let before = store.desired().borrow().clone();
+        drop(store);
+        thread.join().expect("ends");
+
+        let (store, _thread) = Store::open(&path).expect("opens again");
+        let after = store.desired().borrow().clone();
+        assert_eq!((after.revision, &after.store_id), (2, &before.store_id));
+        assert_eq!(after.entries().collect::<Vec<_>>(), before.entries().collect::<Vec<_>>());
+        assert_ne!(after.epoch(), before.epoch());
+        let ended = after.epochs.iter().find(|epoch| epoch.epoch == before.epoch());
+        assert_eq!(ended.map(|epoch| (epoch.first, epoch.last)), Some((1, Some(2))));
+        assert_eq!(after.epochs.last().map(|epoch| (epoch.first, epoch.last)), Some((3, None)));
+        let records = store.records().borrow().clone();
+        assert_eq!(records.hosts["web-1"], host());
+        assert_eq!(records.tokens["0000000a"], token());
+        assert!(records.revoked.contains(&[9; 32]) && records.users.contains_key("admin"));
+    }
+
+    #[tokio::test]
+    async fn a_store_without_its_file_is_a_new_one_whatever_lies_beside_it() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let path = folder.path().join("store.db");
+        let id_of = |store: &Store| store.desired().borrow().store_id.clone();
+        let (store, thread) = Store::open(&path).expect("opens");
+        store.write(|_| Ok((vec![entry("10.0.0.1")], ()))).await.expect("commits");
+        let first = id_of(&store);
+        std::fs::copy(folder.path().join("store.db-wal"), folder.path().join("kept"))
+            .expect("there");
+        drop(store);
+        thread.join().expect("ends");
+        std::fs::remove_file(&path).expect("there");
+        std::fs::copy(folder.path().join("kept"), folder.path().join("store.db-wal"))
+            .expect("copies");
+        let (store, _thread) = Store::open(&path).expect("opens");
+        assert_ne!(id_of(&store), first);
+        assert_eq!(store.desired().borrow().entries().len(), 0);
+    }
+}

@@ -161,19 +161,26 @@ impl Agent {
             Some(_) => {}
             None => state.entries.clear(),
         }
+        let mut digest: Digest = match &header.base {
+            Some(base) => Digest::from_bytes(&base.digest).expect("16 bytes"),
+            None => Digest::default(),
+        };
         let whole = header.base.is_none();
         state.applied.push(whole);
         for chunk in chunks {
             for entry in chunk.upserts {
                 let entry = Entry::from_proto(entry, now_unix_ms()).expect("valid");
-                state.entries.insert(entry.key.clone(), entry);
+                let key = entry.key.clone();
+                if state.entries.insert(key.clone(), entry).is_none() {
+                    digest.add(&key);
+                }
             }
             for key in chunk.removals {
                 let key = EntryKey::try_from(key).expect("valid");
                 assert!(state.entries.remove(&key).is_some(), "{key:?} is not there");
+                digest.remove(&key);
             }
         }
-        let digest: Digest = state.entries.keys().collect();
         state.store = pb::StoreState {
             store_id: header.store_id,
             epoch: header.epoch,
