@@ -175,6 +175,9 @@ impl Follower {
                 None
             }
             Plan::Refused(why) => {
+                if self.progress.borrow().error.as_ref().is_none_or(|told| told.message != why) {
+                    tracing::warn!(host = %self.name, reason = %why, "host: left as it is");
+                }
                 self.settle(revision, Some(error_data(Code::FailedPrecondition, why)));
                 None
             }

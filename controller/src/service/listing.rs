@@ -44,6 +44,8 @@ pub(super) struct HostBlocklist {
 /// Which entries are wanted.
 struct Filter {
     hosts: Vec<HostView>,
+    /// Names and labels of these.
+    labels: Vec<(String, BTreeMap<String, String>)>,
     /// Whether every host is meant, also those that are not known yet.
     all: bool,
     prefix: Option<ipnet::IpNet>,
@@ -60,8 +62,7 @@ impl Filter {
             && entry.key.source.starts_with(&self.source)
             && entry.expires_unix_ms.is_none_or(|ends| ends > now_unix_ms)
             && self.prefix.is_none_or(overlaps)
-            && (self.all
-                || self.hosts.iter().any(|host| entry.concerns(&host.name, &host.labels())))
+            && (self.all || self.labels.iter().any(|(name, labels)| entry.concerns(name, labels)))
     }
 }
 
@@ -114,8 +115,10 @@ impl Api {
         };
         let actions = Action::from_proto(request.action())
             .map_or_else(|| vec![Action::Drop, Action::Monitor], |action| vec![action]);
+        let hosts = self.registry.select(&selection)?;
         Ok(Filter {
-            hosts: self.registry.select(&selection)?,
+            labels: hosts.iter().map(|host| (host.name.clone(), host.labels())).collect(),
+            hosts,
             all: selection == kctl_blocklist::Selection::All,
             prefix,
             source: request.source.clone(),
@@ -195,14 +198,16 @@ fn add_hits(items: &mut BTreeMap<(EntryKey, String), Item>, host: &HostView, hit
     for ((_, maker), item) in items.iter_mut() {
         let Some(wire) = item.entry.as_ref() else { continue };
         let Some(key) = wire.key.as_ref() else { continue };
-        let there = if maker.is_empty() {
-            Entry::from_proto(wire.clone(), 0)
-                .is_ok_and(|entry| entry.concerns(&host.name, &labels))
-        } else {
-            *maker == host.name
+        let Some(found) = by_rule.get(&(key.prefix.as_str(), key.port, key.action)) else {
+            continue;
         };
-        let found = by_rule.get(&(key.prefix.as_str(), key.port, key.action));
-        let Some(found) = found.filter(|_| there) else { continue };
+        let concerned = || {
+            let entry = Entry::from_proto(wire.clone(), 0);
+            entry.is_ok_and(|entry| entry.concerns(&host.name, &labels))
+        };
+        if *maker != host.name && !(maker.is_empty() && concerned()) {
+            continue;
+        }
         let both = i32::from(pb::Protocol::Unspecified);
         let counted = found.iter().filter(|hit| {
             key.protocol == both || hit.protocol == both || hit.protocol == key.protocol
