@@ -1,0 +1,164 @@
+//! Attaching, re-adopting, detaching.
+
+use crate::support::{DROP, PEER, World, answers, command, json, key, run, within};
+use agent_kernel::ErrorKind;
+use agent_kernel::filter::{Attached, Mode, detach};
+use std::process::{Command, Stdio};
+
+/// The XDP mode of kt0 as ip(8) sees it: 1 in the driver, 2 in the stack.
+fn mode_of_kt0() -> i64 {
+    json("ip -j -d link show dev kt0")[0]["xdp"]["mode"].as_i64().unwrap_or(0)
+}
+
+/// The pinned link of kt0 as bpftool(8) sees it.
+fn link(world: &World) -> serde_json::Value {
+    json(&format!("bpftool -j link show pinned {}/v1/link-kt0", world.bpffs().display()))
+}
+
+fn blocks(mode: Mode, expected: Attached, seen: i64) {
+    let world = World::new();
+    world.veth();
+    let mut filter = world.filter(100);
+    assert_eq!(filter.attach("kt0", mode).expect("attached"), expected);
+    assert_eq!(mode_of_kt0(), seen);
+    let attachments = filter.attachments().expect("known");
+    assert_eq!(attachments.len(), 1);
+    assert_eq!((attachments[0].interface.as_str(), attachments[0].mode), ("kt0", expected));
+
+    filter.update(&[(key("10.9.0.2"), DROP), (key("fd09::2"), DROP)]).expect("room");
+    for source in ["10.9.0.2", "fd09::2"] {
+        assert!(!answers(source), "{source} is blocked");
+    }
+    for bystander in ["10.9.0.3", "fd09::3"] {
+        assert!(answers(bystander), "{bystander} is not");
+    }
+    assert!(filter.hits().expect("read").iter().all(|hit| hit.packets > 0));
+    filter.update(&[(key("10.9.0.2"), None), (key("fd09::2"), None)]).expect("removed");
+    assert!(answers("10.9.0.2") && answers("fd09::2"), "nothing is blocked any more");
+}
+
+#[test]
+fn native_mode_blocks_one_source_and_not_its_neighbour() {
+    blocks(Mode::Auto, Attached::Native, 1);
+}
+
+#[test]
+fn generic_mode_blocks_one_source_and_not_its_neighbour() {
+    blocks(Mode::Generic, Attached::Generic, 2);
+}
+
+#[test]
+fn a_new_owner_adopts_links_and_counters_without_letting_a_packet_through() {
+    let world = World::new();
+    world.veth();
+    let mut filter = world.filter(100);
+    filter.attach("kt0", Mode::Auto).expect("attached");
+    filter.update(&[(key("10.9.0.2"), DROP)]).expect("room");
+    let id = link(&world)["id"].clone();
+
+    let flood = Command::new("ip")
+        .args(["netns", "exec", PEER, "ping", "-n", "-q", "-i", "0.002", "-c", "500", "-W", "0.2"])
+        .args(["-I", "10.9.0.2", "10.9.0.1"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("ping");
+    let packets = |filter: &agent_kernel::filter::Filter| {
+        filter.hits().expect("read").first().map_or(0, |hit| hit.packets)
+    };
+    let mut last = 0;
+    for _ in 0..4 {
+        within("the flood goes on", || packets(&filter) > last + 20);
+        let before = packets(&filter);
+        drop(filter);
+        filter = world.filter(100);
+        last = packets(&filter);
+        assert!(last >= before, "hits went on: {last} after {before}");
+        assert_eq!(filter.attach("kt0", Mode::Auto).expect("still there"), Attached::Native);
+        assert_eq!(link(&world)["id"], id, "the link is the same");
+        assert_eq!(link(&world)["prog_id"], filter.program_id(), "its program is the new one");
+    }
+    let output = flood.wait_with_output().expect("ping ended");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("500 packets transmitted, 0 received"), "{text}");
+    assert_eq!(packets(&filter), 500);
+    assert!(filter.rules().contains_key(&key("10.9.0.2")));
+}
+
+#[test]
+fn a_foreign_program_is_named_and_left_alone() {
+    let world = World::new();
+    world.veth();
+    let elsewhere =
+        agent_kernel::filter::FilterConfig { bpffs: world.pin("other"), max_entries: 1 };
+    let other = agent_kernel::filter::Filter::open(&elsewhere).expect("a filter");
+    let foreign = other.program_id();
+    run(&format!("bpftool net attach xdpdrv id {foreign} dev kt0"));
+
+    let mut filter = world.filter(100);
+    for mode in [Mode::Auto, Mode::Native, Mode::Generic] {
+        let error = filter.attach("kt0", mode).expect_err("somebody else's");
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        let text = error.to_string();
+        assert!(text.contains(&format!("XDP program {foreign} \"kctl_filter\"")), "{text}");
+        assert!(error.remedy().is_some());
+    }
+    assert_eq!(json("ip -j -d link show dev kt0")[0]["xdp"]["prog"]["id"], foreign);
+    assert!(filter.attachments().expect("known").is_empty());
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_an_error_that_names_it() {
+    let world = World::new();
+    let error = world.filter(1).attach("eth7", Mode::Auto).expect_err("no such device");
+    assert_eq!(error.to_string(), "link \"eth7\": no such device");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn an_interface_that_comes_back_is_filtered_anew_and_one_with_a_dot_is_pinned() {
+    let world = World::new();
+    world.veth();
+    let mut filter = world.filter(100);
+    filter.attach("kt0", Mode::Auto).expect("attached");
+    filter.update(&[(key("10.9.0.2"), DROP)]).expect("room");
+    run("ip link del kt0");
+    within("the link is forgotten", || filter.attachments().expect("known").is_empty());
+    world.veth_without_check();
+    filter.attach("kt0", Mode::Auto).expect("attached again");
+    assert!(!answers("10.9.0.2"));
+    within("the others get through", || answers("10.9.0.3"));
+
+    // A renamed interface stays filtered, and its old name is free.
+    run("ip link set kt0 name kt.100 up");
+    run("ip link add kt0 type veth peer name kt2");
+    filter.attach("kt0", Mode::Auto).expect("the new kt0");
+    let mut names: Vec<_> =
+        filter.attachments().expect("known").into_iter().map(|it| it.interface).collect();
+    names.sort();
+    assert_eq!(names, ["kt.100", "kt0"]);
+    assert_eq!(world.filter(100).attachments().expect("adopted").len(), 2);
+}
+
+#[test]
+fn detach_leaves_nothing_behind() {
+    let world = World::new();
+    world.veth();
+    let mut filter = world.filter(100);
+    filter.attach("kt0", Mode::Auto).expect("attached");
+    filter.update(&[(key("10.9.0.2"), DROP)]).expect("room");
+    assert!(!answers("10.9.0.2"));
+    let (program, id) = (filter.program_id(), link(&world)["id"].clone());
+    drop(filter);
+
+    let removed = detach(&world.bpffs()).expect("detached");
+    assert!(removed.contains(&"link kt0".to_owned()) && removed.contains(&"map rules4".to_owned()));
+    assert_eq!(removed.len(), 13);
+    assert_eq!(mode_of_kt0(), 0);
+    assert!(answers("10.9.0.2"));
+    within("program and link are gone", || {
+        !command(&format!("bpftool prog show id {program}")).status.success()
+            && !command(&format!("bpftool link show id {id}")).status.success()
+    });
+    assert!(!world.bpffs().join("v1").exists());
+    assert!(detach(&world.bpffs()).expect("nothing to do").is_empty());
+}

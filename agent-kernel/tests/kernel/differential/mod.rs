@@ -1,0 +1,213 @@
+//! Random frames through the real program in the kernel (BPF_PROG_TEST_RUN), compared in verdict and
+//! in every counter with a plain reference that shares no code with it.
+
+mod frames;
+mod packet;
+mod reference;
+
+use crate::support::{World, run};
+use agent_kernel::filter::{Filter, Guard, Protocol, Rule, RuleKey, Until};
+use agent_kernel::sys::boottime_ns;
+
+use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya_obj::programs::XdpAttachType;
+use frames::SOURCES;
+use ipnet::IpNet;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use reference::Reference;
+use std::net::{IpAddr, SocketAddr};
+
+const FRAMES: u32 = 100_000;
+/// Rules and guard change that often.
+const ROUND: u32 = 2_000;
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+
+/// The filter's program, for running frames through it.
+fn program(world: &World, filter: &Filter) -> Xdp {
+    let pin = world.pin("program");
+    run(&format!("bpftool prog pin id {} {}", filter.program_id(), pin.display()));
+    Xdp::from_pin(&pin, XdpAttachType::Interface).expect("the pinned program")
+}
+
+fn seed() -> u64 {
+    match std::env::var("KCTL_TEST_SEED") {
+        Ok(seed) => seed.parse().expect("KCTL_TEST_SEED is a number"),
+        Err(_) => 2_026,
+    }
+}
+
+#[test]
+fn the_program_judges_and_counts_as_the_reference_does() {
+    let seed = seed();
+    println!("seed {seed}; another one: KCTL_TEST_SEED=N");
+    let world = World::new();
+    let mut filter = world.filter(500);
+    let xdp = program(&world, &filter);
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut reference = Reference::default();
+    for number in 0..FRAMES {
+        if number % ROUND == 0 {
+            change(&mut random, &mut filter, &mut reference);
+        }
+        let frame = frames::frame(&mut random);
+        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
+        let verdict = xdp.test_run(options).expect("the program runs").return_value;
+        assert!(verdict == XDP_DROP || verdict == XDP_PASS, "verdict {verdict}");
+        let drops = reference.judge(&frame);
+        let told = || {
+            let parsed = packet::parse(&frame);
+            format!("seed {seed} frame {number} {frame:02x?}\n{parsed:?}\n{reference:#?}")
+        };
+        assert_eq!(verdict == XDP_DROP, drops, "{}", told());
+        if number % ROUND == ROUND - 1 {
+            compare(&filter, &reference);
+        }
+    }
+    let counters = filter.counters().expect("read");
+    println!("{counters:?}");
+    for count in [counters.dropped, counters.monitored, counters.guarded, counters.malformed] {
+        assert!(count.packets > u64::from(FRAMES) / 200, "every verdict is met: {counters:?}");
+    }
+    assert_eq!(counters.passed.packets + counters.dropped.packets, u64::from(FRAMES));
+}
+
+fn compare(filter: &Filter, reference: &Reference) {
+    let counters = filter.counters().expect("read");
+    assert_eq!(counters.passed, reference.passed);
+    assert_eq!(counters.dropped, reference.dropped);
+    assert_eq!(counters.monitored, reference.monitored);
+    assert_eq!(counters.guarded, reference.guarded);
+    assert_eq!(counters.malformed, reference.malformed);
+    assert_eq!(counters.protocols, Vec::from_iter(reference.protocols.clone()));
+    let mut connections = counters.connections;
+    connections.sort_unstable();
+    assert_eq!(connections, Vec::from_iter(reference.connections.clone()));
+    let mut hits: Vec<_> = filter
+        .hits()
+        .expect("read")
+        .iter()
+        .map(|hit| ((hit.key, hit.action), (hit.packets, hit.bytes)))
+        .collect();
+    hits.sort_unstable();
+    let expected = reference.hits.iter().map(|(key, it)| (*key, (it.packets, it.bytes)));
+    assert_eq!(hits, Vec::from_iter(expected));
+    let mut sources = counters.sources;
+    sources.sort_unstable();
+    assert_eq!(sources, reference.sources());
+}
+
+/// Changes some rules and the guard, here and there.
+fn change(random: &mut StdRng, filter: &mut Filter, reference: &mut Reference) {
+    let present: Vec<RuleKey> = filter.rules().keys().copied().collect();
+    let mut changes: Vec<_> =
+        present.iter().filter(|_| random.random_bool(0.5)).map(|key| (*key, None)).collect();
+    for _ in 0..random.random_range(5..40) {
+        changes.push((rule_key(random), Some(rule(random))));
+    }
+    filter.update(&changes).expect("room");
+    reference.update(&changes);
+    let guard = Guard {
+        prefixes: (0..random.random_range(0..3)).map(|_| prefix(random, 20)).collect(),
+        ports: (0..random.random_range(0..3)).map(|_| service(random)).collect(),
+        uplinks: (0..random.random_range(0..3))
+            .map(|_| SocketAddr::new(*SOURCES.choose(random).expect("some"), frames::port(random)))
+            .collect(),
+    };
+    filter.set_guard(&guard).expect("room");
+    reference.guard = guard;
+}
+
+fn rule_key(random: &mut StdRng) -> RuleKey {
+    let service = random.random_bool(0.5).then(|| service(random));
+    RuleKey { prefix: prefix(random, 0), service }
+}
+
+fn service(random: &mut StdRng) -> (Protocol, u16) {
+    let protocol = if random.random() { Protocol::Tcp } else { Protocol::Udp };
+    (protocol, frames::port(random).max(1))
+}
+
+/// A prefix around one of the sources; mostly a long one, else nearly everything would be covered.
+fn prefix(random: &mut StdRng, shortest: u8) -> IpNet {
+    let source: IpAddr = *SOURCES.choose(random).expect("some");
+    let longest = IpNet::from(source).max_prefix_len();
+    let len = match random.random_range(0..10) {
+        0 => random.random_range(shortest..=longest),
+        1..4 => longest,
+        _ => random.random_range(longest - 12..=longest),
+    };
+    IpNet::new(source, len).expect("a length of the family").trunc()
+}
+
+fn rule(random: &mut StdRng) -> Rule {
+    let hour_ns = 3_600_000_000_000;
+    let mut until = || match random.random_range(0..4) {
+        0 => Until::at(1),
+        1 => Until::at(boottime_ns() + hour_ns),
+        _ => Until::FOREVER,
+    };
+    let (drop, monitor) = (until(), until());
+    match random.random_range(0..5) {
+        0 => Rule { drop: Some(drop), monitor: Some(monitor) },
+        1 | 2 => Rule { drop: None, monitor: Some(monitor) },
+        _ => Rule { drop: Some(drop), monitor: None },
+    }
+}
+
+/// What a packet costs in this build of the kernel; printed, not asserted.
+#[test]
+fn what_a_packet_costs_is_printed() {
+    let world = World::new();
+    let mut filter = world.filter(20_000);
+    let xdp = program(&world, &filter);
+    let ns = |name: &str, frame: &[u8]| {
+        let repeat = 1_000_000;
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
+        // The kernel tells the time of one run.
+        let ns = xdp.test_run(options).expect("the program runs").duration.as_nanos();
+        println!("{name}: {ns} ns");
+    };
+    let v4 = frames::plain("10.0.0.1".parse().expect("valid"));
+    let v6 = frames::plain("fd00::1".parse().expect("valid"));
+    ns("v4 with no rules", &v4);
+    ns("v6 with no rules", &v6);
+    let mut changes = Vec::new();
+    for i in 0..10_000_u32 {
+        let address = if i % 2 == 0 {
+            IpAddr::from((0x0b00_0000 + i).to_be_bytes())
+        } else {
+            IpAddr::from((0xfd00_0001_u128 << 96 | u128::from(i)).to_be_bytes())
+        };
+        let rule = Rule { drop: Some(Until::FOREVER), monitor: None };
+        changes.push((RuleKey { prefix: address.into(), service: None }, Some(rule)));
+    }
+    let start = std::time::Instant::now();
+    filter.update(&changes).expect("room");
+    println!("adding 10,000 rules: {:?}", start.elapsed());
+    let start = std::time::Instant::now();
+    filter.verify().expect("verified");
+    println!("verifying them: {:?}", start.elapsed());
+    let start = std::time::Instant::now();
+    filter.counters().expect("read");
+    println!("reading all counters: {:?}", start.elapsed());
+    ns("v4 miss, 10,000 single addresses", &v4);
+    ns("v6 miss, 10,000 single addresses", &v6);
+    ns("v4 drop, single address", &frames::plain("11.0.0.2".parse().expect("valid")));
+    ns("v6 drop, single address", &frames::plain("fd00:1::1".parse().expect("valid")));
+    let all = ["10.0.0.0/8", "fd00::/16", "10.0.0.0/16", "10.0.0.0/24"];
+    let rule = Rule { drop: Some(Until::FOREVER), monitor: None };
+    let all: Vec<_> = all
+        .iter()
+        .map(|net| (RuleKey { prefix: net.parse().expect("valid"), service: None }, Some(rule)))
+        .collect();
+    filter.update(&all).expect("room");
+    ns("v4 drop, prefix", &v4);
+    ns("v6 drop, prefix", &v6);
+    ns(
+        "v4 miss, single addresses and 3 lengths",
+        &frames::plain("12.0.0.1".parse().expect("valid")),
+    );
+}

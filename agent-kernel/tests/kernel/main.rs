@@ -1,0 +1,8 @@
+//! The crate in a real kernel, each test in namespaces of its own; ping(8), ip(8) and bpftool(8) are
+//! the witnesses. Needs root.
+
+mod attach;
+mod differential;
+mod netlink;
+mod support;
+mod tables;

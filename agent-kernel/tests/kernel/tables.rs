@@ -1,0 +1,198 @@
+//! Rules and guard in the kernel's maps.
+
+use crate::support::{DROP, World, answers, drop_until, json, key, port, run, within};
+use agent_kernel::ErrorKind;
+use agent_kernel::filter::{Drift, Guard, Mode, Protocol, Rule, Until};
+use agent_kernel::sys::boottime_ns;
+
+#[test]
+fn a_set_that_does_not_fit_changes_nothing() {
+    let world = World::new();
+    let mut filter = world.filter(4);
+    filter.update(&[(key("10.0.0.1"), DROP), (key("::1"), DROP)]).expect("room");
+    let before = filter.rules().clone();
+    // Three more beside two; that one of those would go does not help.
+    let changes = [
+        (key("10.0.0.1"), None),
+        (key("1.1.1.1"), DROP),
+        (key("2.2.2.2"), DROP),
+        (key("3.3.3.3"), DROP),
+    ];
+    let error = filter.update(&changes).expect_err("no room");
+    assert_eq!(error.kind(), ErrorKind::Full);
+    assert!(error.remedy().is_some());
+    // A port takes one entry more, for fragments.
+    let changes =
+        [(port("1.1.1.1", Protocol::Tcp, 1), DROP), (port("2.2.2.2", Protocol::Tcp, 1), DROP)];
+    assert_eq!(filter.update(&changes).expect_err("no room").kind(), ErrorKind::Full);
+    assert_eq!(filter.rules(), &before);
+    assert_eq!(filter.verify().expect("verified"), Drift::default());
+
+    filter.update(&[(key("1.1.1.1"), DROP), (key("2.2.2.2"), DROP)]).expect("room for these");
+    assert_eq!((filter.entries(), filter.max_entries()), (4, 4));
+    let all: Vec<_> = filter.rules().keys().map(|key| (*key, None)).collect();
+    filter.update(&all).expect("removed");
+    filter
+        .update(&[
+            (port("1.1.1.1", Protocol::Tcp, 1), DROP),
+            (port("2.2.2.2", Protocol::Tcp, 1), DROP),
+        ])
+        .expect("room for these");
+    assert_eq!(world.filter(100).max_entries(), 4, "pinned maps keep their size");
+}
+
+#[test]
+fn nonsense_is_refused() {
+    let world = World::new();
+    let mut filter = world.filter(4);
+    for (key, rule) in [
+        (port("10.0.0.1", Protocol::Tcp, 0), DROP),
+        (key("10.0.0.1"), Some(Rule { drop: None, monitor: None })),
+    ] {
+        assert_eq!(filter.update(&[(key, rule)]).expect_err("nonsense").kind(), ErrorKind::Invalid);
+    }
+    assert_eq!(filter.entries(), 0);
+}
+
+#[test]
+fn an_expiry_ends_on_time_without_us() {
+    let world = World::new();
+    world.veth();
+    let mut filter = world.filter(100);
+    filter.attach("kt0", Mode::Auto).expect("attached");
+    let end = boottime_ns() + 1_000_000_000;
+    // An outer drop would not end with the inner one.
+    filter.update(&[(key("10.9.0.2"), drop_until(Until::at(end)))]).expect("room");
+    drop(filter);
+    assert!(!answers("10.9.0.2"));
+    within("it ends", || answers("10.9.0.2"));
+    let late_ns = boottime_ns() - end;
+    assert!(late_ns < 400_000_000, "{late_ns} ns late, of which a lost ping takes 300 ms");
+}
+
+#[test]
+fn counters_survive_a_change_of_expiry_and_start_at_zero_for_a_new_rule() {
+    let world = World::new();
+    world.veth();
+    let mut filter = world.filter(2);
+    filter.attach("kt0", Mode::Auto).expect("attached");
+    let hits = |filter: &agent_kernel::filter::Filter| {
+        filter.hits().expect("read").iter().map(|hit| hit.packets).sum::<u64>()
+    };
+    filter.update(&[(key("10.9.0.2"), DROP)]).expect("room");
+    assert!(!answers("10.9.0.2"));
+    assert_eq!(hits(&filter), 1);
+    let later = drop_until(Until::at(boottime_ns() + 3_600_000_000_000));
+    filter.update(&[(key("10.9.0.2"), later)]).expect("changed");
+    assert_eq!(hits(&filter), 1);
+    // More rules than slots, one after the other, so that every slot is given out again.
+    for octet in 10..20 {
+        filter.update(&[(key("10.9.0.2"), None)]).expect("removed");
+        let other = key(&format!("10.9.1.{octet}"));
+        filter.update(&[(other, DROP)]).expect("room");
+        filter.update(&[(other, None), (key("10.9.0.2"), DROP)]).expect("room");
+        assert_eq!(hits(&filter), 0);
+    }
+    assert!(!answers("10.9.0.2"));
+    assert_eq!(hits(&filter), 1);
+}
+
+#[test]
+fn what_somebody_did_to_the_maps_is_found_and_mended() {
+    let world = World::new();
+    world.veth();
+    let mut filter = world.filter(100);
+    filter.attach("kt0", Mode::Auto).expect("attached");
+    let rules = [
+        (key("10.9.0.2"), DROP),
+        (key("fd09::2"), DROP),
+        (port("10.1.0.0/16", Protocol::Tcp, 22), DROP),
+    ];
+    filter.update(&rules).expect("room");
+    let guard = Guard {
+        prefixes: ["10.2.0.0/16".parse().expect("valid"), "fe80::/10".parse().expect("valid")]
+            .into(),
+        ports: [(Protocol::Tcp, 2222)].into(),
+        uplinks: [
+            "192.0.2.1:7443".parse().expect("valid"),
+            "[2001:db8::1]:7443".parse().expect("valid"),
+        ]
+        .into(),
+    };
+    filter.set_guard(&guard).expect("set");
+    assert_eq!(filter.verify().expect("verified"), Drift::default());
+
+    let map = |name: &str| world.bpffs().join("v1").join(name).display().to_string();
+    let bytes = |value: &serde_json::Value| {
+        let bytes: Vec<_> =
+            value.as_array().expect("bytes").iter().filter_map(|b| b.as_str()).collect();
+        bytes.join(" ")
+    };
+    let elements = |name: &str| {
+        json(&format!("bpftool -j map dump pinned {}", map(name)))
+            .as_array()
+            .cloned()
+            .expect("a list")
+    };
+    // Gone: every IPv4 entry (with the derived one), and every mask.
+    assert_eq!(elements("rules4").len(), 3);
+    for element in elements("rules4") {
+        run(&format!("bpftool map delete pinned {} key {}", map("rules4"), bytes(&element["key"])));
+    }
+    let zero = "0 ".repeat(8);
+    run(&format!("bpftool map update pinned {} key 0 0 0 0 value {zero}", map("masks")));
+    assert!(answers("10.9.0.2"), "deleted behind our back");
+    // Changed: the IPv6 one. Foreign: another IPv6 one, and a service of the guard.
+    let v6 = elements("rules6");
+    let value = "1 0 0 0 0 0 0 0 ".to_owned() + &"0 ".repeat(16);
+    run(&format!(
+        "bpftool map update pinned {} key {} value {value}",
+        map("rules6"),
+        bytes(&v6[0]["key"])
+    ));
+    run(&format!(
+        "bpftool map update pinned {} key {} value {value}",
+        map("rules6"),
+        "0 ".repeat(24)
+    ));
+    run(&format!("bpftool map update pinned {} key 80 0 6 0 value 1", map("guard_ports")));
+    assert!(answers("fd09::2"), "changed behind our back");
+
+    let drift = filter.verify().expect("verified");
+    assert_eq!(drift, Drift { missing: 3, foreign: 2, changed: 2 });
+    assert!(!answers("10.9.0.2") && !answers("fd09::2"), "mended");
+    assert_eq!(filter.verify().expect("verified"), Drift::default());
+    assert_eq!(elements("rules6").len(), 1);
+    drop(filter);
+
+    let filter = world.filter(100);
+    assert_eq!(filter.guard(), &guard, "a new owner reads the same guard");
+    assert_eq!(filter.rules().len(), 3);
+}
+
+#[test]
+fn nonsense_in_pinned_maps_is_cleared_away_by_a_new_owner() {
+    let world = World::new();
+    let mut filter = world.filter(10);
+    filter
+        .update(&[(port("10.1.0.0/16", Protocol::Udp, 53), DROP), (key("10.1.0.1"), DROP)])
+        .expect("room");
+    let rules = filter.rules().clone();
+    drop(filter);
+    let map = world.bpffs().join("v1/rules4").display().to_string();
+    let forever = "255 ".repeat(8);
+    // Host bits beyond the prefix; and a second rule that counts on the slots of the first.
+    run(&format!(
+        "bpftool map update pinned {map} key 1 2 3 10 0 0 0 8 value {forever} {}",
+        "0 ".repeat(16)
+    ));
+    run(&format!(
+        "bpftool map update pinned {map} key 9 0 0 10 0 0 0 32 value {forever} {}",
+        "0 ".repeat(16)
+    ));
+
+    let mut filter = world.filter(10);
+    assert_eq!(filter.rules().len(), rules.len() + 1);
+    assert_eq!(filter.rules().get(&key("10.0.0.9")).copied(), DROP);
+    assert_eq!(filter.verify().expect("verified"), Drift::default());
+}
