@@ -5,9 +5,17 @@ use crate::support::{
     Controller, LIMIT, agent::Agent, all, block, eventually, names, selector, unblock,
 };
 use kctl_proto::{
-    agent::v1 as pb, controller::v1 as api, controller::v1::host_result::Status as Outcome,
+    agent::v1 as pb,
+    controller::v1 as api,
+    controller::v1::{
+        host_result::Status as Outcome, hosts_service_client::HostsServiceClient,
+        stats_service_client::StatsServiceClient,
+    },
 };
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -311,4 +319,62 @@ async fn many_prefixes_go_out_in_chunks_and_hits_come_back() {
     let hit: Vec<_> = items.iter().filter(|item| !item.hits.is_empty()).collect();
     assert_eq!(hit.len(), 1);
     assert_eq!((hit[0].hits[0].packets, hit[0].hits[0].host.as_str()), (42, "web-1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_name_every_host_and_removal_can_detach() {
+    let controller = Controller::start();
+    let api = controller.api().await;
+    let agent = Agent::new(&controller, &api, "web-1").await;
+    Agent::new(&controller, &api, "web-2").await;
+    let _connection = agent.connect(&controller, &api).await;
+    api.block(block("10.0.0.1", names(&["web-2"]))).await.expect("accepted");
+    let local = api::BlockRequest { ttl_ms: Some(60_000), ..block("10.0.0.9", all()) };
+    api.block(local).await.expect("accepted");
+    {
+        let mut state = agent.state();
+        let mut entry = state.entries.values().next().expect("the one for all").clone();
+        entry.key.source = "local:0".to_owned();
+        state.entries.insert(entry.key.clone(), entry);
+    }
+    let request = api::ListBlocklistRequest { ask_hosts: true, ..Default::default() };
+    let (items, errors) = api.list(request).await;
+    let made: Vec<_> = items
+        .iter()
+        .map(|item| {
+            let key = item.entry.as_ref().and_then(|entry| entry.key.as_ref()).expect("a key");
+            (key.prefix.as_str(), key.source.as_str(), item.host.as_str())
+        })
+        .collect();
+    assert_eq!(
+        made,
+        [
+            ("10.0.0.1/32", "user:admin", ""),
+            ("10.0.0.9/32", "local:0", "web-1"),
+            ("10.0.0.9/32", "user:admin", "")
+        ]
+    );
+    assert_eq!(errors.len(), 1);
+    let error = errors[0].error.as_ref().expect("told");
+    assert_eq!((errors[0].host.as_str(), error.code.as_str()), ("web-2", "UNAVAILABLE"));
+
+    let mut client = StatsServiceClient::new(api.0.clone());
+    let request = api::GetStatsRequest::default();
+    let mut answers = client.get_stats(request).await.expect("asked").into_inner();
+    let mut hosts = BTreeMap::new();
+    while let Some(answer) = answers.message().await.expect("answered") {
+        hosts.insert(answer.host, answer.result.expect("one or the other"));
+    }
+    assert!(matches!(hosts["web-1"], api::get_stats_response::Result::Stats(_)));
+    assert!(matches!(hosts["web-2"], api::get_stats_response::Result::Error(_)));
+
+    let mut client = HostsServiceClient::new(api.0.clone());
+    let request = api::RemoveHostsRequest {
+        names: vec!["web-1".to_owned(), "web-2".to_owned()],
+        detach: true,
+    };
+    let removed = client.remove_hosts(request).await.expect("asked").into_inner().hosts;
+    assert_eq!(removed[0].detached, ["link eth0"]);
+    assert!(removed[1].error.is_some(), "{removed:?}");
+    assert_eq!(api.hosts().await.into_keys().collect::<Vec<_>>(), ["web-2"]);
 }

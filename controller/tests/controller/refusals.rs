@@ -2,14 +2,14 @@
 
 use crate::support::{
     Api, Controller, LIMIT,
-    agent::{Agent, join},
+    agent::{Agent, join, join_channel},
     all, block, names,
 };
 use kctl_proto::{
     agent::v1 as pb,
     controller::v1::{
         self as api, host_result::Status as Outcome, hosts_service_client::HostsServiceClient,
-        token_service_client::TokenServiceClient,
+        join_service_client::JoinServiceClient, token_service_client::TokenServiceClient,
     },
 };
 use kctl_rpc::{ALPN_AGENT, ALPN_API, Credentials, channel_over, client_config, dial};
@@ -254,4 +254,22 @@ fn a_store_that_cannot_be_read_stops_the_controller_and_is_left_as_it_is() {
         assert!(error.contains("store.db") && error.contains("can't be read"), "{error}");
         assert_eq!(std::fs::read(&store).expect("there"), content);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joins_are_limited_by_where_they_come_from() {
+    let controller = Controller::start();
+    let api = controller.api().await;
+    let token = api.token(api::CreateTokenRequest { ttl_ms: 1, ..Default::default() }).await.token;
+    let mut client = JoinServiceClient::new(join_channel(&controller.address, &token).await);
+    let request = api::JoinRequest { token, name: "web-1".to_owned(), csr: Vec::new() };
+    let mut codes = Vec::new();
+    while codes.last() != Some(&Code::ResourceExhausted) && codes.len() < 1_000 {
+        codes.push(client.join(request.clone()).await.expect_err("it expired").code());
+    }
+    assert_eq!(codes.pop(), Some(Code::ResourceExhausted));
+    assert!(
+        codes.len() >= 20 && codes.iter().all(|code| *code == Code::Unauthenticated),
+        "{codes:?}"
+    );
 }

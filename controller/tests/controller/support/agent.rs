@@ -2,6 +2,7 @@
 //! that the real one keeps to.
 
 use super::{Api, Controller, LIMIT};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use kctl_blocklist::{Digest, Entry, EntryKey, now_unix_ms};
 use kctl_proto::{
     agent::v1::{
@@ -21,7 +22,7 @@ use std::{
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
-use tonic::{Request, Response, Status, Streaming, service::Routes};
+use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Channel};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type StatusSender = mpsc::UnboundedSender<Result<pb::SessionResponse, Status>>;
@@ -57,14 +58,18 @@ impl Drop for Connected {
     }
 }
 
-/// Joins with a token and returns the host's credentials.
-pub(crate) async fn join(controller: &str, token: &str, name: &str) -> Result<Credentials, Status> {
-    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+/// Connects as a host that joins with a token.
+pub(crate) async fn join_channel(controller: &str, token: &str) -> Channel {
     let hash = token.rsplit('.').next().expect("a part");
     let hash = URL_SAFE_NO_PAD.decode(hash).expect("base64").try_into().expect("32 bytes");
-    let stream =
-        dial(controller, join_config(hash).expect("config"), LIMIT).await.expect("connects");
-    let channel = channel_over(stream).await.expect("speaks HTTP/2");
+    let config = join_config(hash).expect("config");
+    let stream = dial(controller, config, LIMIT).await.expect("connects");
+    channel_over(stream).await.expect("speaks HTTP/2")
+}
+
+/// Joins with a token and returns the host's credentials.
+pub(crate) async fn join(controller: &str, token: &str, name: &str) -> Result<Credentials, Status> {
+    let channel = join_channel(controller, token).await;
     let (key, csr) = new_key_and_csr().expect("a key");
     let request = JoinRequest { token: token.to_owned(), name: name.to_owned(), csr };
     let answer = JoinServiceClient::new(channel).join(request).await?.into_inner();
