@@ -90,6 +90,16 @@ impl Error {
         Self { kind: ErrorKind::Io, object, why, remedy: None, source: Some(Box::new(error)) }
     }
 
+    /// What is wrong, without the object.
+    pub(crate) fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// The same error seen as another kind, and told in other words.
+    pub(crate) fn because(self, kind: ErrorKind, why: impl Into<String>) -> Self {
+        Self { kind, why: why.into(), ..self }
+    }
+
     pub(crate) fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self

@@ -4,7 +4,7 @@ use super::FilterConfig;
 use super::pins::{Pin, Pins};
 use crate::error::{Error, ErrorKind};
 use aya::maps::MapInfo;
-use aya::programs::Xdp;
+use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};
 
 /// Built by `cargo xtask ebpf`.
@@ -38,7 +38,7 @@ impl Program {
             loader.map_max_entries(map, pinned.map_or(max_entries, |info| info.max_entries()));
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| Error::wrapped("filter", error))?;
-        xdp(&mut ebpf).load().map_err(|error| Error::wrapped("filter", error))?;
+        xdp(&mut ebpf).load().map_err(refused)?;
         Ok(Self { ebpf, fresh })
     }
 
@@ -59,6 +59,17 @@ impl Program {
         let info = self.xdp().info().map_err(|error| Error::wrapped("filter", error))?;
         Ok(info.id())
     }
+}
+
+/// The verifier's log is in the error's source; it is far too long for a message.
+fn refused(error: ProgramError) -> Error {
+    let error = Error::wrapped("filter", error);
+    if error.kind() == ErrorKind::NoPermission {
+        return error;
+    }
+    let release = crate::sys::kernel_release().unwrap_or_default();
+    let why = format!("kernel {release} refuses the program: {}", error.why());
+    error.because(ErrorKind::Unsupported, why).with_remedy("use Linux 6.1 or newer")
 }
 
 fn xdp(ebpf: &mut Ebpf) -> &mut Xdp {

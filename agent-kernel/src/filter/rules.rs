@@ -28,8 +28,14 @@ pub(super) struct Rules {
     words: [u64; mask::COUNT as usize],
 }
 
-/// The last change of each key.
-type Changes = HashMap<RuleKey, Option<Rule>>;
+/// What an update really changes.
+#[derive(Default)]
+struct Changes {
+    /// The last change of each key.
+    rules: HashMap<RuleKey, Option<Rule>>,
+    /// Ports that the changes name.
+    services: HashMap<Group, BTreeSet<u16>>,
+}
 
 impl Rules {
     /// Takes over what the maps hold and puts in order what no agent would have left so.
@@ -87,7 +93,7 @@ impl Rules {
         });
         let groups: HashSet<Group> = derived.chain(self.services.keys().copied()).collect();
         for group in groups {
-            match self.derive(group, &Changes::new()) {
+            match self.derive(group, &Changes::default()) {
                 Some(entry) => self.put(Key::derived(group), entry)?,
                 None => self.take(&Key::derived(group))?,
             }
@@ -107,16 +113,15 @@ impl Rules {
     /// All upserts, then all removals; see [`super::Filter::update`].
     pub(super) fn update(&mut self, changes: &[(RuleKey, Option<Rule>)]) -> Result<(), Error> {
         let changes = self.real_changes(changes)?;
-        let groups: HashSet<Group> = changes.keys().filter_map(group).collect();
-        self.check_room(&changes, &groups)?;
-        let result = self.apply(&changes, &groups);
+        self.check_room(&changes)?;
+        let result = self.apply(&changes);
         // Whatever of it was done is reflected in the masks.
         self.set_words(self.needed_words())?;
         result
     }
 
-    fn apply(&mut self, changes: &Changes, groups: &HashSet<Group>) -> Result<(), Error> {
-        for (key, rule) in changes {
+    fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
+        for (key, rule) in &changes.rules {
             if let Some(rule) = rule {
                 let key = Key::rule(key);
                 let entry = self.entry(key, *rule)?;
@@ -124,7 +129,7 @@ impl Rules {
             }
         }
         let mut underived = Vec::new();
-        for group in groups {
+        for group in changes.services.keys() {
             match self.derive(*group, changes) {
                 Some(entry) => self.put(Key::derived(*group), entry)?,
                 None => underived.push(Key::derived(*group)),
@@ -135,7 +140,7 @@ impl Rules {
         for key in underived {
             self.take(&key)?;
         }
-        for (key, _) in changes.iter().filter(|(_, rule)| rule.is_none()) {
+        for (key, _) in changes.rules.iter().filter(|(_, rule)| rule.is_none()) {
             self.take(&Key::rule(key))?;
         }
         Ok(())
@@ -143,7 +148,7 @@ impl Rules {
 
     /// The changes that change something, with host bits cut off.
     fn real_changes(&self, changes: &[(RuleKey, Option<Rule>)]) -> Result<Changes, Error> {
-        let mut real = Changes::new();
+        let mut real = Changes::default();
         for (key, rule) in changes {
             let invalid = |why| Error::new(ErrorKind::Invalid, format!("rule {}", key.prefix), why);
             if key.service.is_some_and(|(_, port)| port == 0) {
@@ -152,19 +157,26 @@ impl Rules {
             if rule.is_some_and(|rule| rule.drop.is_none() && rule.monitor.is_none()) {
                 return Err(invalid("must drop or monitor"));
             }
-            real.insert(RuleKey { prefix: key.prefix.trunc(), ..*key }, *rule);
+            real.rules.insert(RuleKey { prefix: key.prefix.trunc(), ..*key }, *rule);
         }
-        real.retain(|key, rule| self.rules.get(key) != rule.as_ref());
+        real.rules.retain(|key, rule| self.rules.get(key) != rule.as_ref());
+        for key in real.rules.keys() {
+            if let (Some(group), Some((_, port))) = (group(key), key.service) {
+                real.services.entry(group).or_default().insert(port);
+            }
+        }
         Ok(real)
     }
 
-    fn check_room(&self, changes: &Changes, groups: &HashSet<Group>) -> Result<(), Error> {
+    fn check_room(&self, changes: &Changes) -> Result<(), Error> {
         let new_rules = changes
+            .rules
             .iter()
             .filter(|(key, rule)| rule.is_some() && !self.rules.contains_key(key))
             .count();
-        let new_derived = groups
-            .iter()
+        let new_derived = changes
+            .services
+            .keys()
             .filter(|group| !self.held.contains_key(&Key::derived(**group)))
             .filter(|group| self.future_drops(**group, changes).next().is_some())
             .count();
@@ -185,14 +197,15 @@ impl Rules {
         changes: &'a Changes,
     ) -> impl Iterator<Item = (Key, super::Until)> + 'a {
         let (prefix, protocol) = group;
-        let present = self.services.get(&group).into_iter().flatten().copied();
-        let mut ports: BTreeSet<u16> = present.collect();
-        // A group has few changes, but all of them may be many.
-        let added = changes.keys().filter(move |key| self::group(key) == Some(group));
-        ports.extend(added.filter_map(|key| key.service).map(|(_, port)| port));
+        let ports: BTreeSet<u16> = [&self.services, &changes.services]
+            .into_iter()
+            .filter_map(|services| services.get(&group))
+            .flatten()
+            .copied()
+            .collect();
         ports.into_iter().filter_map(move |port| {
             let key = RuleKey { prefix, service: Some((protocol, port)) };
-            let rule = match changes.get(&key) {
+            let rule = match changes.rules.get(&key) {
                 Some(change) => change.as_ref(),
                 None => self.rules.get(&key),
             };

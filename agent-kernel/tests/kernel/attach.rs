@@ -2,7 +2,7 @@
 
 use crate::support::{DROP, PEER, World, answers, command, json, key, run, within};
 use agent_kernel::ErrorKind;
-use agent_kernel::filter::{Attached, Mode, detach};
+use agent_kernel::filter::{Attached, Filter, FilterConfig, Mode, detach};
 use std::process::{Command, Stdio};
 
 /// The XDP mode of kt0 as ip(8) sees it: 1 in the driver, 2 in the stack.
@@ -62,9 +62,8 @@ fn a_new_owner_adopts_links_and_counters_without_letting_a_packet_through() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("ping");
-    let packets = |filter: &agent_kernel::filter::Filter| {
-        filter.hits().expect("read").first().map_or(0, |hit| hit.packets)
-    };
+    let packets =
+        |filter: &Filter| filter.hits().expect("read").first().map_or(0, |hit| hit.packets);
     let mut last = 0;
     for _ in 0..4 {
         within("the flood goes on", || packets(&filter) > last + 20);
@@ -88,9 +87,8 @@ fn a_new_owner_adopts_links_and_counters_without_letting_a_packet_through() {
 fn a_foreign_program_is_named_and_left_alone() {
     let world = World::new();
     world.veth();
-    let elsewhere =
-        agent_kernel::filter::FilterConfig { bpffs: world.pin("other"), max_entries: 1 };
-    let other = agent_kernel::filter::Filter::open(&elsewhere).expect("a filter");
+    let elsewhere = FilterConfig { bpffs: world.pin("other"), max_entries: 1 };
+    let other = Filter::open(&elsewhere).expect("a filter");
     let foreign = other.program_id();
     run(&format!("bpftool net attach xdpdrv id {foreign} dev kt0"));
 
@@ -137,6 +135,17 @@ fn an_interface_that_comes_back_is_filtered_anew_and_one_with_a_dot_is_pinned() 
     names.sort();
     assert_eq!(names, ["kt.100", "kt0"]);
     assert_eq!(world.filter(100).attachments().expect("adopted").len(), 2);
+}
+
+#[test]
+fn a_bpffs_is_mounted_where_one_belongs_and_none_is() {
+    let _world = World::new();
+    // Whatever this machine has there.
+    run("mount -t tmpfs tmpfs /sys/fs/bpf");
+    let config = FilterConfig { bpffs: "/sys/fs/bpf/kctl".into(), max_entries: 1 };
+    Filter::open(&config).expect("a filter");
+    assert_eq!(run("stat -f -c %T /sys/fs/bpf").trim(), "bpf_fs");
+    assert_eq!(detach(&config.bpffs).expect("detached").len(), 12);
 }
 
 #[test]

@@ -42,6 +42,25 @@ fn a_set_that_does_not_fit_changes_nothing() {
 }
 
 #[test]
+fn many_services_of_many_prefixes_are_added_and_removed_in_one_go() {
+    let world = World::new();
+    let mut filter = world.filter(50_000);
+    let keys = (0..10_000_u32).flat_map(|i| {
+        let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 + i).to_string();
+        [Protocol::Tcp, Protocol::Udp].map(|protocol| port(&address, protocol, 22))
+    });
+    let changes: Vec<_> = keys.map(|key| (key, DROP)).collect();
+    let start = std::time::Instant::now();
+    filter.update(&changes).expect("room");
+    println!("adding {} services: {:?}", changes.len(), start.elapsed());
+    assert_eq!(filter.entries(), 20_000);
+    assert_eq!(world.filter(50_000).rules(), filter.rules());
+    let changes: Vec<_> = changes.into_iter().map(|(key, _)| (key, None)).collect();
+    filter.update(&changes).expect("removed");
+    assert_eq!((filter.entries(), world.filter(50_000).entries()), (0, 0));
+}
+
+#[test]
 fn nonsense_is_refused() {
     let world = World::new();
     let mut filter = world.filter(4);

@@ -157,6 +157,21 @@ fn rule(random: &mut StdRng) -> Rule {
     }
 }
 
+#[test]
+fn the_fragments_of_a_large_frame_count_as_bytes() {
+    let world = World::new();
+    let mut filter = world.filter(1);
+    let source: IpAddr = "10.0.0.1".parse().expect("valid");
+    let rule = Rule { drop: Some(Until::FOREVER), monitor: None };
+    filter.update(&[(RuleKey { prefix: source.into(), service: None }, Some(rule))]).expect("room");
+    let mut frame = frames::plain(source);
+    frame.resize(9_000, 0);
+    let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
+    let verdict = program(&world, &filter).test_run(options).expect("the program runs");
+    assert_eq!(verdict.return_value, XDP_DROP);
+    assert_eq!(filter.counters().expect("read").dropped.bytes, 9_000);
+}
+
 /// What a packet costs in this build of the kernel; printed, not asserted.
 #[test]
 fn what_a_packet_costs_is_printed() {
