@@ -48,7 +48,8 @@ impl Authority {
     /// Makes a new CA: certificate and key in PEM form.
     pub(crate) fn generate() -> Result<Issued, PkiError> {
         let key = KeyPair::generate()?;
-        let mut params = params("kctl CA", CA_LIFE);
+        // CAs of two controllers must not share a name: a verifier finds the issuer by it.
+        let mut params = params(&format!("kctl CA {:08x}", rand::random::<u32>()), CA_LIFE);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?.pem();

@@ -217,8 +217,16 @@ impl HostView {
         } else if revision != desired.revision {
             format!("at revision {revision}; revision {} is on its way", desired.revision)
         } else {
-            String::new()
+            self.suspended().unwrap_or_default()
         }
+    }
+
+    /// Entries that somebody on the host has put out of force there for a while.
+    fn suspended(&self) -> Option<String> {
+        let count = self.status.as_ref()?.suspended_entries;
+        (count > 0).then(|| {
+            format!("{count} entries are suspended on the host by a local `unblock --force`, for 1 h at most")
+        })
     }
 
     /// The row of `kctl hosts`.
