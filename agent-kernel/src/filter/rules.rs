@@ -121,27 +121,41 @@ impl Rules {
     }
 
     fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
-        for (key, rule) in &changes.rules {
-            if let Some(rule) = rule {
-                let key = Key::rule(key);
-                let entry = self.entry(key, *rule)?;
-                self.put(key, entry)?;
-            }
-        }
-        let mut underived = Vec::new();
+        // What drops more, or as much, comes before what drops less: an address that goes from a rule
+        // of its own to a wider one is dropped all along.
+        let upserts = changes.rules.iter().filter_map(|(key, rule)| Some((key, (*rule)?)));
+        let (more, less): (Vec<_>, Vec<_>) = upserts
+            .partition(|(key, rule)| rule.drop >= self.rules.get(key).and_then(|old| old.drop));
+        self.put_rules(&more)?;
+        let (mut weaker, mut unneeded) = (Vec::new(), Vec::new());
         for group in changes.services.keys() {
-            match self.derive(*group, changes) {
-                Some(entry) => self.put(Key::derived(*group), entry)?,
-                None => underived.push(Key::derived(*group)),
+            let key = Key::derived(*group);
+            match (self.derive(*group, changes), self.held.get(&key)) {
+                (None, _) => unneeded.push(key),
+                (Some(new), Some(old)) if new.drop_until < old.drop_until => {
+                    weaker.push((key, new));
+                }
+                (Some(new), _) => self.put(key, new)?,
             }
         }
         // A length is looked at once its entries are there, and until its last one is gone.
         self.set_words(self.needed_words())?;
-        for key in underived {
+        for (key, entry) in weaker {
+            self.put(key, entry)?;
+        }
+        self.put_rules(&less)?;
+        let removed = changes.rules.iter().filter(|(_, rule)| rule.is_none());
+        for key in unneeded.into_iter().chain(removed.map(|(key, _)| Key::rule(key))) {
             self.take(&key)?;
         }
-        for (key, _) in changes.rules.iter().filter(|(_, rule)| rule.is_none()) {
-            self.take(&Key::rule(key))?;
+        Ok(())
+    }
+
+    fn put_rules(&mut self, rules: &[(&RuleKey, Rule)]) -> Result<(), Error> {
+        for (key, rule) in rules {
+            let key = Key::rule(key);
+            let entry = self.entry(key, *rule)?;
+            self.put(key, entry)?;
         }
         Ok(())
     }

@@ -127,6 +127,7 @@ fn an_interface_that_comes_back_is_filtered_anew_and_one_with_a_dot_is_pinned() 
     within("the others get through", || answers("10.9.0.3"));
 
     // A renamed interface stays filtered, and its old name is free.
+    run("ip link set kt0 down");
     run("ip link set kt0 name kt.100 up");
     run("ip link add kt0 type veth peer name kt2");
     filter.attach("kt0", Mode::Auto).expect("the new kt0");

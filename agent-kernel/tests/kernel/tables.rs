@@ -1,9 +1,11 @@
 //! Rules and guard in the kernel's maps.
 
-use crate::support::{DROP, World, answers, drop_until, json, key, port, run, within};
+use crate::support::{DROP, PEER, World, answers, drop_until, json, key, port, run, within};
 use agent_kernel::ErrorKind;
 use agent_kernel::filter::{Drift, Guard, Mode, Protocol, Rule, Until};
 use agent_kernel::sys::boottime_ns;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_set_that_does_not_fit_changes_nothing() {
@@ -42,6 +44,37 @@ fn a_set_that_does_not_fit_changes_nothing() {
 }
 
 #[test]
+fn an_address_that_moves_into_a_wider_rule_is_dropped_all_along() {
+    let world = World::new();
+    world.veth();
+    let mut filter = world.filter(1_000);
+    filter.attach("kt0", Mode::Auto).expect("attached");
+    let monitor = Some(Rule { drop: None, monitor: Some(Until::FOREVER) });
+    let inner: Vec<_> = (0..200).map(|i| key(&format!("10.9.0.{i}"))).collect();
+    let narrow: Vec<_> = inner.iter().map(|key| (*key, DROP)).collect();
+    let wide = [(key("10.9.0.0/24"), DROP)];
+    filter.update(&narrow).expect("room");
+    let flood = Command::new("ip")
+        .args([
+            "netns", "exec", PEER, "ping", "-n", "-q", "-i", "0.001", "-w", "1", "-I", "10.9.0.2",
+        ])
+        .arg("10.9.0.1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("ping");
+    let deadline = Instant::now() + Duration::from_millis(900);
+    while Instant::now() < deadline {
+        let monitored = inner.iter().map(|key| (*key, monitor));
+        filter.update(&monitored.chain(wide).collect::<Vec<_>>()).expect("room");
+        let back = narrow.iter().copied().chain([(key("10.9.0.0/24"), None)]);
+        filter.update(&back.collect::<Vec<_>>()).expect("room");
+    }
+    let output = flood.wait_with_output().expect("ping ended");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains(" 0 received"), "{text}");
+}
+
+#[test]
 fn many_services_of_many_prefixes_are_added_and_removed_in_one_go() {
     let world = World::new();
     let mut filter = world.filter(50_000);
@@ -50,7 +83,7 @@ fn many_services_of_many_prefixes_are_added_and_removed_in_one_go() {
         [Protocol::Tcp, Protocol::Udp].map(|protocol| port(&address, protocol, 22))
     });
     let changes: Vec<_> = keys.map(|key| (key, DROP)).collect();
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     filter.update(&changes).expect("room");
     println!("adding {} services: {:?}", changes.len(), start.elapsed());
     assert_eq!(filter.entries(), 20_000);
