@@ -20,8 +20,9 @@ pub(crate) fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project's folder")
 }
 
-/// Where binaries of this build profile are: next to this one.
-pub(crate) fn binaries() -> Result<PathBuf> {
+/// Where binaries of this build, or of an optimized one, are.
+pub(crate) fn binaries(release: bool) -> Result<PathBuf> {
     let own = env::current_exe()?;
-    Ok(own.parent().context("a program lies in a folder")?.to_owned())
+    let profile = own.parent().context("a program lies in a folder")?;
+    Ok(if release { profile.with_file_name("release") } else { profile.to_owned() })
 }

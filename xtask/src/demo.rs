@@ -23,19 +23,22 @@ const ROUNDS: usize = 20;
 const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Runs the demo; with `keep`, leaves everything up until Enter or a signal.
-pub(crate) fn run(keep: bool) -> Result<()> {
+pub(crate) fn run(keep: bool, release: bool) -> Result<()> {
     let interrupt = Interrupt::install()?;
     packages::ensure_lab("demo")?;
     let start = Instant::now();
 
     headline("Build kctl, kctl-agent and kctl-controller");
-    let build = ["build", "-p", "kctl", "-p", "kctl-agent", "-p", "kctl-controller", "--bins"];
+    let mut build = vec!["build", "-p", "kctl", "-p", "kctl-agent", "-p", "kctl-controller"];
+    if release {
+        build.push("--release");
+    }
     println!("$ cargo {}", build.join(" "));
-    ensure!(interrupt.run(cargo().args(build))?.success(), "the build failed");
+    ensure!(interrupt.run(cargo().args(&build))?.success(), "the build failed");
 
     // Everything below is removed when the lab goes out of scope, also after an error or a signal.
-    let mut lab = Lab::lay_out(&Layout { binaries: binaries()?, hosts: HOSTS })?;
-    let outcome = show(&mut lab, &interrupt)
+    let mut lab = Lab::lay_out(&Layout { binaries: binaries(release)?, hosts: HOSTS })?;
+    let outcome = show(&mut lab, &interrupt, release)
         .and_then(|()| if keep { play(&lab, &interrupt) } else { Ok(()) });
     if outcome.is_err() {
         eprintln!("{}", lab.logs());
@@ -47,7 +50,7 @@ pub(crate) fn run(keep: bool) -> Result<()> {
     Ok(())
 }
 
-fn show(lab: &mut Lab, interrupt: &Interrupt) -> Result<()> {
+fn show(lab: &mut Lab, interrupt: &Interrupt, release: bool) -> Result<()> {
     let attacker = lab.place(ATTACKER)?.v4.to_string();
     headline("Lay out a small network: every machine is a network namespace on one bridge");
     for name in [CONTROLLER, WORKSTATION, ATTACKER] {
@@ -101,7 +104,7 @@ fn show(lab: &mut Lab, interrupt: &Interrupt) -> Result<()> {
 
     interrupt.check()?;
     headline("How long a block takes");
-    measure(lab, &attacker)
+    measure(lab, &attacker, release)
 }
 
 /// Runs kctl on the workstation, shows it as typed with its real output, and insists on success.
@@ -129,7 +132,7 @@ fn pings(lab: &Lab, expected: bool) -> Result<()> {
 }
 
 /// Blocks and unblocks one address over and over, and prints the median and the range.
-fn measure(lab: &Lab, address: &str) -> Result<()> {
+fn measure(lab: &Lab, address: &str, release: bool) -> Result<()> {
     let mut process_ms = Vec::new();
     let mut acknowledged_ms = Vec::new();
     for _ in 0..ROUNDS {
@@ -138,8 +141,9 @@ fn measure(lab: &Lab, address: &str) -> Result<()> {
         acknowledged_ms.push(last_acknowledgement_ms(&block.json()?).context("no elapsed_ms")?);
         lab.kctl(&["unblock", address, "--all-hosts"])?.code(0)?;
     }
+    let build = if release { "optimized build" } else { "unoptimized build, see --release" };
     println!(
-        "{ROUNDS} × kctl block {address} --all-hosts, on {HOSTS} hosts, this build and machine:"
+        "{ROUNDS} × kctl block {address} --all-hosts on {HOSTS} hosts of this machine ({build}):"
     );
     println!("  kctl, from its start to its exit            {}", spread(process_ms));
     println!("  controller, to the last acknowledgement     {}", spread(acknowledged_ms));

@@ -19,6 +19,9 @@ enum Task {
         /// Leave everything up, and print commands to play with, until Enter or Ctrl-C
         #[arg(long)]
         keep: bool,
+        /// Build with optimization, which takes some minutes more, and show times worth quoting
+        #[arg(long)]
+        release: bool,
     },
     /// Build the eBPF object that the agent embeds
     Ebpf {
@@ -36,7 +39,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
-        Task::Demo { keep } => demo::run(keep).map(|()| ExitCode::SUCCESS),
+        Task::Demo { keep, release } => demo::run(keep, release).map(|()| ExitCode::SUCCESS),
         Task::Ebpf { check } => ebpf::build(check).map(|()| ExitCode::SUCCESS),
         Task::Test { unprivileged } => test::run(unprivileged),
     };
