@@ -69,7 +69,7 @@ fn show(lab: &mut Lab, interrupt: &Interrupt, release: bool) -> Result<()> {
     println!("{}…", token.chars().take(24).collect::<String>());
     for at in 1..=HOSTS {
         println!(
-            "web-{at}$ kctl-agent --controller {} --token-file token --interface eth0",
+            "web-{at}$ kctl-agent --controller {} --token-file token --name web-{at} --interface eth0",
             lab.server()?
         );
         lab.add_host(&token)?.daemon.start()?;
