@@ -73,7 +73,7 @@ pub(crate) struct Options {
     #[serde(skip)]
     token: Option<String>,
     /// Name of this host in the fleet [default: the host name]
-    #[arg(long, env = "KCTL_AGENT_NAME")]
+    #[arg(long, global = true, env = "KCTL_AGENT_NAME")]
     name: Option<String>,
     /// Label of this host; repeatable
     #[arg(

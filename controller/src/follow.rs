@@ -165,12 +165,17 @@ impl Follower {
         drop(desired);
         match plan {
             Plan::InSync => {
-                // An answer about this revision says more than that the set is there.
-                if self.progress.borrow().revision != Some(revision) {
-                    self.settle(revision, None);
+                // The set is there; whether it is enforced can change without a revision.
+                let outcome = self.status.not_enforced.clone();
+                let told = {
+                    let progress = self.progress.borrow();
+                    progress.revision == Some(revision) && progress.error == outcome
+                };
+                if !told {
+                    self.settle(revision, outcome.clone());
                 }
                 if let Some(adopted) = self.adopting.take() {
-                    let _ = adopted.send(Ok(()));
+                    let _ = adopted.send(outcome.map_or(Ok(()), Err));
                 }
                 None
             }
@@ -216,10 +221,11 @@ impl Follower {
             Ok(response) => {
                 let state = response.state.unwrap_or_default();
                 let right = state.revision == revision && state.digest == digest.to_bytes();
-                Arc::make_mut(&mut self.status).store = Some(state);
+                let status = Arc::make_mut(&mut self.status);
+                (status.store, status.not_enforced) = (Some(state), response.not_enforced);
                 self.whole = !right;
                 if right {
-                    response.not_enforced
+                    status.not_enforced.clone()
                 } else {
                     self.dirty = true;
                     Some(error_data(

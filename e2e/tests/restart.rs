@@ -121,6 +121,24 @@ fn hosts_are_back_within_two_seconds_of_a_short_absence_of_the_controller() -> R
 }
 
 #[test]
+fn a_host_adopts_the_set_of_a_controller_with_another_store() -> Result<()> {
+    with_lab(2, |lab| {
+        block_attacker(lab)?;
+        lose_the_store(lab)?;
+        lab.kctl(&["block", "10.99.0.1", "--all-hosts"])?.code(3)?;
+        lab.kctl(&["hosts", "adopt", "web-1"])?.code(0)?;
+        assert_eq!(in_kernel(lab, "web-1")?, ["10.99.0.1/32"]);
+        assert_eq!(lab.host("web-1")?["filter"]["in_sync"], true);
+        // Nobody asked web-2.
+        let attacker = lab.place(ATTACKER)?.v4;
+        assert_eq!(in_kernel(lab, "web-2")?, [format!("{attacker}/32")]);
+        assert_eq!(lab.host("web-2")?["filter"]["in_sync"], false);
+        lab.kctl(&["hosts", "adopt", "web-2"])?.code(0)?;
+        lab.wait_in_sync(SOON).map(drop)
+    })
+}
+
+#[test]
 fn a_controller_with_an_empty_store_unfilters_nobody_and_recovers_from_a_host() -> Result<()> {
     with_lab(3, |lab| {
         block_attacker(lab)?;
@@ -128,25 +146,7 @@ fn a_controller_with_an_empty_store_unfilters_nobody_and_recovers_from_a_host() 
         let pingers = flood(lab)?;
         counted_drops(lab, 100)?;
 
-        lab.controller().kill9()?;
-        for entry in fs::read_dir(lab.data_dir())? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with("store.db") {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        lab.start_controller()?;
-        let names: Vec<_> = lab.hosts().map(str::to_owned).collect();
-        for name in &names {
-            let mut row = Value::Null;
-            until("the host is back and says why it keeps its set", SOON, || {
-                row = lab.host(name)?;
-                Ok(row["state"] == "connected" && row["filter"]["in_sync"] == false)
-            })
-            .with_context(|| row.to_string())?;
-            let reason = row["reason"].as_str().unwrap_or_default();
-            ensure!(reason.contains("recover"), "{row}");
-        }
+        lose_the_store(lab)?;
         assert_eq!(listed(&lab.json(&["blocklist"])?)?, Vec::<String>::new());
         // A change meanwhile is answered honestly and frees nobody either.
         let refused = lab.kctl(&["block", "10.99.0.1", "--all-hosts", "-o", "json"])?.code(3)?;
@@ -168,6 +168,31 @@ fn a_controller_with_an_empty_store_unfilters_nobody_and_recovers_from_a_host() 
         }
         Ok(())
     })
+}
+
+/// Restarts the controller with its CA and without its store, and waits until every host is back and
+/// says that it keeps its set.
+fn lose_the_store(lab: &mut Lab) -> Result<()> {
+    lab.controller().kill9()?;
+    for entry in fs::read_dir(lab.data_dir())? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("store.db") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    lab.start_controller()?;
+    let names: Vec<_> = lab.hosts().map(str::to_owned).collect();
+    for name in &names {
+        let mut row = Value::Null;
+        until("the host is back and says why it keeps its set", SOON, || {
+            row = lab.host(name)?;
+            Ok(row["state"] == "connected" && row["filter"]["in_sync"] == false)
+        })
+        .with_context(|| row.to_string())?;
+        let reason = row["reason"].as_str().unwrap_or_default();
+        ensure!(reason.contains("recover"), "{row}");
+    }
+    Ok(())
 }
 
 fn block_attacker(lab: &Lab) -> Result<()> {

@@ -342,6 +342,7 @@ impl Enforcement {
             local_entries: count(self.set.entries().filter(|held| held.is_local()).count()),
             suspended_entries: count(self.set.suspended().len()),
             refusal: self.refusal.clone(),
+            not_enforced: self.not_enforced(),
         }
     }
 

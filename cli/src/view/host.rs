@@ -75,7 +75,8 @@ impl From<controller::Host> for HostRow {
 
 impl From<agent::HostStatus> for HostRow {
     fn from(status: agent::HostStatus) -> Self {
-        let reason = some(status.refusal.clone());
+        let not_enforced = status.not_enforced.as_ref().map(|error| error.message.clone());
+        let reason = some(status.refusal.clone()).or(not_enforced);
         let mut row = Self::of_status(Some(status));
         // Whether the host is in sync only the controller knows, unless the host refuses.
         row.filter.in_sync = reason.is_some().then_some(false);
