@@ -4,27 +4,39 @@ use crate::{Action, EntryKey};
 use ipnet::IpNet;
 use std::fmt;
 
-/// A prefix that must stay reachable, and why: "web-1's own address", "the never-block list".
+/// A prefix that must stay reachable, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Protected {
     /// One address, or a prefix of the never-block list.
     pub prefix: IpNet,
-    /// Whose or what it is, as part of a sentence: "the controller's address".
-    pub what: String,
+    /// Whose address it is, as part of a sentence: "the controller's address". `None` for an entry of
+    /// the never-block list.
+    pub whose: Option<String>,
 }
 
 /// Why an entry is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It would block an address that must stay reachable.
-    #[error("{prefix} covers {address}, {what}; name a port with --port, or use --force")]
+    #[error("{prefix} covers {address}, {whose}; name a port with --port, or use --force")]
     Covers {
         /// The entry's prefix.
         prefix: IpNet,
         /// The address or prefix in danger.
         address: DisplayHost,
         /// Whose it is.
-        what: String,
+        whose: String,
+    },
+    /// The never-block list has it, so it would not take effect.
+    #[error(
+        "{prefix}: {listed} is on the never-block list and always passes; take it off first with \
+        `kctl protect remove`"
+    )]
+    Listed {
+        /// The entry's prefix.
+        prefix: IpNet,
+        /// What the list has.
+        listed: DisplayHost,
     },
     /// It would close a port that people manage hosts through, to everybody.
     #[error("{prefix} with port {port} closes {what} to everyone; use --force if that is meant")]
@@ -68,10 +80,15 @@ pub fn refusal(
         return std::iter::once(&loopback(key.prefix))
             .chain(protected)
             .find(|protected| overlap(key.prefix, protected.prefix))
-            .map(|protected| Refusal::Covers {
-                prefix: key.prefix,
-                address: DisplayHost(protected.prefix),
-                what: protected.what.clone(),
+            .map(|protected| match &protected.whose {
+                Some(whose) => Refusal::Covers {
+                    prefix: key.prefix,
+                    address: DisplayHost(protected.prefix),
+                    whose: whose.clone(),
+                },
+                None => {
+                    Refusal::Listed { prefix: key.prefix, listed: DisplayHost(protected.prefix) }
+                }
             });
     };
     if key.prefix.prefix_len() > 0 || service.protocol == Some(crate::Protocol::Udp) {
@@ -92,7 +109,7 @@ fn loopback(like: IpNet) -> Protected {
         IpNet::V4(_) => ipnet::Ipv4Net::new_assert([127, 0, 0, 0].into(), 8).into(),
         IpNet::V6(_) => IpNet::from(std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
     };
-    Protected { prefix, what: "loopback".to_owned() }
+    Protected { prefix, whose: Some("loopback".to_owned()) }
 }
 
 #[cfg(test)]
@@ -113,9 +130,10 @@ mod tests {
     fn check(key: &EntryKey) -> Option<String> {
         let own = Protected {
             prefix: parse_prefix("10.0.0.7").expect("valid"),
-            what: "web-1's own address".to_owned(),
+            whose: Some("web-1's own address".to_owned()),
         };
-        refusal(key, &[own], &[(22, "web-1's ssh port".to_owned())]).map(|r| r.to_string())
+        let listed = Protected { prefix: parse_prefix("10.2.0.0/16").expect("valid"), whose: None };
+        refusal(key, &[own, listed], &[(22, "web-1's ssh port".to_owned())]).map(|r| r.to_string())
     }
 
     #[test]
@@ -129,6 +147,15 @@ mod tests {
         assert!(check(&key("::/0", None)).expect("refused").contains("loopback"));
         assert_eq!(check(&key("10.0.1.0/24", None)), None);
         assert_eq!(check(&key("10.0.0.0/24", Some((80, None)))), None);
+    }
+
+    #[test]
+    fn force_is_no_advice_against_the_never_block_list() {
+        for prefix in ["10.2.3.4", "10.2.0.0/15"] {
+            let refused = check(&key(prefix, None)).expect("refused");
+            assert!(refused.contains("10.2.0.0/16 is on the never-block list"), "{refused}");
+            assert!(!refused.contains("--force"), "{refused}");
+        }
     }
 
     #[test]

@@ -13,8 +13,6 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Reachable {
     protected: Vec<Protected>,
-    /// Of the never-block list alone: these hold even against a forced block.
-    never_blocked: Vec<Protected>,
     ports: Vec<(u16, String)>,
 }
 
@@ -26,11 +24,10 @@ impl Reachable {
         caller: Option<IpAddr>,
         desired: &Desired,
     ) -> Self {
-        let mut protected: BTreeMap<IpNet, String> = BTreeMap::new();
+        let mut protected: BTreeMap<IpNet, Option<String>> = BTreeMap::new();
         let mut ports: BTreeMap<u16, String> = BTreeMap::new();
-        let mut never_blocked = Vec::new();
-        let mut keep = |prefix: IpNet, what: String| {
-            protected.entry(prefix).or_insert(what);
+        let mut keep = |prefix: IpNet, whose: String| {
+            protected.entry(prefix).or_insert(Some(whose));
         };
         for address in controller {
             keep(IpNet::from(*address), "the controller's address".to_owned());
@@ -58,21 +55,16 @@ impl Reachable {
                 && hosts.iter().any(|host| entry.concerns(&host.name, &host.labels()))
         };
         for entry in desired.entries().filter(protects) {
-            let what = "which is on the never-block list";
             match entry.key.service {
-                None => {
-                    keep(entry.key.prefix, what.to_owned());
-                    never_blocked
-                        .push(Protected { prefix: entry.key.prefix, what: what.to_owned() });
-                }
+                None => drop(protected.insert(entry.key.prefix, None)),
                 Some(service) => {
                     ports.entry(service.port).or_insert_with(|| "a never-block port".to_owned());
                 }
             }
         }
         let protected =
-            protected.into_iter().map(|(prefix, what)| Protected { prefix, what }).collect();
-        Self { protected, never_blocked, ports: ports.into_iter().collect() }
+            protected.into_iter().map(|(prefix, whose)| Protected { prefix, whose }).collect();
+        Self { protected, ports: ports.into_iter().collect() }
     }
 
     /// Why an entry is refused unless it is forced.
@@ -85,7 +77,8 @@ impl Reachable {
         let overlaps = |protected: &&Protected| {
             protected.prefix.contains(&key.prefix) || key.prefix.contains(&protected.prefix)
         };
-        let found = self.never_blocked.iter().find(overlaps)?;
+        let listed = self.protected.iter().filter(|protected| protected.whose.is_none());
+        let found = listed.into_iter().find(overlaps)?;
         Some(format!(
             "{}: the never-block list has {}, which goes on passing; take it off with `kctl protect \
              remove`",

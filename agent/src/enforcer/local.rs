@@ -2,6 +2,7 @@
 
 use super::{Enforcement, Refused, RefusedKind};
 use crate::set::{Change, Held, Suspension, is_local};
+use agent_kernel::filter::Guard;
 use ipnet::IpNet;
 use kctl_blocklist::{
     Action, Entry, EntryKey, Protected, Selection, Service, now_unix_ms, refusal,
@@ -111,15 +112,20 @@ impl Enforcement {
         }
         let own = self.network.own_addresses();
         let own = own.iter().filter_map(|it| it.parse::<std::net::IpAddr>().ok());
-        let own = own.map(|it| (IpNet::from(it), "this host's own address"));
-        let guard = self.filter.as_ref().map(|filter| filter.guard().clone()).unwrap_or_default();
-        let uplinks =
-            guard.uplinks.iter().map(|it| (IpNet::from(it.ip()), "the controller's address"));
-        let listed = guard.prefixes.iter().map(|&it| (it, "which is on the never-block list"));
+        let own = own.map(|it| (IpNet::from(it), Some("this host's own address")));
+        let defaults = self.default_guard();
+        let uplinks = defaults.uplinks.iter().map(|it| IpNet::from(it.ip()));
+        let uplinks = uplinks.map(|it| (it, Some("the controller's address")));
+        let mut guard = Guard::default();
+        self.set.protect(&mut guard);
+        let listed = guard.prefixes.difference(&defaults.prefixes).map(|&it| (it, None));
+        let needed = defaults.prefixes.iter();
+        let needed = needed.map(|&it| (it, Some("a default gateway or resolver of this host")));
         let protected: Vec<_> = own
             .chain(uplinks)
+            .chain(needed)
             .chain(listed)
-            .map(|(prefix, what)| Protected { prefix, what: what.to_owned() })
+            .map(|(prefix, whose)| Protected { prefix, whose: whose.map(str::to_owned) })
             .collect();
         let ports: Vec<_> = self
             .network

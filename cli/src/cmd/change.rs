@@ -117,7 +117,7 @@ impl Answer {
             .revision
             .map_or_else(String::new, |number| format!(" (revision {number})"));
         if self.recorded.dry_run {
-            return format!("dry run, nothing changed: would {} {prefixes} on {hosts}", verb.now);
+            return format!("dry run, nothing changed: would {} {prefixes}", verb.now);
         }
         if self.hosts.is_empty() && self.lost.is_none() {
             return format!("{} {prefixes}, for no known host yet{revision}", verb.past);
