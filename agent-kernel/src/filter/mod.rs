@@ -216,5 +216,7 @@ pub fn detach(bpffs: &Path) -> Result<Vec<String>, Error> {
         }
         pins.remove_folder()?;
     }
+    // Whatever else is in it, or mounted on it, is not ours.
+    let _ = std::fs::remove_dir(bpffs);
     Ok(removed)
 }
