@@ -89,7 +89,7 @@ pub(crate) enum Command {
     Protect(protect::ProtectArgs),
     /// Packets passed and dropped on each host
     Stats(stats::StatsArgs),
-    /// Routes as the kernels have them
+    /// Links, addresses, routes, neighbours and rules as the kernels have them
     Net(net::NetArgs),
     /// Tokens that hosts join with
     Token(token::TokenArgs),

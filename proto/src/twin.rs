@@ -54,5 +54,9 @@ macro_rules! twins {
 }
 
 twins! {
+    ListLinksResponse list_links_response,
+    ListAddrsResponse list_addrs_response,
     ListRoutesResponse list_routes_response,
+    ListNeighboursResponse list_neighbours_response,
+    ListRulesResponse list_rules_response,
 }
