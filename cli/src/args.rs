@@ -217,6 +217,8 @@ mod tests {
             "kctl protect add --port 22 --all-hosts",
             "kctl protect list",
             "kctl stats --top 3 --strict",
+            "kctl net neigh --all -4 --interface eth0",
+            "kctl net links --host a,b",
             "kctl net routes -6 --table main --interface eth0 -l role=web --strict",
             "kctl token create --ttl 10m --uses 3 --host web-1",
             "kctl context import admin.toml --name prod",

@@ -13,9 +13,9 @@ use netlink_packet_route::address::AddressMessage;
 use nix::libc;
 use std::{borrow::Cow, io, net::IpAddr};
 
-/// Which addresses or neighbours.
+/// Which addresses.
 #[derive(Debug, Clone, Default)]
-pub struct LinkFilter {
+pub struct AddrFilter {
     /// Only of this family.
     pub family: Option<Family>,
     /// Only of this interface.
@@ -69,7 +69,7 @@ const FLAGS: Words = &[
 
 /// Every address that the filter leaves, read as they are taken. NotFound: no such interface.
 pub async fn addrs(
-    filter: LinkFilter,
+    filter: AddrFilter,
 ) -> Result<impl Iterator<Item = Result<Addr, Error>> + Send, Error> {
     blocking(move || {
         let links = Links::read()?;

@@ -14,13 +14,13 @@ mod route;
 mod rule;
 mod watch;
 
-pub use address::{Addr, LinkFilter, addrs};
+pub use address::{Addr, AddrFilter, addrs};
 pub use family::Family;
 pub use gateway::default_gateways;
 pub use interface::{Address, Interface, interfaces};
 pub(crate) use interface::{Xdp, xdp_on};
 pub use link::{Link, Statistics, XdpProgram, links};
-pub use neighbour::{Neighbour, neighbours};
+pub use neighbour::{Neighbour, NeighbourFilter, neighbours};
 pub use route::{NextHop, Route, RouteFilter, routes};
 pub use rule::{Rule, rules};
 pub use watch::{Change, Watch};

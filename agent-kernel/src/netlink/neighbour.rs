@@ -1,7 +1,6 @@
 //! Neighbours: which link-layer address an address of the same link has.
 
 use super::{
-    LinkFilter,
     attribute::{address, attributes, header, link_address},
     blocking,
     family::{Answers, Family},
@@ -12,6 +11,17 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use nix::libc;
 use std::{borrow::Cow, io, net::IpAddr};
+
+/// Which neighbours.
+#[derive(Debug, Clone, Default)]
+pub struct NeighbourFilter {
+    /// Only of this family.
+    pub family: Option<Family>,
+    /// Only of this interface.
+    pub interface: Option<String>,
+    /// Also those that need no resolving (NOARP: multicast groups, mostly) and those without a state.
+    pub all: bool,
+}
 
 /// One neighbour (rtnetlink(7), RTM_NEWNEIGH). Words are those of ip-neighbour(8).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +40,9 @@ pub struct Neighbour {
     pub flags: Vec<&'static str>,
 }
 
+const NONE: u16 = 0x00;
+const NOARP: u16 = 0x40;
+const EXT_LEARNED: u8 = 0x10;
 const STATES: Words = &[
     (0x00, "NONE"),
     (0x01, "INCOMPLETE"),
@@ -52,10 +65,10 @@ const FLAGS: Words = &[
     (0x80, "router"),
 ];
 
-/// Every neighbour that the filter leaves, of every state, read as they are taken; not those that
-/// the host only answers for (proxies). NotFound: no such interface.
+/// Every neighbour that the filter leaves, read as they are taken; not those that the host only
+/// answers for (proxies). NotFound: no such interface.
 pub async fn neighbours(
-    filter: LinkFilter,
+    filter: NeighbourFilter,
 ) -> Result<impl Iterator<Item = Result<Neighbour, Error>> + Send, Error> {
     blocking(move || {
         let links = Links::read()?;
@@ -66,7 +79,8 @@ pub async fn neighbours(
             message.attributes.extend(index.map(NeighbourAttribute::IfIndex));
             RouteNetlinkMessage::GetNeighbour(message)
         })?;
-        Ok(answers.objects(move |family, payload| read(family, payload, index, &links)))
+        let all = filter.all;
+        Ok(answers.objects(move |family, payload| read(family, payload, (index, all), &links)))
     })
     .await
 }
@@ -74,14 +88,17 @@ pub async fn neighbours(
 fn read(
     family: Family,
     payload: &[u8],
-    only: Option<u32>,
+    (only, all): (Option<u32>, bool),
     links: &Links,
 ) -> io::Result<Option<Neighbour>> {
     // `struct ndmsg`
     let (head, rest) = header(payload)?;
     let [_family, _, _, _, i0, i1, i2, i3, s0, s1, flags, _type]: [u8; 12] = *head;
     let index = u32::from_ne_bytes([i0, i1, i2, i3]);
-    if only.is_some_and(|only| only != index) {
+    let state = u16::from_ne_bytes([s0, s1]);
+    // As ip(8) has it: somebody put the learned ones there.
+    let quiet = matches!(state, NONE | NOARP) && flags & EXT_LEARNED == 0;
+    if only.is_some_and(|only| only != index) || (quiet && !all) {
         return Ok(None);
     }
     let mut neighbour = Neighbour {
@@ -89,7 +106,7 @@ fn read(
         interface: links.name(index),
         address: family.unspecified(),
         mac: None,
-        state: word(STATES, u16::from_ne_bytes([s0, s1]).into()),
+        state: word(STATES, state.into()),
         flags: bits(FLAGS, flags.into()),
     };
     for attribute in attributes(rest) {

@@ -3,8 +3,8 @@
 use crate::support::{World, json, run};
 use agent_kernel::filter::Mode;
 use agent_kernel::netlink::{
-    Addr, Family, Link, LinkFilter, Neighbour, NextHop, Route, RouteFilter, Rule, addrs, links,
-    neighbours, routes, rules,
+    Addr, AddrFilter, Family, Link, Neighbour, NeighbourFilter, NextHop, Route, RouteFilter, Rule,
+    addrs, links, neighbours, routes, rules,
 };
 use serde_json::{Value, json};
 use std::future::Future;
@@ -55,6 +55,7 @@ fn fill() -> World {
         "neigh add 10.9.0.78 lladdr 02:00:00:00:00:02 dev kt0 nud stale",
         "neigh add fd09::77 lladdr 02:00:00:00:00:03 dev kt0 nud permanent router",
         "neigh add fd22::78 dev br0 lladdr 02:00:00:00:00:04 nud noarp extern_learn",
+        "neigh add 10.9.0.79 dev kt0 lladdr 02:00:00:00:00:05 nud noarp",
         "rule add from 10.0.0.0/8 to 10.50.0.0/16 fwmark 0x10/0xff lookup 100 priority 50",
         "rule add iif kt0 ipproto tcp sport 7 dport 80-90 lookup 4000000000 priority 51 proto bird",
         "rule add not oif br0 tos 0x10 goto 32766 priority 52",
@@ -204,7 +205,7 @@ fn a_large_table_is_whole() {
 #[test]
 fn addresses_are_those_that_ip_shows() {
     let _world = fill();
-    let ours = block_on(addrs(LinkFilter::default())).expect("addresses");
+    let ours = block_on(addrs(AddrFilter::default())).expect("addresses");
     let ours: Vec<Addr> = ours.collect::<Result<_, _>>().expect("whole addresses");
     let mut theirs = Vec::new();
     for link in list("ip -j -d addr show") {
@@ -245,7 +246,7 @@ fn addresses_are_those_that_ip_shows() {
         ours.iter().map(ours_as_ip).map(rounded).collect(),
         theirs.into_iter().map(rounded).collect(),
     );
-    let of_br0 = LinkFilter { family: Some(Family::Inet), interface: Some("br0".to_owned()) };
+    let of_br0 = AddrFilter { family: Some(Family::Inet), interface: Some("br0".to_owned()) };
     let filtered = block_on(addrs(of_br0)).expect("addresses");
     let filtered: Vec<_> = filtered.collect::<Result<_, _>>().expect("whole addresses");
     let expected: Vec<_> = ours
@@ -327,8 +328,6 @@ fn links_are_those_that_ip_shows() {
 #[test]
 fn neighbours_are_those_that_ip_shows() {
     let _world = fill();
-    let ours = block_on(neighbours(LinkFilter::default())).expect("neighbours");
-    let ours: Vec<Neighbour> = ours.collect::<Result<_, _>>().expect("whole neighbours");
     let as_ip = |neighbour: &Neighbour| {
         let mut value = json!({
             "dst": neighbour.address.to_string(), "dev": neighbour.interface,
@@ -346,14 +345,21 @@ fn neighbours_are_those_that_ip_shows() {
     let made = |value: &Value| {
         value["lladdr"].as_str().is_some_and(|mac| mac.starts_with("02:00:00:00:00:"))
     };
-    let ours: Vec<_> = ours.iter().map(as_ip).filter(made).collect();
-    let theirs: Vec<_> = list("ip -j neigh show nud all").into_iter().filter(made).collect();
-    assert_eq!(ours.len(), 4);
-    assert_same(ours, theirs);
-    let filter = LinkFilter { family: None, interface: Some("br0".to_owned()) };
-    let of_br0: Vec<_> = block_on(neighbours(filter)).expect("neighbours").collect();
-    assert!(!of_br0.is_empty());
-    assert!(of_br0.iter().all(|it| it.as_ref().is_ok_and(|it| it.interface == "br0")));
+    let read = |filter: NeighbourFilter| -> Vec<Neighbour> {
+        let found = block_on(neighbours(filter)).expect("neighbours");
+        found.collect::<Result<_, _>>().expect("whole neighbours")
+    };
+    for (all, line, count) in
+        [(false, "ip -j neigh show", 4), (true, "ip -j neigh show nud all", 5)]
+    {
+        let ours = read(NeighbourFilter { all, ..NeighbourFilter::default() });
+        let ours: Vec<_> = ours.iter().map(as_ip).filter(made).collect();
+        assert_eq!(ours.len(), count);
+        assert_same(ours, list(line).into_iter().filter(made).collect());
+    }
+    let interface = Some("br0".to_owned());
+    let of_br0 = read(NeighbourFilter { interface, ..NeighbourFilter::default() });
+    assert!(!of_br0.is_empty() && of_br0.iter().all(|it| it.interface == "br0"));
 }
 
 #[test]

@@ -67,6 +67,9 @@ struct RoutesArgs {
 
 #[derive(Debug, Args)]
 struct NeighArgs {
+    /// Also those that need no resolving, multicast groups mostly (NOARP), and those without a state
+    #[arg(long)]
+    all: bool,
     #[command(flatten)]
     family: FamilyArgs,
     #[command(flatten)]
@@ -138,7 +141,7 @@ pub(crate) async fn run(global: &Global, args: NetArgs) -> anyhow::Result<Exit> 
         }
         NetCommand::Neigh(args) => {
             let (family, interface) = (args.family.number(), args.interface.name());
-            let request = agent::ListNeighboursRequest { family, interface };
+            let request = agent::ListNeighboursRequest { family, interface, all: args.all };
             read::run(global, &args.read, &request).await
         }
         NetCommand::Rules(args) => {

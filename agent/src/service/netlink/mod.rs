@@ -4,7 +4,7 @@ mod convert;
 
 use super::chunks::{Chunks, chunks};
 use crate::status::kernel;
-use agent_kernel::netlink::{self, Family, LinkFilter, RouteFilter};
+use agent_kernel::netlink::{self, AddrFilter, Family, NeighbourFilter, RouteFilter};
 use kctl_proto::agent::v1::{self as pb, netlink_service_server::NetlinkService};
 use tonic::{Request, Response, Status};
 
@@ -33,7 +33,7 @@ impl NetlinkService for Netlink {
     ) -> Result<Response<Self::ListAddrsStream>, Status> {
         let request = request.into_inner();
         let family = family(request.family());
-        let filter = LinkFilter { family, interface: some(request.interface) };
+        let filter = AddrFilter { family, interface: some(request.interface) };
         let addrs = netlink::addrs(filter).await.map_err(kernel)?;
         let addrs = addrs.map(|addr| addr.map(convert::addr));
         Ok(Response::new(chunks(addrs, |addrs| pb::ListAddrsResponse { addrs }, kernel)))
@@ -62,7 +62,8 @@ impl NetlinkService for Netlink {
     ) -> Result<Response<Self::ListNeighboursStream>, Status> {
         let request = request.into_inner();
         let family = family(request.family());
-        let filter = LinkFilter { family, interface: some(request.interface) };
+        let (interface, all) = (some(request.interface), request.all);
+        let filter = NeighbourFilter { family, interface, all };
         let found = netlink::neighbours(filter).await.map_err(kernel)?;
         let found = found.map(|neighbour| neighbour.map(convert::neighbour));
         let message = |neighbours| pb::ListNeighboursResponse { neighbours };
