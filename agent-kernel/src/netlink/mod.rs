@@ -1,14 +1,28 @@
-//! Routing netlink: which interfaces, addresses and gateways the host has, and when that changes.
+//! Routing netlink: links, addresses, routes, neighbours and rules, and when they change.
 //! Everything is about the network namespace of the calling thread. It must not know the filter.
 
+mod address;
+mod attribute;
+mod family;
+mod gateway;
 mod interface;
+mod link;
+mod names;
+mod neighbour;
 mod request;
 mod route;
+mod rule;
 mod watch;
 
+pub use address::{Addr, AddrFilter, addrs};
+pub use family::Family;
+pub use gateway::default_gateways;
 pub use interface::{Address, Interface, interfaces};
 pub(crate) use interface::{Xdp, xdp_on};
-pub use route::default_gateways;
+pub use link::{Link, Statistics, XdpProgram, links};
+pub use neighbour::{Neighbour, NeighbourFilter, neighbours};
+pub use route::{NextHop, Route, RouteFilter, routes};
+pub use rule::{Rule, rules};
 pub use watch::{Change, Watch};
 
 use crate::Error;
