@@ -19,6 +19,11 @@ pub(crate) fn to_status(refused: Refused) -> Status {
     }
 }
 
+/// For what the kernel side fails at.
+pub(crate) fn kernel(error: agent_kernel::Error) -> Status {
+    to_status(error.into())
+}
+
 /// For a malformed entry.
 pub(crate) fn invalid(error: InvalidEntry) -> Status {
     Status::invalid_argument(error.to_string())

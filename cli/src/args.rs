@@ -2,7 +2,7 @@
 //! and environment and does nothing with them.
 
 use crate::{
-    cmd::{block, blocklist, context, hosts, protect, stats, token, version},
+    cmd::{block, blocklist, context, hosts, net, protect, stats, token, version},
     connect::Target,
     exit::usage,
     output::Format,
@@ -89,6 +89,8 @@ pub(crate) enum Command {
     Protect(protect::ProtectArgs),
     /// Packets passed and dropped on each host
     Stats(stats::StatsArgs),
+    /// Routes as the kernels have them
+    Net(net::NetArgs),
     /// Tokens that hosts join with
     Token(token::TokenArgs),
     /// Controllers that this configuration knows
@@ -215,6 +217,7 @@ mod tests {
             "kctl protect add --port 22 --all-hosts",
             "kctl protect list",
             "kctl stats --top 3 --strict",
+            "kctl net routes -6 --table main --interface eth0 -l role=web --strict",
             "kctl token create --ttl 10m --uses 3 --host web-1",
             "kctl context import admin.toml --name prod",
             "kctl version --client",
@@ -240,6 +243,8 @@ mod tests {
             "kctl protect add 10.0.0.5 --port 22 --all-hosts",
             "kctl protect add --all-hosts",
             "kctl hosts -o xml",
+            "kctl net",
+            "kctl net routes -4 -6",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -4,8 +4,12 @@ use crate::{
     registry::HostView,
     status::{error_data, host_error},
 };
-use futures_util::{Stream, StreamExt as _, stream::FuturesUnordered};
+use futures_util::{
+    Stream, StreamExt as _,
+    stream::{self, FuturesUnordered},
+};
 use kctl_proto::{
+    Piece, Twin,
     agent::v1 as pb,
     controller::v1::{HostResult, host_result},
 };
@@ -14,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::time::{timeout, timeout_at};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Response, Status, Streaming, transport::Channel};
 
 /// What one host said, or why it said nothing.
 pub(crate) struct Answered<T> {
@@ -48,6 +52,67 @@ where
         })
         .collect();
     asked
+}
+
+/// Calls every host, and passes on the parts of its answer as they come, then its end or its error.
+///
+/// Each host may be silent for `limit` before and between parts. Nothing is stored on the way: a
+/// reader that is slow slows the hosts down through the windows of their streams.
+pub(crate) fn forward<T, F>(
+    hosts: Vec<HostView>,
+    limit: Duration,
+    call: impl Fn(Channel) -> F,
+) -> impl Stream<Item = T>
+where
+    T: Twin,
+    F: Future<Output = Result<Response<Streaming<T::Part>>, Status>>,
+{
+    let told = hosts.into_iter().map(|host| {
+        let next = match &host.session {
+            None => Next::Failed(error_data(Code::Unavailable, host.not_connected())),
+            Some(session) => Next::Call(Box::pin(call(session.channel.clone()))),
+        };
+        Box::pin(stream::unfold((host.name, next), move |(host, next)| async move {
+            let (piece, next) = next.piece(&host, limit).await?;
+            Some((T::new(host.clone(), piece), (host, next)))
+        }))
+    });
+    stream::select_all(told)
+}
+
+/// What is next from one host.
+enum Next<F, P> {
+    Call(F),
+    Parts(Streaming<P>),
+    Failed(pb::Error),
+    Nothing,
+}
+
+impl<F, P> Next<F, P>
+where
+    F: Future<Output = Result<Response<Streaming<P>>, Status>> + Unpin,
+{
+    async fn piece(self, host: &str, limit: Duration) -> Option<(Piece<P>, Self)> {
+        let said = async {
+            let mut parts = match self {
+                Self::Call(call) => {
+                    call.await.map_err(|status| Some(host_error(&status)))?.into_inner()
+                }
+                Self::Parts(parts) => parts,
+                Self::Failed(error) => return Err(Some(error)),
+                Self::Nothing => return Err(None),
+            };
+            let part = parts.message().await.map_err(|status| Some(host_error(&status)))?;
+            Ok((part, parts))
+        };
+        match timeout(limit, said).await {
+            Ok(Ok((Some(part), parts))) => Some((Piece::Part(part), Self::Parts(parts))),
+            Ok(Ok((None, _))) => Some((Piece::End, Self::Nothing)),
+            Ok(Err(Some(error))) => Some((Piece::Error(error), Self::Nothing)),
+            Ok(Err(None)) => None,
+            Err(_) => Some((Piece::Error(no_answer(host, limit)), Self::Nothing)),
+        }
+    }
 }
 
 /// Waits until every host has answered about a revision, and yields answers as they come.

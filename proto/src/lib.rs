@@ -21,5 +21,9 @@ pub mod controller {
     }
 }
 
+mod twin;
+
+pub use twin::{Piece, Twin};
+
 /// The encoded file descriptor set, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

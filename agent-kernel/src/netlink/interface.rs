@@ -52,8 +52,8 @@ pub(crate) struct Xdp {
 /// Every interface with its addresses, by index.
 pub async fn interfaces() -> Result<Vec<Interface>, Error> {
     blocking(|| {
-        let links = request::dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-        let addresses = request::dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+        let links = request::dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let addresses = request::dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
         Ok(join(links, addresses))
     })
     .await

@@ -1,52 +1,262 @@
-//! Default routes.
+//! Routes of every table.
 
-use super::{blocking, request};
-use crate::Error;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
+use super::{
+    Family,
+    attribute::{address, attributes, header, u32},
+    blocking,
+    names::{Links, Words, bits, word},
+    request,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use crate::{Error, ErrorKind};
+use ipnet::IpNet;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use nix::libc;
+use std::{borrow::Cow, io, net::IpAddr};
 
-/// The gateways of the default routes of every table and both families.
-pub async fn default_gateways() -> Result<BTreeSet<IpAddr>, Error> {
-    blocking(|| {
-        let mut gateways = BTreeSet::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family;
-            for answer in request::dump(RouteNetlinkMessage::GetRoute(message))? {
-                if let RouteNetlinkMessage::NewRoute(route) = answer
-                    && route.header.destination_prefix_length == 0
-                    && route.header.kind == RouteType::Unicast
-                {
-                    collect(&route.attributes, &mut gateways);
-                }
+/// Which routes.
+#[derive(Debug, Clone, Default)]
+pub struct RouteFilter {
+    /// Only of this family.
+    pub family: Option<Family>,
+    /// Only of this table.
+    pub table: Option<u32>,
+    /// Only through this interface.
+    pub interface: Option<String>,
+}
+
+/// One route (rtnetlink(7), RTM_NEWROUTE). Words are those of ip-route(8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Its family.
+    pub family: Family,
+    /// Where it leads.
+    pub dst: IpNet,
+    /// Only for packets from there.
+    pub src: Option<IpNet>,
+    /// `unicast`, `blackhole`.
+    pub kind: Cow<'static, str>,
+    /// Its table.
+    pub table: u32,
+    /// Who made it, `kernel`, `static`.
+    pub protocol: Cow<'static, str>,
+    /// `global`, `link`.
+    pub scope: Cow<'static, str>,
+    /// Lower is preferred.
+    pub metric: Option<u32>,
+    /// Preferred source address.
+    pub prefsrc: Option<IpAddr>,
+    /// Next hop, perhaps of the other family.
+    pub gateway: Option<IpAddr>,
+    /// Name of the interface.
+    pub interface: Option<String>,
+    /// `onlink`, `linkdown`.
+    pub flags: Vec<&'static str>,
+    /// Of a multipath route, which has neither gateway nor interface itself.
+    pub nexthops: Vec<NextHop>,
+    /// Id of the nexthop object that it uses.
+    pub nexthop_id: Option<u32>,
+}
+
+/// One of several ways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextHop {
+    /// Next hop, perhaps of the other family.
+    pub gateway: Option<IpAddr>,
+    /// Name of the interface.
+    pub interface: Option<String>,
+    /// Its share, from 1 to 256.
+    pub weight: u16,
+    /// `onlink`, `linkdown`.
+    pub flags: Vec<&'static str>,
+}
+
+/// Not in libc; linux/rtnetlink.h.
+const RTA_NH_ID: u16 = 30;
+
+const KINDS: Words = &[
+    (1, "unicast"),
+    (2, "local"),
+    (3, "broadcast"),
+    (4, "anycast"),
+    (5, "multicast"),
+    (6, "blackhole"),
+    (7, "unreachable"),
+    (8, "prohibit"),
+    (9, "throw"),
+    (10, "nat"),
+    (11, "xresolve"),
+];
+/// iproute2's etc/iproute2/rt_protos.
+pub(super) const PROTOCOLS: Words = &[
+    (0, "unspec"),
+    (1, "redirect"),
+    (2, "kernel"),
+    (3, "boot"),
+    (4, "static"),
+    (8, "gated"),
+    (9, "ra"),
+    (10, "mrt"),
+    (11, "zebra"),
+    (12, "bird"),
+    (13, "dnrouted"),
+    (14, "xorp"),
+    (15, "ntk"),
+    (16, "dhcp"),
+    (18, "keepalived"),
+    (42, "babel"),
+    (186, "bgp"),
+    (187, "isis"),
+    (188, "ospf"),
+    (189, "rip"),
+    (192, "eigrp"),
+];
+pub(super) const SCOPES: Words =
+    &[(0, "global"), (200, "site"), (253, "link"), (254, "host"), (255, "nowhere")];
+/// RTNH_F_ and RTM_F_ share one space.
+const FLAGS: Words = &[
+    (1, "dead"),
+    (1 << 2, "onlink"),
+    (1 << 1, "pervasive"),
+    (1 << 3, "offload"),
+    (1 << 6, "trap"),
+    (libc::RTM_F_NOTIFY, "notify"),
+    (1 << 4, "linkdown"),
+    (1 << 5, "unresolved"),
+    (1 << 14, "rt_offload"),
+    (1 << 15, "rt_trap"),
+    (1 << 29, "rt_offload_failed"),
+];
+
+/// Every route that the filter leaves, read as they are taken. NotFound: no such interface.
+pub async fn routes(
+    filter: RouteFilter,
+) -> Result<impl Iterator<Item = Result<Route, Error>> + Send, Error> {
+    blocking(move || {
+        let links = Links::read()?;
+        let through = filter.interface.as_deref().map(|name| links.index(name)).transpose()?;
+        let mut answers = Vec::new();
+        for family in Family::of_filter(filter.family) {
+            match request::raw_dump(&dump_request(family, filter.table, through)) {
+                Ok(answer) => answers.push((family, answer)),
+                // The table is not there, in this family.
+                Err(error) if error.kind() == ErrorKind::NotFound && filter.table.is_some() => {}
+                Err(error) => return Err(error),
             }
         }
-        Ok(gateways)
+        let links = std::sync::Arc::new(links);
+        Ok(answers.into_iter().flat_map(move |(family, answer)| {
+            let (filter, links) = (filter.clone(), std::sync::Arc::clone(&links));
+            answer.objects(move |payload| {
+                let route = read(family, payload, &links)?;
+                Ok(route.filter(|route| {
+                    filter.table.is_none_or(|table| table == route.table)
+                        && filter.interface.as_deref().is_none_or(|name| route.goes_through(name))
+                }))
+            })
+        }))
     })
     .await
 }
 
-fn collect(attributes: &[RouteAttribute], gateways: &mut BTreeSet<IpAddr>) {
-    for attribute in attributes {
-        match attribute {
-            RouteAttribute::Gateway(RouteAddress::Inet(address))
-            | RouteAttribute::Via(RouteVia::Inet(address)) => {
-                gateways.insert((*address).into());
-            }
-            RouteAttribute::Gateway(RouteAddress::Inet6(address))
-            | RouteAttribute::Via(RouteVia::Inet6(address)) => {
-                gateways.insert((*address).into());
-            }
-            RouteAttribute::MultiPath(hops) => {
-                for hop in hops {
-                    collect(&hop.attributes, gateways);
-                }
-            }
-            _ => {}
+impl Route {
+    fn goes_through(&self, name: &str) -> bool {
+        let hops = self.nexthops.iter().map(|hop| &hop.interface);
+        hops.chain([&self.interface]).any(|interface| interface.as_deref() == Some(name))
+    }
+}
+
+fn dump_request(family: Family, table: Option<u32>, through: Option<u32>) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family.into();
+    if let Some(table) = table {
+        // The header's field is too small for most tables; the attribute counts.
+        message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+        message.attributes.push(RouteAttribute::Table(table));
+    }
+    message.attributes.extend(through.map(RouteAttribute::Oif));
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+/// `None` for what is no route of a table: another family's, or the cache's.
+fn read(family: Family, payload: &[u8], links: &Links) -> io::Result<Option<Route>> {
+    // `struct rtmsg`
+    let (head, rest) = header(payload)?;
+    let [af, dst_len, src_len, _tos, table, protocol, scope, kind, f0, f1, f2, f3]: [u8; 12] =
+        *head;
+    let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
+    if af != family.number() || flags & libc::RTM_F_CLONED != 0 {
+        return Ok(None);
+    }
+    let mut route = Route {
+        family,
+        dst: prefix(family.unspecified(), dst_len)?,
+        src: None,
+        kind: word(KINDS, kind.into()),
+        table: table.into(),
+        protocol: word(PROTOCOLS, protocol.into()),
+        scope: word(SCOPES, scope.into()),
+        metric: None,
+        prefsrc: None,
+        gateway: None,
+        interface: None,
+        flags: bits(FLAGS, flags),
+        nexthops: Vec::new(),
+        nexthop_id: None,
+    };
+    for attribute in attributes(rest) {
+        let (kind, value) = attribute?;
+        match kind {
+            libc::RTA_DST => route.dst = prefix(address(value)?, dst_len)?,
+            libc::RTA_SRC => route.src = Some(prefix(address(value)?, src_len)?),
+            libc::RTA_TABLE => route.table = u32(value)?,
+            libc::RTA_PRIORITY => route.metric = Some(u32(value)?),
+            libc::RTA_PREFSRC => route.prefsrc = Some(address(value)?),
+            libc::RTA_OIF => route.interface = Some(links.name(u32(value)?)),
+            libc::RTA_MULTIPATH => route.nexthops = nexthops(value, links)?,
+            RTA_NH_ID => route.nexthop_id = Some(u32(value)?),
+            _ => route.gateway = gateway(kind, value)?.or(route.gateway),
         }
     }
+    Ok(Some(route))
+}
+
+fn prefix(address: IpAddr, length: u8) -> io::Result<IpNet> {
+    IpNet::new(address, length).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+fn gateway(kind: u16, value: &[u8]) -> io::Result<Option<IpAddr>> {
+    match kind {
+        libc::RTA_GATEWAY => address(value).map(Some),
+        // `struct rtvia`: a family, then an address of it.
+        libc::RTA_VIA => {
+            let (_family, value): (&[u8; 2], _) = header(value)?;
+            address(value).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn nexthops(mut value: &[u8], links: &Links) -> io::Result<Vec<NextHop>> {
+    let mut hops = Vec::new();
+    while !value.is_empty() {
+        // `struct rtnexthop`
+        let ([l0, l1, flags, hops_less_one, i0, i1, i2, i3], _) = header(value)?;
+        let length = usize::from(u16::from_ne_bytes([*l0, *l1]));
+        let whole = value.get(..length).unwrap_or_default();
+        let (_, rest): (&[u8; 8], _) = header(whole)?;
+        let mut hop = NextHop {
+            gateway: None,
+            interface: Some(links.name(u32::from_ne_bytes([*i0, *i1, *i2, *i3]))),
+            weight: u16::from(*hops_less_one) + 1,
+            flags: bits(FLAGS, (*flags).into()),
+        };
+        for attribute in attributes(rest) {
+            let (kind, value) = attribute?;
+            hop.gateway = gateway(kind, value)?.or(hop.gateway);
+        }
+        hops.push(hop);
+        value = value.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(hops)
 }

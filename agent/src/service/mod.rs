@@ -2,7 +2,9 @@
 //! the caller came in.
 
 mod blocklist;
+mod chunks;
 mod host;
+mod netlink;
 mod stats;
 
 pub(crate) use host::Lifeline;
@@ -10,7 +12,7 @@ pub(crate) use host::Lifeline;
 use crate::enforcer::Enforcer;
 use kctl_proto::agent::v1::{
     blocklist_service_server::BlocklistServiceServer, host_service_server::HostServiceServer,
-    stats_service_server::StatsServiceServer,
+    netlink_service_server::NetlinkServiceServer, stats_service_server::StatsServiceServer,
 };
 use kctl_rpc::MAX_MESSAGE_BYTES;
 use tonic::service::Routes;
@@ -21,17 +23,20 @@ pub(crate) async fn routes(enforcer: &Enforcer, lifeline: &Lifeline) -> anyhow::
     health.set_serving::<HostServiceServer<host::Host>>().await;
     health.set_serving::<BlocklistServiceServer<blocklist::Blocklist>>().await;
     health.set_serving::<StatsServiceServer<stats::Stats>>().await;
+    health.set_serving::<NetlinkServiceServer<netlink::Netlink>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(kctl_proto::DESCRIPTORS)
         .with_service_name("kctl.agent.v1.HostService")
         .with_service_name("kctl.agent.v1.BlocklistService")
         .with_service_name("kctl.agent.v1.StatsService")
+        .with_service_name("kctl.agent.v1.NetlinkService")
         .build_v1()?;
     let blocklist = BlocklistServiceServer::new(blocklist::Blocklist::new(enforcer.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     Ok(Routes::new(blocklist)
         .add_service(HostServiceServer::new(host::Host::new(enforcer.clone(), lifeline.clone())))
         .add_service(StatsServiceServer::new(stats::Stats::new(enforcer.clone())))
+        .add_service(NetlinkServiceServer::new(netlink::Netlink))
         .add_service(health_service)
         .add_service(reflection))
 }

@@ -6,8 +6,10 @@ mod change;
 pub(crate) mod context;
 pub(crate) mod hosts;
 mod input;
+pub(crate) mod net;
 mod prefixes;
 pub(crate) mod protect;
+mod read;
 pub(crate) mod stats;
 pub(crate) mod token;
 pub(crate) mod version;
@@ -28,6 +30,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Blocklist(args) => blocklist::run(global, args).await,
         Command::Protect(args) => protect::run(global, args).await,
         Command::Stats(args) => stats::run(global, &args).await,
+        Command::Net(args) => net::run(global, args).await,
         Command::Token(args) => token::run(global, args).await,
         Command::Context(args) => context::run(global, args).await,
         Command::Version(args) => version::run(global, &args).await,

@@ -4,6 +4,8 @@
 pub(crate) mod change;
 pub(crate) mod entry;
 pub(crate) mod host;
+pub(crate) mod net;
+pub(crate) mod read;
 pub(crate) mod stats;
 
 use kctl_blocklist::{Action, Protocol};

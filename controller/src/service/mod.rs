@@ -4,17 +4,18 @@ mod blocklist;
 mod controller;
 mod hosts;
 mod listing;
+mod netlink;
 mod recovery;
 mod stats;
 mod token;
 
-use crate::{pki::Authority, registry::Registry, status::Error, store::Store};
-use futures_util::Stream;
+use crate::{fanout::forward, pki::Authority, registry::Registry, status::Error, store::Store};
+use futures_util::{Stream, StreamExt as _};
 use kctl_blocklist::Selection;
-use kctl_proto::agent::v1 as pb;
+use kctl_proto::{Twin, agent::v1 as pb};
 use kctl_rpc::Identity;
 use std::{collections::BTreeSet, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
-use tonic::Status;
+use tonic::{Response, Status, Streaming, transport::Channel};
 
 /// Longer waits are a mistake.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
@@ -42,6 +43,22 @@ impl Api {
         let reached = self.registry.sessions();
         let reached = reached.iter().map(|session| session.local.ip().to_canonical());
         self.addresses.iter().copied().chain(reached).collect()
+    }
+
+    /// The selected hosts' answers to a read that comes in parts.
+    fn parts<T, F>(
+        &self,
+        selection: Option<pb::Selection>,
+        timeout_ms: u64,
+        call: impl Fn(Channel) -> F + 'static,
+    ) -> Result<Response<Answers<T>>, Status>
+    where
+        T: Twin<Part: Send> + Send + 'static,
+        F: Future<Output = Result<Response<Streaming<T::Part>>, Status>> + Send + 'static,
+    {
+        let hosts = self.registry.select(&read_selection(selection)?)?;
+        let parts = forward(hosts, wait(timeout_ms, READ_WAIT), call);
+        Ok(Response::new(parts.map(Ok).boxed()))
     }
 }
 

@@ -1,0 +1,63 @@
+//! What numbers of routing netlink are called: the words of ip(8), and links by their index.
+
+use super::{
+    attribute::{attributes, header, text},
+    request,
+};
+use crate::{Error, ErrorKind, error::named};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use nix::libc;
+use std::{borrow::Cow, collections::HashMap, io};
+
+/// Words for numbers.
+pub(super) type Words = &'static [(u32, &'static str)];
+
+/// A number's word, or the number as text where it has none.
+pub(super) fn word(words: Words, number: u32) -> Cow<'static, str> {
+    let known = words.iter().find(|(known, _)| *known == number);
+    known.map_or_else(|| number.to_string().into(), |(_, word)| (*word).into())
+}
+
+/// The words for the bits that are set.
+pub(super) fn bits(words: Words, set: u32) -> Vec<&'static str> {
+    words.iter().filter(|(bit, _)| set & bit != 0).map(|(_, word)| *word).collect()
+}
+
+/// Links by index.
+#[derive(Debug, Default)]
+pub(super) struct Links(HashMap<u32, String>);
+
+impl Links {
+    /// Those of the calling thread's network namespace.
+    pub(super) fn read() -> Result<Self, Error> {
+        let mut message = LinkMessage::default();
+        // Counters are most of what the kernel tells about a link, and most of its work.
+        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let answer = request::raw_dump(&RouteNetlinkMessage::GetLink(message))?;
+        answer.objects(|payload| link(payload).map(Some)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// A link's name; `if7` for one that came or went meanwhile.
+    pub(super) fn name(&self, index: u32) -> String {
+        self.0.get(&index).cloned().unwrap_or_else(|| format!("if{index}"))
+    }
+
+    /// The index of a link.
+    pub(super) fn index(&self, name: &str) -> Result<u32, Error> {
+        let found = self.0.iter().find(|(_, known)| *known == name).map(|(index, _)| *index);
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, named("link", name), "no such device"))
+    }
+}
+
+fn link(payload: &[u8]) -> io::Result<(u32, String)> {
+    // `struct ifinfomsg`
+    let ([_, _, _, _, i0, i1, i2, i3, ..], rest): (&[u8; 16], _) = header(payload)?;
+    let mut name = String::new();
+    for attribute in attributes(rest) {
+        if let (libc::IFLA_IFNAME, value) = attribute? {
+            name = text(value);
+        }
+    }
+    Ok((u32::from_ne_bytes([*i0, *i1, *i2, *i3]), name))
+}

@@ -1,0 +1,182 @@
+//! The way of every read whose answer comes in parts: it asks one agent or the fleet, puts each host's
+//! parts together, prints a row a host, and settles the exit code. It knows no noun.
+
+use crate::{
+    args::{Global, HostSelection},
+    connect::{Connection, READ_TIMEOUT, Target},
+    exit::Exit,
+    output::{self, Format},
+    time::milliseconds,
+    view::{
+        ErrorView,
+        read::{HostRow, Record, table},
+    },
+};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kctl_proto::{Piece, Twin, agent::v1 as agent};
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal as _, stderr},
+    time::Duration,
+};
+use tonic::{Response, Status, Streaming, transport::Channel};
+
+/// Arguments of every read.
+#[derive(Debug, Args)]
+pub(crate) struct ReadArgs {
+    /// Exit with 3 when a host did not answer
+    #[arg(long)]
+    strict: bool,
+    #[command(flatten)]
+    selection: HostSelection,
+}
+
+/// What is read: one call of an agent, and its twin of the controller.
+pub(crate) trait Read {
+    /// A part of one host's answer.
+    type Part;
+    /// The same from the controller.
+    type Twin: Twin<Part = Self::Part>;
+    /// What the parts consist of.
+    type Record: Record;
+
+    /// Asks one agent.
+    async fn of_agent(&self, channel: Channel) -> Result<Response<Streaming<Self::Part>>, Status>;
+
+    /// Asks the fleet.
+    async fn of_fleet(
+        &self,
+        channel: Channel,
+        selection: Option<agent::Selection>,
+        timeout_ms: u64,
+    ) -> Result<Response<Streaming<Self::Twin>>, Status>;
+
+    /// What a part consists of.
+    fn records(part: Self::Part) -> Vec<Self::Record>;
+}
+
+/// Asks, prints, and answers with the exit code.
+pub(crate) async fn run<R: Read>(
+    global: &Global,
+    args: &ReadArgs,
+    read: &R,
+) -> anyhow::Result<Exit> {
+    let format = global.format()?;
+    let target = Target::of(global)?;
+    let selection = args.selection.for_read(&target)?;
+    let connection = target.connect(global).await?;
+    let mut answers = Answers::new(format);
+    match target {
+        Target::Controller(_) => of_fleet(&connection, read, selection, &mut answers).await?,
+        Target::Agent(_) => of_agent(&connection, read, &mut answers).await?,
+    }
+    answers.print(args.strict)
+}
+
+async fn of_fleet<R: Read>(
+    connection: &Connection,
+    read: &R,
+    selection: Option<agent::Selection>,
+    answers: &mut Answers<R::Record>,
+) -> anyhow::Result<()> {
+    let wait = connection.wait(READ_TIMEOUT);
+    let call = read.of_fleet(connection.channel.clone(), selection, milliseconds(wait));
+    let mut stream = connection.call(wait, call).await?;
+    while let Some(message) = connection.next(wait, &mut stream).await? {
+        let (host, piece) = message.into_piece();
+        match piece {
+            Some(Piece::Part(part)) => answers.part(host, R::records(part)),
+            Some(Piece::Error(error)) => answers.failed(host, error)?,
+            Some(Piece::End) => answers.end(host)?,
+            None => answers.failed(host, agent::Error::default())?,
+        }
+    }
+    answers.cut_short()
+}
+
+async fn of_agent<R: Read>(
+    connection: &Connection,
+    read: &R,
+    answers: &mut Answers<R::Record>,
+) -> anyhow::Result<()> {
+    let wait = connection.wait(READ_TIMEOUT);
+    let host = super::hosts::local_status(connection).await?.name;
+    let mut stream = connection.call(wait, read.of_agent(connection.channel.clone())).await?;
+    while let Some(part) = connection.next(wait, &mut stream).await? {
+        answers.part(host.clone(), R::records(part));
+    }
+    answers.end(host)
+}
+
+/// What the hosts have told so far.
+struct Answers<T> {
+    format: Format,
+    bar: ProgressBar,
+    begun: BTreeMap<String, Vec<T>>,
+    rows: Vec<HostRow<T>>,
+    hosts: usize,
+    failed: usize,
+}
+
+impl<T: Record> Answers<T> {
+    fn new(format: Format) -> Self {
+        let target = if stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}");
+        let bar = ProgressBar::with_draw_target(None, target)
+            .with_style(style.expect("a template of ours is valid"))
+            .with_message("waiting for hosts");
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self { format, bar, begun: BTreeMap::new(), rows: Vec::new(), hosts: 0, failed: 0 }
+    }
+
+    fn part(&mut self, host: String, records: Vec<T>) {
+        self.begun.entry(host).or_default().extend(records);
+    }
+
+    fn end(&mut self, host: String) -> anyhow::Result<()> {
+        let records = self.begun.remove(&host).unwrap_or_default();
+        self.row(HostRow { host, result: Ok(records) })
+    }
+
+    fn failed(&mut self, host: String, error: agent::Error) -> anyhow::Result<()> {
+        // Half a list would pass for the whole.
+        self.begun.remove(&host);
+        self.failed += 1;
+        self.row(HostRow { host, result: Err(ErrorView::from(error)) })
+    }
+
+    /// Nothing comes any more.
+    fn cut_short(&mut self) -> anyhow::Result<()> {
+        while let Some((host, _)) = self.begun.pop_first() {
+            let message = format!("host {host:?}: the answer was cut short");
+            self.failed(host, agent::Error { code: "DATA_LOSS".to_owned(), message })?;
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, row: HostRow<T>) -> anyhow::Result<()> {
+        self.hosts += 1;
+        self.bar.set_message(format!("{} answered", output::count(self.hosts, "host")));
+        if self.format == Format::Jsonl {
+            // Printed as it comes, and not kept.
+            return self.bar.suspend(|| output::line(&row));
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    fn print(mut self, strict: bool) -> anyhow::Result<Exit> {
+        self.bar.finish_and_clear();
+        self.rows.sort_by(|a, b| a.host.cmp(&b.host));
+        if self.format != Format::Jsonl {
+            let wide = self.format == Format::Wide;
+            output::rows(self.format, "hosts", &self.rows, || table(&self.rows, wide))?;
+        }
+        Ok(Exit::of_read(self.hosts, self.failed, strict))
+    }
+}

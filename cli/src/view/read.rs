@@ -1,0 +1,62 @@
+//! One host's answer to a read of a list: its records, or why there are none.
+
+use super::ErrorView;
+use crate::output::Table;
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
+
+/// What a list consists of.
+pub(crate) trait Record: Serialize {
+    /// Key of the list in a host's row.
+    const NOUN: &'static str;
+    /// Columns for people.
+    const COLUMNS: &'static [&'static str];
+    /// Further columns of `-o wide`.
+    const WIDE_COLUMNS: &'static [&'static str];
+
+    /// A cell for every column, the wide ones last.
+    fn cells(&self) -> Vec<String>;
+}
+
+/// `{"host":…,"routes":[…]}` or `{"host":…,"error":{…}}`
+#[derive(Debug)]
+pub(crate) struct HostRow<T> {
+    pub(crate) host: String,
+    pub(crate) result: Result<Vec<T>, ErrorView>,
+}
+
+impl<T: Record> Serialize for HostRow<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut row = serializer.serialize_map(Some(2))?;
+        row.serialize_entry("host", &self.host)?;
+        match &self.result {
+            Ok(records) => row.serialize_entry(T::NOUN, records)?,
+            Err(error) => row.serialize_entry("error", error)?,
+        }
+        row.end()
+    }
+}
+
+/// A line a record; hosts that failed have a line with the reason.
+pub(crate) fn table<T: Record>(rows: &[HostRow<T>], wide: bool) -> Table {
+    let more = if wide { T::WIDE_COLUMNS } else { &[] };
+    let columns = T::COLUMNS.len() + more.len();
+    let error: &[_] = if rows.iter().any(|row| row.result.is_err()) { &["ERROR"] } else { &[] };
+    let mut table = Table::new(&[&["HOST"], T::COLUMNS, more, error].concat());
+    for row in rows {
+        let line = |cells: Vec<String>| std::iter::once(row.host.clone()).chain(cells);
+        match &row.result {
+            Ok(records) => {
+                for record in records {
+                    let mut cells = record.cells();
+                    cells.truncate(columns);
+                    table.row(line(cells));
+                }
+            }
+            Err(error) => {
+                let blank = vec![String::new(); columns];
+                table.row(line(blank).chain([error.message.clone()]));
+            }
+        }
+    }
+    table
+}
