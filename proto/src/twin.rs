@@ -55,4 +55,5 @@ macro_rules! twins {
 
 twins! {
     ListRoutesResponse list_routes_response,
+    ListProcessesResponse list_processes_response,
 }

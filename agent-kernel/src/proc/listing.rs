@@ -15,8 +15,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// Longer command lines are cut: some hold a whole configuration.
-const LONGEST_COMMAND: usize = 32 << 10;
+/// Longer command lines are cut: some hold a whole configuration, and hundreds go into one message.
+const LONGEST_COMMAND: usize = 4 << 10;
 /// `stat` is a few hundred bytes, a cgroup's path at most `PATH_MAX` for each hierarchy.
 const LONGEST_FILE: usize = 64 << 10;
 

@@ -5,6 +5,7 @@ mod controller;
 mod hosts;
 mod listing;
 mod netlink;
+mod process;
 mod recovery;
 mod stats;
 mod token;
