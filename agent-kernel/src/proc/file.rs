@@ -14,7 +14,7 @@ pub(super) fn open_folder(at: impl AsFd, name: &str) -> io::Result<OwnedFd> {
     Ok(openat(at, name, flags, Mode::empty())?)
 }
 
-/// Fills `buffer` anew with at most `limit` bytes of a file; whether there was more.
+/// Fills `buffer` anew with at most `limit` bytes of a process's file; whether there was more.
 pub(super) fn read_at(
     folder: impl AsFd,
     name: &str,
@@ -23,7 +23,6 @@ pub(super) fn read_at(
 ) -> io::Result<bool> {
     buffer.clear();
     let mut file = File::from(openat(folder, name, OFlag::O_CLOEXEC, Mode::empty())?);
-    // Most files fit, and procfs makes the whole text at the first read: one read, and one for the end.
     let mut filled = 0;
     loop {
         if filled == limit {
@@ -33,11 +32,14 @@ pub(super) fn read_at(
             buffer.resize((filled + 4_096).min(limit), 0);
         }
         match file.read(&mut buffer[filled..]) {
-            Ok(0) => {
-                buffer.truncate(filled);
-                return Ok(false);
+            Ok(count) => {
+                filled += count;
+                // The files of a process are made in one piece: a read that leaves room met the end.
+                if filled < buffer.len() {
+                    buffer.truncate(filled);
+                    return Ok(false);
+                }
             }
-            Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
