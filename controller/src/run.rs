@@ -17,7 +17,7 @@ use kctl_proto::controller::v1::{
     controller_service_server::ControllerServiceServer, hosts_service_server::HostsServiceServer,
     join_service_server::JoinServiceServer, netlink_service_server::NetlinkServiceServer,
     process_service_server::ProcessServiceServer, stats_service_server::StatsServiceServer,
-    token_service_server::TokenServiceServer,
+    system_service_server::SystemServiceServer, token_service_server::TokenServiceServer,
 };
 use kctl_rpc::{Identity, MAX_MESSAGE_BYTES};
 use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc, time::Duration};
@@ -134,6 +134,7 @@ async fn api_routes(api: Api) -> Routes {
         .add_service(StatsServiceServer::new(api.clone()))
         .add_service(NetlinkServiceServer::new(api.clone()))
         .add_service(ProcessServiceServer::new(api.clone()))
+        .add_service(SystemServiceServer::new(api.clone()))
         .add_service(TokenServiceServer::new(api.clone()))
         .add_service(ControllerServiceServer::new(api))
         .add_service(health)

@@ -56,4 +56,5 @@ macro_rules! twins {
 twins! {
     ListRoutesResponse list_routes_response,
     ListProcessesResponse list_processes_response,
+    GetSystemResponse get_system_response,
 }

@@ -7,6 +7,7 @@ mod host;
 mod netlink;
 mod process;
 mod stats;
+mod system;
 
 pub(crate) use host::Lifeline;
 
@@ -14,7 +15,7 @@ use crate::enforcer::Enforcer;
 use kctl_proto::agent::v1::{
     blocklist_service_server::BlocklistServiceServer, host_service_server::HostServiceServer,
     netlink_service_server::NetlinkServiceServer, process_service_server::ProcessServiceServer,
-    stats_service_server::StatsServiceServer,
+    stats_service_server::StatsServiceServer, system_service_server::SystemServiceServer,
 };
 use kctl_rpc::MAX_MESSAGE_BYTES;
 use std::path::Path;
@@ -32,6 +33,7 @@ pub(crate) async fn routes(
     health.set_serving::<StatsServiceServer<stats::Stats>>().await;
     health.set_serving::<NetlinkServiceServer<netlink::Netlink>>().await;
     health.set_serving::<ProcessServiceServer<process::Processes>>().await;
+    health.set_serving::<SystemServiceServer<system::Systems>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(kctl_proto::DESCRIPTORS)
         .with_service_name("kctl.agent.v1.HostService")
@@ -39,6 +41,7 @@ pub(crate) async fn routes(
         .with_service_name("kctl.agent.v1.StatsService")
         .with_service_name("kctl.agent.v1.NetlinkService")
         .with_service_name("kctl.agent.v1.ProcessService")
+        .with_service_name("kctl.agent.v1.SystemService")
         .build_v1()?;
     let blocklist = BlocklistServiceServer::new(blocklist::Blocklist::new(enforcer.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -47,6 +50,7 @@ pub(crate) async fn routes(
         .add_service(StatsServiceServer::new(stats::Stats::new(enforcer.clone())))
         .add_service(NetlinkServiceServer::new(netlink::Netlink))
         .add_service(ProcessServiceServer::new(process::Processes::new(proc_root.to_owned())))
+        .add_service(SystemServiceServer::new(system::Systems::new(proc_root.to_owned())))
         .add_service(health_service)
         .add_service(reflection))
 }

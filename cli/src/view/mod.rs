@@ -8,6 +8,7 @@ pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod read;
 pub(crate) mod stats;
+pub(crate) mod system;
 
 use kctl_blocklist::{Action, Protocol};
 use kctl_proto::agent::v1 as pb;

@@ -8,6 +8,7 @@ mod netlink;
 mod process;
 mod recovery;
 mod stats;
+mod system;
 mod token;
 
 use crate::{fanout::forward, pki::Authority, registry::Registry, status::Error, store::Store};
