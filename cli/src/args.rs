@@ -93,7 +93,7 @@ pub(crate) enum Command {
     Ps(ps::PsArgs),
     /// Kernel, processors, memory and load
     Sysinfo(sysinfo::SysinfoArgs),
-    /// Routes as the kernels have them
+    /// Links, addresses, routes, neighbours and rules as the kernels have them
     Net(net::NetArgs),
     /// Tokens that hosts join with
     Token(token::TokenArgs),

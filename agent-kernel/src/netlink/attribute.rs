@@ -38,6 +38,11 @@ pub(super) fn header<const N: usize>(bytes: &[u8]) -> io::Result<(&[u8; N], &[u8
     bytes.split_first_chunk().ok_or_else(cut_short)
 }
 
+/// A small number.
+pub(super) fn u8(value: &[u8]) -> io::Result<u8> {
+    value.first().copied().ok_or_else(cut_short)
+}
+
 /// A number in the host's byte order.
 pub(super) fn u32(value: &[u8]) -> io::Result<u32> {
     value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)).ok_or_else(cut_short)
@@ -47,6 +52,11 @@ pub(super) fn u32(value: &[u8]) -> io::Result<u32> {
 pub(super) fn text(value: &[u8]) -> String {
     let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(name).into_owned()
+}
+
+/// A link-layer address as people write it.
+pub(super) fn link_address(value: &[u8]) -> String {
+    value.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 
 /// An address of either family, known by its length.

@@ -1,13 +1,12 @@
 //! Routes of every table.
 
 use super::{
-    Family,
     attribute::{address, attributes, header, u32},
     blocking,
+    family::{Answers, Family},
     names::{Links, Words, bits, word},
-    request,
 };
-use crate::{Error, ErrorKind};
+use crate::Error;
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
@@ -135,25 +134,14 @@ pub async fn routes(
     blocking(move || {
         let links = Links::read()?;
         let through = filter.interface.as_deref().map(|name| links.index(name)).transpose()?;
-        let mut answers = Vec::new();
-        for family in Family::of_filter(filter.family) {
-            match request::raw_dump(&dump_request(family, filter.table, through)) {
-                Ok(answer) => answers.push((family, answer)),
-                // The table is not there, in this family.
-                Err(error) if error.kind() == ErrorKind::NotFound && filter.table.is_some() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let links = std::sync::Arc::new(links);
-        Ok(answers.into_iter().flat_map(move |(family, answer)| {
-            let (filter, links) = (filter.clone(), std::sync::Arc::clone(&links));
-            answer.objects(move |payload| {
-                let route = read(family, payload, &links)?;
-                Ok(route.filter(|route| {
-                    filter.table.is_none_or(|table| table == route.table)
-                        && filter.interface.as_deref().is_none_or(|name| route.goes_through(name))
-                }))
-            })
+        let answers =
+            Answers::dump(filter.family, |family| dump_request(family, filter.table, through))?;
+        Ok(answers.objects(move |family, payload| {
+            let route = read(family, payload, &links)?;
+            Ok(route.filter(|route| {
+                filter.table.is_none_or(|table| table == route.table)
+                    && filter.interface.as_deref().is_none_or(|name| route.goes_through(name))
+            }))
         }))
     })
     .await
@@ -178,14 +166,14 @@ fn dump_request(family: Family, table: Option<u32>, through: Option<u32>) -> Rou
     RouteNetlinkMessage::GetRoute(message)
 }
 
-/// `None` for what is no route of a table: another family's, or the cache's.
+/// `None` for what is no route of a table but the cache's.
 fn read(family: Family, payload: &[u8], links: &Links) -> io::Result<Option<Route>> {
     // `struct rtmsg`
     let (head, rest) = header(payload)?;
-    let [af, dst_len, src_len, _tos, table, protocol, scope, kind, f0, f1, f2, f3]: [u8; 12] =
+    let [_family, dst_len, src_len, _tos, table, protocol, scope, kind, f0, f1, f2, f3]: [u8; 12] =
         *head;
     let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
-    if af != family.number() || flags & libc::RTM_F_CLONED != 0 {
+    if flags & libc::RTM_F_CLONED != 0 {
         return Ok(None);
     }
     let mut route = Route {
@@ -221,7 +209,7 @@ fn read(family: Family, payload: &[u8], links: &Links) -> io::Result<Option<Rout
     Ok(Some(route))
 }
 
-fn prefix(address: IpAddr, length: u8) -> io::Result<IpNet> {
+pub(super) fn prefix(address: IpAddr, length: u8) -> io::Result<IpNet> {
     IpNet::new(address, length).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 

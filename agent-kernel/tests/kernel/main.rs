@@ -3,6 +3,7 @@
 
 mod attach;
 mod differential;
+mod lists;
 mod netlink;
 mod proc;
 mod support;

@@ -1,7 +1,11 @@
 //! `net`: what routing netlink tells of hosts.
 
 use super::read::{self, Read, ReadArgs};
-use crate::{args::Global, exit::Exit, view::net::RouteView};
+use crate::{
+    args::Global,
+    exit::Exit,
+    view::net::{AddrView, LinkView, NeighView, RouteView, RuleView},
+};
 use clap::{Args, Subcommand};
 use kctl_proto::{
     agent::v1::{self as agent, netlink_service_client::NetlinkServiceClient as AgentClient},
@@ -18,8 +22,34 @@ pub(crate) struct NetArgs {
 
 #[derive(Debug, Subcommand)]
 enum NetCommand {
+    /// Links: kind, state, MTU, MAC, XDP programs, counters
+    Links(LinksArgs),
+    /// Addresses of every link
+    Addrs(AddrsArgs),
     /// Routes of every table, IPv4 and IPv6
     Routes(RoutesArgs),
+    /// Neighbours: which MAC an address of the same link has
+    Neigh(NeighArgs),
+    /// Rules: which table a packet's route is looked up in
+    Rules(RulesArgs),
+}
+
+#[derive(Debug, Args)]
+struct LinksArgs {
+    #[command(flatten)]
+    interface: InterfaceArg,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+#[derive(Debug, Args)]
+struct AddrsArgs {
+    #[command(flatten)]
+    family: FamilyArgs,
+    #[command(flatten)]
+    interface: InterfaceArg,
+    #[command(flatten)]
+    read: ReadArgs,
 }
 
 #[derive(Debug, Args)]
@@ -29,11 +59,41 @@ struct RoutesArgs {
     /// Only of this table: main, local, default or a number
     #[arg(long, value_name = "TABLE", value_parser = parse_table)]
     table: Option<u32>,
-    /// Only through this interface
-    #[arg(long, value_name = "NAME")]
-    interface: Option<String>,
+    #[command(flatten)]
+    interface: InterfaceArg,
     #[command(flatten)]
     read: ReadArgs,
+}
+
+#[derive(Debug, Args)]
+struct NeighArgs {
+    #[command(flatten)]
+    family: FamilyArgs,
+    #[command(flatten)]
+    interface: InterfaceArg,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+#[derive(Debug, Args)]
+struct RulesArgs {
+    #[command(flatten)]
+    family: FamilyArgs,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+#[derive(Debug, Args)]
+struct InterfaceArg {
+    /// Only of this interface
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+}
+
+impl InterfaceArg {
+    fn name(self) -> String {
+        self.interface.unwrap_or_default()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -48,24 +108,41 @@ struct FamilyArgs {
 }
 
 impl FamilyArgs {
-    fn family(&self) -> agent::Family {
-        match (self.inet, self.inet6) {
+    fn number(&self) -> i32 {
+        let family = match (self.inet, self.inet6) {
             (true, _) => agent::Family::Inet,
             (_, true) => agent::Family::Inet6,
             _ => agent::Family::Unspecified,
-        }
+        };
+        family.into()
     }
 }
 
 /// Runs `net`.
 pub(crate) async fn run(global: &Global, args: NetArgs) -> anyhow::Result<Exit> {
     match args.command {
+        NetCommand::Links(args) => {
+            let request = agent::ListLinksRequest { interface: args.interface.name() };
+            read::run(global, &args.read, &request).await
+        }
+        NetCommand::Addrs(args) => {
+            let (family, interface) = (args.family.number(), args.interface.name());
+            let request = agent::ListAddrsRequest { family, interface };
+            read::run(global, &args.read, &request).await
+        }
         NetCommand::Routes(args) => {
-            let request = agent::ListRoutesRequest {
-                family: args.family.family().into(),
-                table: args.table.unwrap_or_default(),
-                interface: args.interface.unwrap_or_default(),
-            };
+            let (family, interface) = (args.family.number(), args.interface.name());
+            let table = args.table.unwrap_or_default();
+            let request = agent::ListRoutesRequest { family, table, interface };
+            read::run(global, &args.read, &request).await
+        }
+        NetCommand::Neigh(args) => {
+            let (family, interface) = (args.family.number(), args.interface.name());
+            let request = agent::ListNeighboursRequest { family, interface };
+            read::run(global, &args.read, &request).await
+        }
+        NetCommand::Rules(args) => {
+            let request = agent::ListRulesRequest { family: args.family.number() };
             read::run(global, &args.read, &request).await
         }
     }
@@ -83,29 +160,46 @@ fn parse_table(text: &str) -> Result<u32, String> {
     }
 }
 
-impl Read for agent::ListRoutesRequest {
-    type Part = agent::ListRoutesResponse;
-    type Twin = api::ListRoutesResponse;
-    type Record = RouteView;
+/// One call of the agent's service and its twin of the controller's: request, response, its list, the
+/// call, and what is shown.
+macro_rules! reads {
+    ($($request:ident $response:ident $list:ident $call:ident $view:ident),* $(,)?) => {$(
+        impl Read for agent::$request {
+            type Part = agent::$response;
+            type Twin = api::$response;
+            type Record = $view;
 
-    async fn of_agent(&self, channel: Channel) -> Result<Response<Streaming<Self::Part>>, Status> {
-        AgentClient::new(channel).list_routes(self.clone()).await
-    }
+            async fn of_agent(
+                &self,
+                channel: Channel,
+            ) -> Result<Response<Streaming<Self::Part>>, Status> {
+                AgentClient::new(channel).$call(self.clone()).await
+            }
 
-    async fn of_fleet(
-        &self,
-        channel: Channel,
-        selection: Option<agent::Selection>,
-        timeout_ms: u64,
-    ) -> Result<Response<Streaming<Self::Twin>>, Status> {
-        let request = Some(self.clone());
-        let request = api::ListRoutesRequest { selection, timeout_ms, request };
-        FleetClient::new(channel).list_routes(request).await
-    }
+            async fn of_fleet(
+                &self,
+                channel: Channel,
+                selection: Option<agent::Selection>,
+                timeout_ms: u64,
+            ) -> Result<Response<Streaming<Self::Twin>>, Status> {
+                let request = Some(self.clone());
+                let request = api::$request { selection, timeout_ms, request };
+                FleetClient::new(channel).$call(request).await
+            }
 
-    fn records(part: Self::Part) -> Vec<RouteView> {
-        part.routes.into_iter().map(RouteView::from).collect()
-    }
+            fn records(part: Self::Part) -> Vec<Self::Record> {
+                part.$list.into_iter().map($view::from).collect()
+            }
+        }
+    )*};
+}
+
+reads! {
+    ListLinksRequest ListLinksResponse links list_links LinkView,
+    ListAddrsRequest ListAddrsResponse addrs list_addrs AddrView,
+    ListRoutesRequest ListRoutesResponse routes list_routes RouteView,
+    ListNeighboursRequest ListNeighboursResponse neighbours list_neighbours NeighView,
+    ListRulesRequest ListRulesResponse rules list_rules RuleView,
 }
 
 #[cfg(test)]

@@ -180,3 +180,63 @@ impl<T: Record> Answers<T> {
         Ok(Exit::of_read(self.hosts, self.failed, strict))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Serialize;
+
+    #[derive(Debug, Serialize)]
+    struct Number(u32);
+
+    impl Record for Number {
+        const NOUN: &'static str = "numbers";
+        const COLUMNS: &'static [&'static str] = &["NUMBER"];
+        const WIDE_COLUMNS: &'static [&'static str] = &["TWICE"];
+
+        fn cells(&self) -> Vec<String> {
+            vec![self.0.to_string(), (2 * self.0).to_string()]
+        }
+    }
+
+    fn told() -> Answers<Number> {
+        let mut answers = Answers::new(Format::Json);
+        for (host, numbers) in [("b", vec![1, 2]), ("a", vec![3]), ("b", vec![4]), ("c", vec![5])] {
+            answers.part(host.to_owned(), numbers.into_iter().map(Number).collect());
+        }
+        let message = "gone".to_owned();
+        let error = agent::Error { code: "UNAVAILABLE".to_owned(), message };
+        answers.end("b".to_owned()).expect("no output yet");
+        answers.failed("a".to_owned(), error).expect("no output yet");
+        answers.cut_short().expect("no output yet");
+        answers.rows.sort_by(|a, b| a.host.cmp(&b.host));
+        answers
+    }
+
+    #[test]
+    fn parts_of_a_host_come_together_and_a_broken_list_is_an_error() {
+        let answers = told();
+        let message = "host \"c\": the answer was cut short";
+        let expected = serde_json::json!([
+            {"host": "a", "error": {"code": "UNAVAILABLE", "message": "gone"}},
+            {"host": "b", "numbers": [1, 2, 4]},
+            {"host": "c", "error": {"code": "DATA_LOSS", "message": message}},
+        ]);
+        assert_eq!(serde_json::to_value(&answers.rows).expect("json"), expected);
+        assert_eq!((answers.hosts, answers.failed), (3, 2));
+    }
+
+    #[test]
+    fn a_table_names_the_host_in_every_line_and_has_errors_last() {
+        let mut rows = told().rows;
+        let lines = |rows: &[HostRow<Number>], wide| table(rows, wide).to_string();
+        assert!(
+            lines(&rows, false).starts_with("HOST  NUMBER  ERROR\na             gone\nb     1\n")
+        );
+        rows.retain(|row| row.result.is_ok());
+        assert_eq!(
+            lines(&rows, true),
+            "HOST  NUMBER  TWICE\nb     1       2\nb     2       4\nb     4       8\n"
+        );
+    }
+}

@@ -1,6 +1,7 @@
-//! Routes of a host.
+//! Routes.
 
-use super::{cell, read::Record, some};
+use super::{cell, family_name, table_name};
+use crate::view::{read::Record, some};
 use kctl_proto::agent::v1 as pb;
 use serde::Serialize;
 
@@ -90,24 +91,5 @@ impl Record for RouteView {
             cell(self.src.as_ref()),
             self.flags.join(","),
         ]
-    }
-}
-
-/// As in ip(8).
-fn family_name(family: pb::Family) -> &'static str {
-    match family {
-        pb::Family::Unspecified => "unknown",
-        pb::Family::Inet => "inet",
-        pb::Family::Inet6 => "inet6",
-    }
-}
-
-/// The tables that every host has, by name.
-fn table_name(table: u32) -> String {
-    match table {
-        253 => "default".to_owned(),
-        254 => "main".to_owned(),
-        255 => "local".to_owned(),
-        number => number.to_string(),
     }
 }
