@@ -1,7 +1,7 @@
 //! Asking the kernel over routing netlink (rtnetlink(7)) and taking its answer. It must not know
 //! what is asked.
 
-use crate::Error;
+use crate::{Error, ErrorKind};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
@@ -67,6 +67,9 @@ pub(super) fn raw_dump(message: &RouteNetlinkMessage) -> Result<Answer, Error> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted && attempts < MAX_ATTEMPTS => {
                 attempts += 1;
             }
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                return Err(Error::new(ErrorKind::Full, OBJECT, error.to_string()));
+            }
             result => return result.map_err(|error| Error::io(OBJECT, error)),
         }
     }
@@ -116,7 +119,8 @@ fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Answer> {
         }
         size += datagram.len();
         if size > MAX_ANSWER_BYTES {
-            return Err(io::Error::from_raw_os_error(nix::libc::E2BIG));
+            let why = "the list is larger than 256 MiB; ask for a part of it";
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
         }
         answer.datagrams.push(datagram);
         match end {

@@ -13,7 +13,7 @@ use crate::{
     },
 };
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use kctl_proto::{Piece, Twin, agent::v1 as agent};
 use std::{
     collections::BTreeMap,
@@ -121,16 +121,7 @@ struct Answers<T> {
 
 impl<T: Record> Answers<T> {
     fn new(format: Format) -> Self {
-        let target = if stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
-        let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}");
-        let bar = ProgressBar::with_draw_target(None, target)
-            .with_style(style.expect("a template of ours is valid"))
-            .with_message("waiting for hosts");
-        bar.enable_steady_tick(Duration::from_millis(100));
+        let bar = if stderr().is_terminal() { waiting() } else { ProgressBar::hidden() };
         Self { format, bar, begun: BTreeMap::new(), rows: Vec::new(), hosts: 0, failed: 0 }
     }
 
@@ -179,6 +170,16 @@ impl<T: Record> Answers<T> {
         }
         Ok(Exit::of_read(self.hosts, self.failed, strict))
     }
+}
+
+/// A progress line on standard error.
+fn waiting() -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}");
+    let bar = ProgressBar::new_spinner()
+        .with_style(style.expect("a template of ours is valid"))
+        .with_message("waiting for hosts");
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
 }
 
 #[cfg(test)]

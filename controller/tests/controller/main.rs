@@ -2,5 +2,6 @@
 //! kernel.
 
 mod converge;
+mod parts;
 mod refusals;
 mod support;

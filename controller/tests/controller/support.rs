@@ -1,6 +1,7 @@
 //! What the tests of the controller share: the real binary on loopback, and its API.
 
 pub(crate) mod agent;
+mod lists;
 
 use kctl_proto::{
     agent::v1 as pb,

@@ -7,7 +7,8 @@ use kctl_blocklist::{Digest, Entry, EntryKey, now_unix_ms};
 use kctl_proto::{
     agent::v1::{
         self as pb, apply_blocklist_request::Part, blocklist_service_server as blocklist,
-        host_service_server as host, session_response::Message, stats_service_server as stats,
+        host_service_server as host, netlink_service_server::NetlinkServiceServer,
+        session_response::Message, stats_service_server as stats,
     },
     controller::v1::{CreateTokenRequest, JoinRequest, join_service_client::JoinServiceClient},
 };
@@ -133,7 +134,8 @@ impl Agent {
         let peer = Peer::of_tls(stream.get_ref().1.peer_certificates(), ([0, 0, 0, 0], 0).into());
         let routes = Routes::new(host::HostServiceServer::new(self.clone()))
             .add_service(blocklist::BlocklistServiceServer::new(self.clone()))
-            .add_service(stats::StatsServiceServer::new(self.clone()));
+            .add_service(stats::StatsServiceServer::new(self.clone()))
+            .add_service(NetlinkServiceServer::new(self.clone()));
         Ok(Connected(tokio::spawn(async move {
             let _ = serve_over(stream, Arc::new(peer), routes, |_, _| Ok(())).await;
         })))
