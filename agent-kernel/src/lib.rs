@@ -1,4 +1,5 @@
-//! The Linux kernel of one host: the XDP filter, routing netlink, and a few facts of the system.
+//! The Linux kernel of one host: the XDP filter, routing netlink, processes, and facts of the
+//! system.
 //!
 //! It is the only crate that talks to the kernel. It knows prefixes, rules and interfaces; it must
 //! not know gRPC, protocol buffers, the controller, or why something is blocked.
@@ -6,6 +7,7 @@
 mod error;
 pub mod filter;
 pub mod netlink;
+pub mod proc;
 pub mod sys;
 
 pub use error::{Error, ErrorKind};

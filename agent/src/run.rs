@@ -36,7 +36,7 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     let tasks = TaskTracker::new();
     let lifeline = Lifeline::new();
-    let routes = service::routes(&enforcer, &lifeline).await?;
+    let routes = service::routes(&enforcer, &lifeline, &config.proc_root).await?;
     let nudges = network::watch(&enforcer, &tasks, &cancel).await;
     let listener = socket::bind(&config.socket)?;
     tasks.spawn(socket::serve(listener, routes.clone(), cancel.clone()));

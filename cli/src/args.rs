@@ -2,7 +2,7 @@
 //! and environment and does nothing with them.
 
 use crate::{
-    cmd::{block, blocklist, context, hosts, net, protect, stats, token, version},
+    cmd::{block, blocklist, context, hosts, net, protect, ps, stats, sysinfo, token, version},
     connect::Target,
     exit::usage,
     output::Format,
@@ -89,6 +89,10 @@ pub(crate) enum Command {
     Protect(protect::ProtectArgs),
     /// Packets passed and dropped on each host
     Stats(stats::StatsArgs),
+    /// Processes
+    Ps(ps::PsArgs),
+    /// Kernel, processors, memory and load
+    Sysinfo(sysinfo::SysinfoArgs),
     /// Links, addresses, routes, neighbours and rules as the kernels have them
     Net(net::NetArgs),
     /// Tokens that hosts join with
@@ -219,6 +223,8 @@ mod tests {
             "kctl stats --top 3 --strict",
             "kctl net neigh --all -4 --interface eth0",
             "kctl net links --host a,b",
+            "kctl ps --sort cpu --limit 10 --name web --user 33 --cgroup system.slice -l role=web",
+            "kctl sysinfo --interval 1s --host a",
             "kctl net routes -6 --table main --interface eth0 -l role=web --strict",
             "kctl token create --ttl 10m --uses 3 --host web-1",
             "kctl context import admin.toml --name prod",
@@ -246,6 +252,9 @@ mod tests {
             "kctl protect add --all-hosts",
             "kctl hosts -o xml",
             "kctl net",
+            "kctl sysinfo --interval 1m",
+            "kctl ps --sort size",
+            "kctl ps --limit 0",
             "kctl net routes -4 -6",
         ] {
             let error = parse(line).expect_err(line);

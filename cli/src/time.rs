@@ -29,7 +29,7 @@ const UNITS: [(&str, u64); 6] = [
 ];
 
 /// In the largest unit of which it holds two: `59m`, `90m`, `5d`.
-fn rough(duration: Duration) -> String {
+pub(crate) fn rough(duration: Duration) -> String {
     // To the next second, or an hour just begun would be 59 minutes.
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).saturating_add(500);
     let units = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)];

@@ -57,6 +57,8 @@ twins! {
     ListLinksResponse list_links_response,
     ListAddrsResponse list_addrs_response,
     ListRoutesResponse list_routes_response,
+    ListProcessesResponse list_processes_response,
+    GetSystemResponse get_system_response,
     ListNeighboursResponse list_neighbours_response,
     ListRulesResponse list_rules_response,
 }

@@ -9,8 +9,10 @@ mod input;
 pub(crate) mod net;
 mod prefixes;
 pub(crate) mod protect;
+pub(crate) mod ps;
 mod read;
 pub(crate) mod stats;
+pub(crate) mod sysinfo;
 pub(crate) mod token;
 pub(crate) mod version;
 
@@ -30,6 +32,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Blocklist(args) => blocklist::run(global, args).await,
         Command::Protect(args) => protect::run(global, args).await,
         Command::Stats(args) => stats::run(global, &args).await,
+        Command::Ps(args) => ps::run(global, args).await,
+        Command::Sysinfo(args) => sysinfo::run(global, args).await,
         Command::Net(args) => net::run(global, args).await,
         Command::Token(args) => token::run(global, args).await,
         Command::Context(args) => context::run(global, args).await,

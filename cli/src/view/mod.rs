@@ -5,8 +5,10 @@ pub(crate) mod change;
 pub(crate) mod entry;
 pub(crate) mod host;
 pub(crate) mod net;
+pub(crate) mod process;
 pub(crate) mod read;
 pub(crate) mod stats;
+pub(crate) mod system;
 
 use kctl_blocklist::{Action, Protocol};
 use kctl_proto::agent::v1 as pb;
@@ -90,6 +92,22 @@ pub(crate) fn cell<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
 }
 
+/// A size for people: `512B`, `1.7M`, `12G`.
+pub(crate) fn size(bytes: u64) -> String {
+    let mut tenths = u128::from(bytes) * 10;
+    let mut units = ["B", "K", "M", "G", "T", "P", "E"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    while tenths >= 10_240 {
+        // Rounded, so that 1,023.96 K is 1 M.
+        tenths = (tenths + 512) / 1_024;
+        unit = units.next().unwrap_or_default();
+    }
+    match (unit, tenths) {
+        ("B", _) | (_, 100..) => format!("{}{unit}", tenths / 10),
+        _ => format!("{}.{}{unit}", tenths / 10, tenths % 10),
+    }
+}
+
 /// `role=web,zone=a`
 pub(crate) fn labels_text(labels: &BTreeMap<String, String>) -> String {
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
@@ -119,4 +137,25 @@ pub(crate) fn service_text(port: Option<u32>, protocol: Option<&str>) -> String 
 /// Port 0 means every packet.
 pub(crate) fn port(port: u32) -> Option<u32> {
     (port != 0).then_some(port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_two_digits_at_least() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1_023, "1023B"),
+            (1_024, "1.0K"),
+            (1_740_000, "1.7M"),
+            (15 << 20, "15M"),
+            (1_048_575, "1.0M"),
+            (12 << 30, "12G"),
+            (u64::MAX, "16E"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
 }

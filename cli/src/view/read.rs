@@ -8,6 +8,8 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 pub(crate) trait Record: Serialize {
     /// Key of the list in a host's row.
     const NOUN: &'static str;
+    /// Whether a host's row is the one record itself, and not a list.
+    const SINGLE: bool = false;
     /// Columns for people.
     const COLUMNS: &'static [&'static str];
     /// Further columns of `-o wide`.
@@ -24,8 +26,19 @@ pub(crate) struct HostRow<T> {
     pub(crate) result: Result<Vec<T>, ErrorView>,
 }
 
+/// `{"host":…,"kernel":…}`
+#[derive(Serialize)]
+struct SingleRow<'a, T> {
+    host: &'a str,
+    #[serde(flatten)]
+    record: &'a T,
+}
+
 impl<T: Record> Serialize for HostRow<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let (true, Ok([record])) = (T::SINGLE, self.result.as_deref()) {
+            return SingleRow { host: &self.host, record }.serialize(serializer);
+        }
         let mut row = serializer.serialize_map(Some(2))?;
         row.serialize_entry("host", &self.host)?;
         match &self.result {

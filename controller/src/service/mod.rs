@@ -5,8 +5,10 @@ mod controller;
 mod hosts;
 mod listing;
 mod netlink;
+mod process;
 mod recovery;
 mod stats;
+mod system;
 mod token;
 
 use crate::{fanout::forward, pki::Authority, registry::Registry, status::Error, store::Store};

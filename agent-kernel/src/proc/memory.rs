@@ -1,0 +1,91 @@
+//! Memory and swap, as in proc_meminfo(5).
+
+use crate::error::{Error, ErrorKind, named};
+use std::collections::HashMap;
+
+/// Physical memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// All that the kernel manages.
+    pub total_bytes: u64,
+    /// What programs can have without swapping; estimated as free, buffers and cache on kernels before
+    /// 3.14.
+    pub available_bytes: u64,
+    /// Nobody uses it.
+    pub free_bytes: u64,
+    /// Block devices' cache.
+    pub buffers_bytes: u64,
+    /// Files' cache, with shared memory.
+    pub cached_bytes: u64,
+    /// tmpfs and shared memory.
+    pub shared_bytes: u64,
+    /// The kernel's own objects.
+    pub slab_bytes: u64,
+}
+
+/// Swap, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swap {
+    /// All of it; 0 for none.
+    pub total_bytes: u64,
+    /// Nobody uses it.
+    pub free_bytes: u64,
+}
+
+/// From the text of `meminfo`.
+pub(super) fn parse(meminfo: &str) -> Result<(Memory, Swap), Error> {
+    let values: HashMap<&str, u64> = meminfo
+        .lines()
+        .filter_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            let kib: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
+            Some((key, kib.saturating_mul(1_024)))
+        })
+        .collect();
+    let bytes = |key: &str| values.get(key).copied();
+    let some = |key: &str| bytes(key).unwrap_or(0);
+    let total_bytes = bytes("MemTotal").ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, named("file", "meminfo"), "it has another form")
+    })?;
+    let memory = Memory {
+        total_bytes,
+        available_bytes: bytes("MemAvailable")
+            .unwrap_or_else(|| some("MemFree") + some("Buffers") + some("Cached")),
+        free_bytes: some("MemFree"),
+        buffers_bytes: some("Buffers"),
+        cached_bytes: some("Cached"),
+        shared_bytes: some("Shmem"),
+        slab_bytes: some("Slab"),
+    };
+    let swap = Swap { total_bytes: some("SwapTotal"), free_bytes: some("SwapFree") };
+    Ok((memory, swap))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kilobytes_become_bytes_and_old_kernels_are_estimated() {
+        let text = "MemTotal:        1000 kB\nMemFree:   100 kB\nMemAvailable: 500 kB\n\
+                    Buffers: 20 kB\nCached: 300 kB\nSwapTotal: 64 kB\nSwapFree: 60 kB\n\
+                    Shmem: 3 kB\nSlab: 4 kB\nHugePages_Total: 7\n";
+        let (memory, swap) = parse(text).expect("memory");
+        let expected = Memory {
+            total_bytes: 1_024_000,
+            available_bytes: 512_000,
+            free_bytes: 102_400,
+            buffers_bytes: 20_480,
+            cached_bytes: 307_200,
+            shared_bytes: 3_072,
+            slab_bytes: 4_096,
+        };
+        assert_eq!(memory, expected);
+        assert_eq!(swap, Swap { total_bytes: 65_536, free_bytes: 61_440 });
+
+        let old = "MemTotal: 1000 kB\nMemFree: 100 kB\nBuffers: 20 kB\nCached: 300 kB\n";
+        let (memory, swap) = parse(old).expect("memory");
+        assert_eq!((memory.available_bytes, swap), (420 * 1_024, Swap::default()));
+        assert!(parse("").is_err());
+    }
+}

@@ -1,0 +1,91 @@
+//! `ps`: processes.
+
+use super::read::{self, Read, ReadArgs};
+use crate::{args::Global, exit::Exit, view::process::ProcessView};
+use clap::{Args, ValueEnum};
+use kctl_proto::{
+    agent::v1::{self as agent, process_service_client::ProcessServiceClient as AgentClient},
+    controller::v1::{self as api, process_service_client::ProcessServiceClient as FleetClient},
+};
+use kctl_rpc::MAX_MESSAGE_BYTES;
+use tonic::{Response, Status, Streaming, transport::Channel};
+
+/// Arguments of `ps`.
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// What comes first: the lowest pid, the most CPU time over a process's life, the largest resident
+    /// set, or the youngest process
+    #[arg(long, value_enum, value_name = "ORDER", default_value_t)]
+    sort: Order,
+    /// Show at most this many processes of each host
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Only with this text in the process's name or its program's file name
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+    /// Only of this user
+    #[arg(long, value_name = "NAME|UID")]
+    user: Option<String>,
+    /// Only with this text in the path of the cgroup
+    #[arg(long, value_name = "TEXT")]
+    cgroup: Option<String>,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum Order {
+    // Plain comments: with doc comments clap would print a list.
+    #[default]
+    Pid,
+    Cpu,
+    Rss,
+    Start,
+}
+
+/// Runs `ps`.
+pub(crate) async fn run(global: &Global, args: PsArgs) -> anyhow::Result<Exit> {
+    let order = match args.sort {
+        Order::Pid => agent::ProcessOrder::Unspecified,
+        Order::Cpu => agent::ProcessOrder::Cpu,
+        Order::Rss => agent::ProcessOrder::Rss,
+        Order::Start => agent::ProcessOrder::Start,
+    };
+    let request = agent::ListProcessesRequest {
+        name: args.name.unwrap_or_default(),
+        user: args.user.unwrap_or_default(),
+        cgroup: args.cgroup.unwrap_or_default(),
+        order: order.into(),
+        limit: args.limit.unwrap_or_default(),
+    };
+    read::run(global, &args.read, &request).await
+}
+
+impl Read for agent::ListProcessesRequest {
+    type Part = agent::ListProcessesResponse;
+    type Twin = api::ListProcessesResponse;
+    type Record = ProcessView;
+
+    async fn of_agent(&self, channel: Channel) -> Result<Response<Streaming<Self::Part>>, Status> {
+        let client = AgentClient::new(channel);
+        let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
+        client.list_processes(self.clone()).await
+    }
+
+    async fn of_fleet(
+        &self,
+        channel: Channel,
+        selection: Option<agent::Selection>,
+        timeout_ms: u64,
+    ) -> Result<Response<Streaming<Self::Twin>>, Status> {
+        let request = Some(self.clone());
+        let request = api::ListProcessesRequest { selection, timeout_ms, request };
+        let client = FleetClient::new(channel);
+        let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
+        client.list_processes(request).await
+    }
+
+    fn records(part: Self::Part) -> Vec<ProcessView> {
+        part.processes.into_iter().map(ProcessView::from).collect()
+    }
+}

@@ -1,0 +1,87 @@
+//! `kctl ps` over the fleet. The hosts of the lab share one /proc, so each shows the test's processes.
+
+use std::{
+    collections::BTreeSet,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use kctl_e2e::{until, with_lab};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A process of the test, killed at its end.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start() -> Result<Self> {
+        Ok(Self(Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn()?))
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn every_host_answers_with_its_processes() -> Result<()> {
+    with_lab(2, |lab| {
+        let sleeper = Sleeper::start()?;
+        let pid = sleeper.0.id();
+        let mut rows = Value::Null;
+        until("the process runs its program", SOON, || {
+            rows = lab.json(&["ps", "--name", "sleep"])?;
+            Ok(process(&rows[0], pid).is_some_and(|it| it["comm"] == "sleep"))
+        })?;
+        let names: Vec<_> =
+            rows.as_array().context("rows")?.iter().map(|row| &row["host"]).collect();
+        assert_eq!(names, ["web-1", "web-2"]);
+        for row in rows.as_array().context("rows")? {
+            let found = process(row, pid).with_context(|| format!("not shown: {row}"))?;
+            assert_eq!(found["ppid"], std::process::id(), "{found}");
+            assert_eq!(found["command"], "sleep 1000", "{found}");
+            assert_eq!(found["user"], "root", "{found}");
+        }
+        // On the host itself the same, with no controller.
+        let local = lab.kctl_on("web-1", &["ps", "-o", "json"])?.code(0)?.json()?;
+        ensure!(process(&local[0], pid).is_some(), "{local}");
+
+        let largest = lab.json(&["ps", "--sort", "rss", "--limit", "3", "--host", "web-2"])?;
+        let sizes: Vec<_> = processes(&largest[0]).map(|it| it["rss_bytes"].as_u64()).collect();
+        ensure!(sizes.len() == 3 && sizes.is_sorted_by(|a, b| a >= b), "{largest}");
+        let table = lab.kctl(&["ps", "--name", "sleep", "-o", "wide"])?.code(0)?;
+        ensure!(table.stdout.starts_with("HOST") && table.stdout.contains("sleep 1000"), "{table}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_frozen_host_costs_its_own_row_only() -> Result<()> {
+    with_lab(2, |lab| {
+        lab.agent_mut("web-2")?.daemon.stop()?;
+        let args = ["ps", "--limit", "1", "--timeout", "1s", "-o", "jsonl"];
+        let answer = lab.kctl(&args)?.code(0)?;
+        let rows: Vec<Value> =
+            answer.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let answered: BTreeSet<_> =
+            rows.iter().map(|row| (row["host"].as_str(), row["error"]["code"].as_str())).collect();
+        let expected = [(Some("web-1"), None), (Some("web-2"), Some("DEADLINE_EXCEEDED"))];
+        assert_eq!(answered, expected.into(), "{answer}");
+        lab.kctl(&[&args[..], &["--strict"]].concat())?.code(3)?;
+        Ok(())
+    })
+}
+
+fn processes(row: &Value) -> impl Iterator<Item = &Value> {
+    row["processes"].as_array().into_iter().flatten()
+}
+
+fn process(row: &Value, pid: u32) -> Option<&Value> {
+    processes(row).find(|process| process["pid"] == pid)
+}
