@@ -10,6 +10,8 @@ use aya::{Ebpf, EbpfLoader};
 /// Built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/kctl.bpf.o");
 const PROGRAM: &str = "kctl_filter";
+/// As many as libbpf makes.
+const LOAD_ATTEMPTS: u32 = 5;
 
 /// The loaded program and its maps.
 #[derive(Debug)]
@@ -38,7 +40,13 @@ impl Program {
             loader.map_max_entries(map, pinned.map_or(max_entries, |info| info.max_entries()));
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| Error::wrapped("filter", error))?;
-        xdp(&mut ebpf).load().map_err(refused)?;
+        let mut attempts = 1;
+        while let Err(error) = xdp(&mut ebpf).load() {
+            if attempts == LOAD_ATTEMPTS || !interrupted(&error) {
+                return Err(refused(error));
+            }
+            attempts += 1;
+        }
         Ok(Self { ebpf, fresh })
     }
 
@@ -62,6 +70,12 @@ impl Program {
 }
 
 /// The verifier's log is in the error's source; it is far too long for a message.
+/// Whether a signal came while the kernel verified the program: it gives up then with EAGAIN.
+fn interrupted(error: &ProgramError) -> bool {
+    const EAGAIN: i32 = nix::errno::Errno::EAGAIN as i32;
+    matches!(error, ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(EAGAIN))
+}
+
 fn refused(error: ProgramError) -> Error {
     let error = Error::wrapped("filter", error);
     if error.kind() == ErrorKind::NoPermission {
