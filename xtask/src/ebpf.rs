@@ -182,6 +182,11 @@ impl Toolchain {
         flags.push(joined("-Clinker=", &self.linker, ""));
         flags.push(joined("--remap-path-prefix=", project(), "=/kctl"));
         flags.push(joined("--remap-path-prefix=", &home, "=/cargo"));
+        // A registry's folder carries its name, which differs where a mirror is used. The last prefix
+        // that fits is the one that counts.
+        for registry in fs::read_dir(Path::new(&home).join("registry/src"))? {
+            flags.push(joined("--remap-path-prefix=", &registry?.path(), "=/crates"));
+        }
         flags.push(joined("--remap-path-prefix=", &self.sysroot, "=/rust"));
         let mut build = cargo();
         build
