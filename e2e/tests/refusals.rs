@@ -146,7 +146,7 @@ fn tokens_that_no_longer_work_and_taken_names_join_nobody() -> Result<()> {
                 Ok(agent.daemon.log().to_lowercase().contains(says))
             });
             said.with_context(|| agent.daemon.log())?;
-            agent.daemon.kill9()?;
+            assert_eq!(agent.daemon.wait(SOON)?.code(), Some(1), "{says}");
         }
         // A good token does not give somebody else's name away.
         let token = lab.token(&[])?;
@@ -156,7 +156,7 @@ fn tokens_that_no_longer_work_and_taken_names_join_nobody() -> Result<()> {
             Ok(thief.daemon.log().to_lowercase().contains("web-1\\\": "))
         });
         said.with_context(|| thief.daemon.log())?;
-        thief.daemon.kill9()?;
+        assert_eq!(thief.daemon.wait(SOON)?.code(), Some(1), "the name is taken");
         assert_eq!(lab.json(&["hosts"])?.as_array().map(Vec::len), known);
         assert_eq!(lab.host("web-1")?["state"], "connected");
         Ok(())
