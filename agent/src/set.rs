@@ -62,6 +62,8 @@ pub(crate) struct Set {
     suspended: BTreeMap<EntryKey, Suspension>,
     /// Over the controller's entries.
     digest: Digest,
+    /// How many entries are local.
+    local: usize,
 }
 
 impl Set {
@@ -71,6 +73,11 @@ impl Set {
 
     pub(crate) fn find(&self, key: &EntryKey) -> Option<&Held> {
         self.entries.get(key)
+    }
+
+    /// How many entries this host made itself.
+    pub(crate) fn local(&self) -> usize {
+        self.local
     }
 
     pub(crate) fn suspended(&self) -> &BTreeMap<EntryKey, Suspension> {
@@ -115,14 +122,18 @@ impl Set {
                 Change::Put(held) => {
                     let key = held.entry.key.clone();
                     let (old, local) = (self.entries.insert(key.clone(), held), is_local(&key));
-                    if old.is_none() && !local {
-                        self.digest.add(&key);
+                    match (old, local) {
+                        (Some(_), _) => {}
+                        (None, true) => self.local += 1,
+                        (None, false) => self.digest.add(&key),
                     }
                 }
                 Change::Remove(key) => {
                     self.suspended.remove(&key);
-                    if self.entries.remove(&key).is_some() && !is_local(&key) {
-                        self.digest.remove(&key);
+                    match (self.entries.remove(&key), is_local(&key)) {
+                        (None, _) => {}
+                        (Some(_), true) => self.local -= 1,
+                        (Some(_), false) => self.digest.remove(&key),
                     }
                 }
                 Change::Suspend(key, suspension) => {
@@ -318,6 +329,9 @@ mod tests {
         commit(&mut set, vec![Change::Put(local.clone()), Change::Put(remote)]);
         let over = set.over(60);
         assert_eq!(over.iter().map(Change::key).collect::<Vec<_>>(), [&local.entry.key]);
+        assert_eq!(set.local(), 1);
+        commit(&mut set, over);
+        assert_eq!(set.local(), 0);
     }
 
     #[test]

@@ -63,6 +63,7 @@ impl Enforcement {
         let expires_unix_ms = block
             .ttl_ms
             .map(|ttl_ms| now.saturating_add(i64::try_from(ttl_ms).unwrap_or(i64::MAX)));
+        let kept_open = self.kept_open();
         let mut changes = Vec::with_capacity(block.prefixes.len());
         for &prefix in &block.prefixes {
             let key = EntryKey {
@@ -72,7 +73,7 @@ impl Enforcement {
                 source: block.source.clone(),
                 selection: Selection::Names([self.config.name.clone()].into()),
             };
-            self.refuse(&key, block.force)?;
+            kept_open.refuse(&key, block.force)?;
             let until = self.boot.until(expires_unix_ms);
             let old = self.set.find(&key);
             if old.is_some_and(|old| old.until > until) {
@@ -94,22 +95,8 @@ impl Enforcement {
         Ok(Blocked { warnings, not_enforced: self.not_enforced() })
     }
 
-    fn refuse(&self, key: &EntryKey, force: bool) -> Result<(), Refused> {
-        if key.action == Action::Protect {
-            return match key.service {
-                Some(_) if key.prefix.prefix_len() > 0 => Err(Refused::new(
-                    RefusedKind::Invalid,
-                    format!(
-                        "{}: a protected port is one of every source; leave the prefix out",
-                        key.prefix
-                    ),
-                )),
-                _ => Ok(()),
-            };
-        }
-        if force {
-            return Ok(());
-        }
+    /// What this host's own blocks must leave open.
+    fn kept_open(&self) -> KeptOpen {
         let own = self.network.own_addresses();
         let own = own.iter().filter_map(|it| it.parse::<std::net::IpAddr>().ok());
         let own = own.map(|it| (IpNet::from(it), Some("this host's own address")));
@@ -133,10 +120,7 @@ impl Enforcement {
             .iter()
             .map(|&port| (port, "this host's ssh port".to_owned()))
             .collect();
-        match refusal(key, &protected, &ports) {
-            None => Ok(()),
-            Some(refusal) => Err(Refused::new(RefusedKind::Precondition, refusal.to_string())),
-        }
+        KeptOpen { protected, ports }
     }
 
     /// Removes local entries, and with force suspends the controller's; all or none.
@@ -240,5 +224,35 @@ impl Enforcement {
                 ttl_ms: self.boot.left_ms(it.until).unwrap_or(0),
             })
             .collect()
+    }
+}
+
+/// Addresses and ports that a block refuses to close unless it is forced.
+struct KeptOpen {
+    protected: Vec<Protected>,
+    ports: Vec<(u16, String)>,
+}
+
+impl KeptOpen {
+    fn refuse(&self, key: &EntryKey, force: bool) -> Result<(), Refused> {
+        if key.action == Action::Protect {
+            return match key.service {
+                Some(_) if key.prefix.prefix_len() > 0 => Err(Refused::new(
+                    RefusedKind::Invalid,
+                    format!(
+                        "{}: a protected port is one of every source; leave the prefix out",
+                        key.prefix
+                    ),
+                )),
+                _ => Ok(()),
+            };
+        }
+        if force {
+            return Ok(());
+        }
+        match refusal(key, &self.protected, &self.ports) {
+            None => Ok(()),
+            Some(refusal) => Err(Refused::new(RefusedKind::Precondition, refusal.to_string())),
+        }
     }
 }
