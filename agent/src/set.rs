@@ -175,7 +175,8 @@ impl Set {
         removals.chain(resumed.map(|(key, _)| Change::Resume(key.clone()))).collect()
     }
 
-    fn of_prefix(&self, prefix: IpNet) -> impl Iterator<Item = (&EntryKey, &Held)> {
+    /// The entries of exactly this prefix.
+    pub(crate) fn of_prefix(&self, prefix: IpNet) -> impl Iterator<Item = (&EntryKey, &Held)> {
         let first = EntryKey {
             prefix,
             service: None,

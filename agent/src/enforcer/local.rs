@@ -128,14 +128,12 @@ impl Enforcement {
         let now = now_unix_ms();
         let (mut changes, mut warnings) = (Vec::new(), Vec::new());
         for prefix in &unblock.prefixes {
-            let matching = |held: &&Held| {
-                let key = &held.entry.key;
-                key.prefix == *prefix
-                    && key.service == unblock.service
-                    && unblock.actions.contains(&key.action)
+            let matching = |key: &EntryKey| {
+                key.service == unblock.service && unblock.actions.contains(&key.action)
             };
+            let held = self.set.of_prefix(*prefix).filter(|(key, _)| matching(key));
             let (local, remote): (Vec<_>, Vec<_>) =
-                self.set.entries().filter(matching).partition(|held| held.is_local());
+                held.map(|(_, held)| held).partition(|held| held.is_local());
             let remove = local.iter().map(|held| Change::Remove(held.entry.key.clone()));
             changes.extend(remove);
             if unblock.force {
