@@ -1,7 +1,8 @@
 //! Who may call what: the controller over the uplink, people of this host over its socket.
 
-use kctl_rpc::{Identity, Peer};
-use tonic::Status;
+use kctl_rpc::{Identity, Peer, ROLE_METADATA, Role};
+use std::sync::Arc;
+use tonic::{Request, Status};
 
 /// Calls that only the controller makes; people of the host make every other.
 const CONTROLLER_ONLY: [&str; 3] = [
@@ -23,6 +24,30 @@ pub(crate) fn authorize(peer: &Peer, path: &str) -> Result<(), Status> {
             "certificate names {identity}; an agent obeys its controller alone"
         ))),
         (None, None) => Err(Status::unauthenticated("a client certificate is needed")),
+    }
+}
+
+/// The role of the person behind a call that [`authorize`] let through: as the controller says, or on
+/// the socket admin for uid 0 and operator for the others. The least where nobody says.
+pub(crate) fn role<T>(request: &Request<T>) -> Role {
+    match request.extensions().get::<Arc<Peer>>().and_then(|peer| peer.unix) {
+        Some(peer) if peer.uid == 0 => Role::Admin,
+        Some(_) => Role::Operator,
+        None => {
+            let said = request.metadata().get(ROLE_METADATA).and_then(|name| name.to_str().ok());
+            said.and_then(Role::named).unwrap_or(Role::Viewer)
+        }
+    }
+}
+
+/// Refuses what shows secrets to all but admins. `what` is the object, for the error.
+pub(crate) fn secret<T>(request: &Request<T>, what: &str) -> Result<(), Status> {
+    match role(request) {
+        Role::Admin => Ok(()),
+        other => Err(Status::permission_denied(format!(
+            "{what}: it holds secrets and wants the role admin; yours is {}",
+            other.name()
+        ))),
     }
 }
 
@@ -52,5 +77,27 @@ mod tests {
         let path = "/kctl.agent.v1.BlocklistService/Block";
         assert!(authorize(&peer(None, true), path).is_ok());
         assert!(authorize(&peer(Some("kctl://user/admin"), false), path).is_err());
+    }
+
+    #[test]
+    fn secrets_are_for_admins() {
+        let called = |unix: Option<u32>, said: Option<&'static str>| {
+            let mut peer = peer(None, false);
+            peer.unix = unix.map(|uid| UnixPeer { uid, gid: 0, pid: None });
+            let mut request = Request::new(());
+            request.extensions_mut().insert(Arc::new(peer));
+            if let Some(role) = said {
+                let role = tonic::metadata::MetadataValue::from_static(role);
+                request.metadata_mut().insert(ROLE_METADATA, role);
+            }
+            (role(&request), secret(&request, "file \"/proc/1/environ\"").is_ok())
+        };
+        assert_eq!(called(Some(0), None), (Role::Admin, true));
+        // Nobody makes himself an admin.
+        assert_eq!(called(Some(1000), Some("admin")), (Role::Operator, false));
+        assert_eq!(called(None, Some("admin")), (Role::Admin, true));
+        assert_eq!(called(None, Some("viewer")), (Role::Viewer, false));
+        assert_eq!(called(None, Some("king")), (Role::Viewer, false));
+        assert_eq!(called(None, None), (Role::Viewer, false));
     }
 }

@@ -40,6 +40,16 @@ impl Exit {
             _ => Self::Done,
         }
     }
+
+    /// For a change that each of `hosts` hosts makes or not. `failed` of them did not, or did not say
+    /// so; `uncertain` of those may have.
+    pub(crate) fn of_change(hosts: usize, failed: usize, uncertain: usize) -> Self {
+        match failed {
+            0 => Self::Done,
+            _ if failed == hosts && uncertain == 0 => Self::Failed,
+            _ => Self::Partial,
+        }
+    }
 }
 
 /// A mistake on the command line that clap can't see.
@@ -69,6 +79,14 @@ mod tests {
         assert_eq!(Exit::of_read(3, 1, false), Exit::Done);
         assert_eq!(Exit::of_read(3, 1, true), Exit::Partial);
         assert_eq!(Exit::of_read(3, 3, false), Exit::Failed);
+    }
+
+    #[test]
+    fn a_change_fails_when_nothing_can_have_changed() {
+        assert_eq!(Exit::of_change(3, 0, 0), Exit::Done);
+        assert_eq!(Exit::of_change(3, 1, 0), Exit::Partial);
+        assert_eq!(Exit::of_change(3, 3, 0), Exit::Failed);
+        assert_eq!(Exit::of_change(1, 1, 1), Exit::Partial);
     }
 
     #[test]

@@ -7,6 +7,12 @@ use crate::{
 };
 use kctl_blocklist::now_unix_ms;
 
+/// A request that changes something on hosts.
+pub(crate) trait Audit {
+    /// The call with its arguments, as one would type it.
+    fn what(&self) -> String;
+}
+
 /// A call that changes something.
 pub(crate) struct Audited {
     who: String,
@@ -55,11 +61,21 @@ impl Audited {
 
     /// Logs what was refused before there was anything to write.
     pub(crate) async fn refused(&self, store: &Store, error: &Error) {
-        let outcome = error.to_string();
+        self.ended(store, error.to_string()).await;
+    }
+
+    /// Writes that hosts are about to be asked; without it they are not.
+    pub(crate) async fn begun(&self, store: &Store) -> Result<(), Error> {
+        let line = self.line("asked".to_owned());
+        store.write(move |_| Ok((vec![Write::Audit(line)], ()))).await.map(drop)
+    }
+
+    /// Writes what came of asking them.
+    pub(crate) async fn ended(&self, store: &Store, outcome: String) {
         self.log(&outcome, None);
         let line = self.line(outcome);
         if let Err(error) = store.write(move |_| Ok((vec![Write::Audit(line)], ()))).await {
-            tracing::warn!(%error, "audit: a refusal is not in the store");
+            tracing::warn!(%error, "audit: an outcome is not in the store");
         }
     }
 

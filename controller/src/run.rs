@@ -58,6 +58,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         authority: Arc::clone(&authority),
         identity: identity.clone(),
         addresses: Arc::new(own_addresses(&config)),
+        tasks: tracker.clone(),
     };
     let join = Join::new(store.clone(), registry, authority, identity.clone());
     let services = Services { join: join_routes(join), api: api_routes(api).await };

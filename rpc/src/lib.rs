@@ -8,6 +8,7 @@ mod connection;
 mod credentials;
 mod identity;
 mod logging;
+mod role;
 mod server;
 mod tls;
 
@@ -16,6 +17,7 @@ pub use connection::{Peer, UnixPeer, configure_tcp};
 pub use credentials::{Credentials, CredentialsError, is_expired, new_key_and_csr};
 pub use identity::{Identity, IdentityError, valid_name};
 pub use logging::init_logging;
+pub use role::{ROLE_METADATA, Role};
 pub use server::{MAX_MESSAGE_BYTES, serve_over, serve_until};
 pub use tls::{
     ALPN_AGENT, ALPN_API, ALPN_JOIN, ca_sha256, client_config, join_config, join_server_config,

@@ -1,17 +1,13 @@
 //! `net`: what routing netlink tells of hosts.
 
-use super::read::{self, Read, ReadArgs};
+use super::read::{self, ReadArgs, reads};
 use crate::{
     args::Global,
     exit::Exit,
     view::net::{AddrView, LinkView, NeighView, RouteView, RuleView},
 };
 use clap::{Args, Subcommand};
-use kctl_proto::{
-    agent::v1::{self as agent, netlink_service_client::NetlinkServiceClient as AgentClient},
-    controller::v1::{self as api, netlink_service_client::NetlinkServiceClient as FleetClient},
-};
-use tonic::{Response, Status, Streaming, transport::Channel};
+use kctl_proto::agent::v1 as agent;
 
 /// Arguments of `net`.
 #[derive(Debug, Args)]
@@ -163,41 +159,7 @@ fn parse_table(text: &str) -> Result<u32, String> {
     }
 }
 
-/// One call of the agent's service and its twin of the controller's: request, response, its list, the
-/// call, and what is shown.
-macro_rules! reads {
-    ($($request:ident $response:ident $list:ident $call:ident $view:ident),* $(,)?) => {$(
-        impl Read for agent::$request {
-            type Part = agent::$response;
-            type Twin = api::$response;
-            type Record = $view;
-
-            async fn of_agent(
-                &self,
-                channel: Channel,
-            ) -> Result<Response<Streaming<Self::Part>>, Status> {
-                AgentClient::new(channel).$call(self.clone()).await
-            }
-
-            async fn of_fleet(
-                &self,
-                channel: Channel,
-                selection: Option<agent::Selection>,
-                timeout_ms: u64,
-            ) -> Result<Response<Streaming<Self::Twin>>, Status> {
-                let request = Some(self.clone());
-                let request = api::$request { selection, timeout_ms, request };
-                FleetClient::new(channel).$call(request).await
-            }
-
-            fn records(part: Self::Part) -> Vec<Self::Record> {
-                part.$list.into_iter().map($view::from).collect()
-            }
-        }
-    )*};
-}
-
-reads! {
+reads! { netlink_service_client NetlinkServiceClient
     ListLinksRequest ListLinksResponse links list_links LinkView,
     ListAddrsRequest ListAddrsResponse addrs list_addrs AddrView,
     ListRoutesRequest ListRoutesResponse routes list_routes RouteView,

@@ -1,14 +1,9 @@
 //! `ps`: processes.
 
-use super::read::{self, Read, ReadArgs};
+use super::read::{self, ReadArgs, reads};
 use crate::{args::Global, exit::Exit, view::process::ProcessView};
 use clap::{Args, ValueEnum};
-use kctl_proto::{
-    agent::v1::{self as agent, process_service_client::ProcessServiceClient as AgentClient},
-    controller::v1::{self as api, process_service_client::ProcessServiceClient as FleetClient},
-};
-use kctl_rpc::MAX_MESSAGE_BYTES;
-use tonic::{Response, Status, Streaming, transport::Channel};
+use kctl_proto::agent::v1 as agent;
 
 /// Arguments of `ps`.
 #[derive(Debug, Args)]
@@ -61,31 +56,6 @@ pub(crate) async fn run(global: &Global, args: PsArgs) -> anyhow::Result<Exit> {
     read::run(global, &args.read, &request).await
 }
 
-impl Read for agent::ListProcessesRequest {
-    type Part = agent::ListProcessesResponse;
-    type Twin = api::ListProcessesResponse;
-    type Record = ProcessView;
-
-    async fn of_agent(&self, channel: Channel) -> Result<Response<Streaming<Self::Part>>, Status> {
-        let client = AgentClient::new(channel);
-        let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
-        client.list_processes(self.clone()).await
-    }
-
-    async fn of_fleet(
-        &self,
-        channel: Channel,
-        selection: Option<agent::Selection>,
-        timeout_ms: u64,
-    ) -> Result<Response<Streaming<Self::Twin>>, Status> {
-        let request = Some(self.clone());
-        let request = api::ListProcessesRequest { selection, timeout_ms, request };
-        let client = FleetClient::new(channel);
-        let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
-        client.list_processes(request).await
-    }
-
-    fn records(part: Self::Part) -> Vec<ProcessView> {
-        part.processes.into_iter().map(ProcessView::from).collect()
-    }
+reads! { process_service_client ProcessServiceClient
+    ListProcessesRequest ListProcessesResponse processes list_processes ProcessView,
 }

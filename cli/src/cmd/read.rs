@@ -1,17 +1,19 @@
-//! The way of every read whose answer comes in parts: it asks one agent or the fleet, puts each host's
-//! parts together, prints a row a host, and settles the exit code. It knows no noun.
+//! The way of everything that hosts answer in parts, reads and changes: it asks one agent or the fleet,
+//! puts each host's parts together, prints a row a host, and settles the exit code. It knows no noun.
 
+use super::block::fleet_only;
 use crate::{
     args::{Global, HostSelection},
-    connect::{Connection, READ_TIMEOUT, Target},
+    connect::{Connection, Lost, READ_TIMEOUT, Target},
     exit::Exit,
-    output::{self, Format},
+    output::{self, Format, note},
     time::milliseconds,
     view::{
         ErrorView,
         read::{HostRow, Record, table},
     },
 };
+use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use kctl_proto::{Piece, Twin, agent::v1 as agent};
@@ -32,7 +34,17 @@ pub(crate) struct ReadArgs {
     selection: HostSelection,
 }
 
-/// What is read: one call of an agent, and its twin of the controller.
+/// Arguments of every change that hosts make at once or not at all.
+#[derive(Debug, Args)]
+pub(crate) struct ChangeArgs {
+    #[command(flatten)]
+    selection: HostSelection,
+    /// No error when no host matches -l or --all-hosts
+    #[arg(long)]
+    allow_empty: bool,
+}
+
+/// What is asked for: one call of an agent, and its twin of the controller.
 pub(crate) trait Read {
     /// A part of one host's answer.
     type Part;
@@ -56,31 +68,122 @@ pub(crate) trait Read {
     fn records(part: Self::Part) -> Vec<Self::Record>;
 }
 
+/// Reads that are one call of the agent's service and its twin of the controller's: the module of their
+/// client and the client; then request, response, its list, the call, and what is shown.
+macro_rules! reads {
+    ($clients:ident $client:ident
+        $($request:ident $response:ident $list:ident $call:ident $view:ident),* $(,)?
+    ) => {$(
+        impl $crate::cmd::read::Read for kctl_proto::agent::v1::$request {
+            type Part = kctl_proto::agent::v1::$response;
+            type Twin = kctl_proto::controller::v1::$response;
+            type Record = $view;
+
+            async fn of_agent(
+                &self,
+                channel: tonic::transport::Channel,
+            ) -> Result<tonic::Response<tonic::Streaming<Self::Part>>, tonic::Status> {
+                kctl_proto::agent::v1::$clients::$client::new(channel)
+                    .max_decoding_message_size(kctl_rpc::MAX_MESSAGE_BYTES)
+                    .$call(self.clone())
+                    .await
+            }
+
+            async fn of_fleet(
+                &self,
+                channel: tonic::transport::Channel,
+                selection: Option<kctl_proto::agent::v1::Selection>,
+                timeout_ms: u64,
+            ) -> Result<tonic::Response<tonic::Streaming<Self::Twin>>, tonic::Status> {
+                let request = Some(self.clone());
+                let request =
+                    kctl_proto::controller::v1::$request { selection, timeout_ms, request };
+                kctl_proto::controller::v1::$clients::$client::new(channel)
+                    .max_decoding_message_size(kctl_rpc::MAX_MESSAGE_BYTES)
+                    .$call(request)
+                    .await
+            }
+
+            fn records(part: Self::Part) -> Vec<Self::Record> {
+                part.$list.into_iter().map($view::from).collect()
+            }
+        }
+    )*};
+}
+pub(crate) use reads;
+
 /// Asks, prints, and answers with the exit code.
 pub(crate) async fn run<R: Read>(
     global: &Global,
     args: &ReadArgs,
     read: &R,
 ) -> anyhow::Result<Exit> {
-    let format = global.format()?;
+    watch(global, args, read, Duration::ZERO).await
+}
+
+/// The same for a read that a host answers only after it has watched for an interval.
+pub(crate) async fn watch<R: Read>(
+    global: &Global,
+    args: &ReadArgs,
+    read: &R,
+    interval: Duration,
+) -> anyhow::Result<Exit> {
     let target = Target::of(global)?;
     let selection = args.selection.for_read(&target)?;
-    let connection = target.connect(global).await?;
-    let mut answers = Answers::new(format);
-    match target {
-        Target::Controller(_) => of_fleet(&connection, read, selection, &mut answers).await?,
-        Target::Agent(_) => of_agent(&connection, read, &mut answers).await?,
+    let answers = ask(global, &target, selection, read, interval).await?;
+    let exit = Exit::of_read(answers.hosts, answers.failed, args.strict);
+    answers.print()?;
+    Ok(exit)
+}
+
+/// The same for what changes something on hosts.
+pub(crate) async fn change<R: Read>(
+    global: &Global,
+    args: &ChangeArgs,
+    read: &R,
+) -> anyhow::Result<Exit> {
+    let target = Target::of(global)?;
+    fleet_only(&target, args.allow_empty)?;
+    let selection = args.selection.for_change(&target)?;
+    let answers = match ask(global, &target, selection, read, Duration::ZERO).await {
+        Err(why) if why.is::<Lost>() => {
+            note(&format!("error: {why:#}; hosts may have done it: look before you repeat it"));
+            return Ok(Exit::Partial);
+        }
+        answers => answers?,
+    };
+    if answers.hosts == 0 && !args.allow_empty {
+        bail!("no known host matches the selection; nothing was changed");
     }
-    answers.print(args.strict)
+    let exit = Exit::of_change(answers.hosts, answers.failed, answers.uncertain);
+    answers.print()?;
+    Ok(exit)
+}
+
+async fn ask<R: Read>(
+    global: &Global,
+    target: &Target,
+    selection: Option<agent::Selection>,
+    read: &R,
+    interval: Duration,
+) -> anyhow::Result<Answers<R::Record>> {
+    let mut answers = Answers::new(global.format()?);
+    let connection = target.connect(global).await?;
+    let wait = connection.wait(READ_TIMEOUT) + interval;
+    match target {
+        Target::Controller(_) => of_fleet(&connection, read, selection, wait, &mut answers).await?,
+        Target::Agent(_) => of_agent(&connection, read, wait, &mut answers).await?,
+    }
+    Ok(answers)
 }
 
 async fn of_fleet<R: Read>(
     connection: &Connection,
     read: &R,
     selection: Option<agent::Selection>,
+    wait: Duration,
     answers: &mut Answers<R::Record>,
 ) -> anyhow::Result<()> {
-    let wait = connection.wait(READ_TIMEOUT);
     let call = read.of_fleet(connection.channel.clone(), selection, milliseconds(wait));
     let mut stream = connection.call(wait, call).await?;
     while let Some(message) = connection.next(wait, &mut stream).await? {
@@ -98,9 +201,9 @@ async fn of_fleet<R: Read>(
 async fn of_agent<R: Read>(
     connection: &Connection,
     read: &R,
+    wait: Duration,
     answers: &mut Answers<R::Record>,
 ) -> anyhow::Result<()> {
-    let wait = connection.wait(READ_TIMEOUT);
     let host = super::hosts::local_status(connection).await?.name;
     let mut stream = connection.call(wait, read.of_agent(connection.channel.clone())).await?;
     while let Some(part) = connection.next(wait, &mut stream).await? {
@@ -117,12 +220,15 @@ struct Answers<T> {
     rows: Vec<HostRow<T>>,
     hosts: usize,
     failed: usize,
+    /// Of those that failed: who may have done what was asked.
+    uncertain: usize,
 }
 
 impl<T: Record> Answers<T> {
     fn new(format: Format) -> Self {
         let bar = if stderr().is_terminal() { waiting() } else { ProgressBar::hidden() };
-        Self { format, bar, begun: BTreeMap::new(), rows: Vec::new(), hosts: 0, failed: 0 }
+        let (begun, rows) = (BTreeMap::new(), Vec::new());
+        Self { format, bar, begun, rows, hosts: 0, failed: 0, uncertain: 0 }
     }
 
     fn part(&mut self, host: String, records: Vec<T>) {
@@ -138,6 +244,9 @@ impl<T: Record> Answers<T> {
         // Half a list would pass for the whole.
         self.begun.remove(&host);
         self.failed += 1;
+        let uncertain =
+            matches!(error.code.as_str(), "DEADLINE_EXCEEDED" | "UNKNOWN" | "DATA_LOSS");
+        self.uncertain += usize::from(uncertain);
         self.row(HostRow { host, result: Err(ErrorView::from(error)) })
     }
 
@@ -161,14 +270,14 @@ impl<T: Record> Answers<T> {
         Ok(())
     }
 
-    fn print(mut self, strict: bool) -> anyhow::Result<Exit> {
+    fn print(mut self) -> anyhow::Result<()> {
         self.bar.finish_and_clear();
         self.rows.sort_by(|a, b| a.host.cmp(&b.host));
         if self.format != Format::Jsonl {
             let wide = self.format == Format::Wide;
             output::rows(self.format, "hosts", &self.rows, || table(&self.rows, wide))?;
         }
-        Ok(Exit::of_read(self.hosts, self.failed, strict))
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! `sysinfo`: hosts as a whole.
 
-use super::read::{self, Read, ReadArgs};
+use super::read::{self, ReadArgs, reads};
 use crate::{
     args::Global,
     exit::Exit,
@@ -8,11 +8,8 @@ use crate::{
     view::system::SystemView,
 };
 use clap::Args;
-use kctl_proto::{
-    agent::v1::{self as agent, system_service_client::SystemServiceClient as AgentClient},
-    controller::v1::{self as api, system_service_client::SystemServiceClient as FleetClient},
-};
-use tonic::{Response, Status, Streaming, transport::Channel};
+use kctl_proto::agent::v1 as agent;
+use std::time::Duration;
 
 /// Arguments of `sysinfo`.
 #[derive(Debug, Args)]
@@ -27,7 +24,8 @@ pub(crate) struct SysinfoArgs {
 /// Runs `sysinfo`.
 pub(crate) async fn run(global: &Global, args: SysinfoArgs) -> anyhow::Result<Exit> {
     let request = agent::GetSystemRequest { interval_ms: args.interval };
-    read::run(global, &args.read, &request).await
+    let interval = Duration::from_millis(args.interval.into());
+    read::watch(global, &args.read, &request, interval).await
 }
 
 /// In milliseconds.
@@ -38,30 +36,8 @@ fn parse_interval(text: &str) -> Result<u32, String> {
     }
 }
 
-impl Read for agent::GetSystemRequest {
-    type Part = agent::GetSystemResponse;
-    type Twin = api::GetSystemResponse;
-    type Record = SystemView;
-
-    async fn of_agent(&self, channel: Channel) -> Result<Response<Streaming<Self::Part>>, Status> {
-        AgentClient::new(channel).get_system(*self).await
-    }
-
-    async fn of_fleet(
-        &self,
-        channel: Channel,
-        selection: Option<agent::Selection>,
-        timeout_ms: u64,
-    ) -> Result<Response<Streaming<Self::Twin>>, Status> {
-        // A host that watches is not silent.
-        let timeout_ms = timeout_ms.saturating_add(self.interval_ms.into());
-        let request = api::GetSystemRequest { selection, timeout_ms, request: Some(*self) };
-        FleetClient::new(channel).get_system(request).await
-    }
-
-    fn records(part: Self::Part) -> Vec<SystemView> {
-        part.system.into_iter().map(SystemView::from).collect()
-    }
+reads! { system_service_client SystemServiceClient
+    GetSystemRequest GetSystemResponse system get_system SystemView,
 }
 
 #[cfg(test)]

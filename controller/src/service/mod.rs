@@ -1,23 +1,23 @@
 //! The API: one file a noun. Handlers parse, act and convert; who calls is settled by `auth`.
 
+mod ask;
 mod blocklist;
 mod controller;
 mod hosts;
 mod listing;
-mod netlink;
-mod process;
 mod recovery;
 mod stats;
-mod system;
 mod token;
+mod twins;
 
-use crate::{fanout::forward, pki::Authority, registry::Registry, status::Error, store::Store};
-use futures_util::{Stream, StreamExt as _};
+use crate::{pki::Authority, registry::Registry, status::Error, store::Store};
+use futures_util::Stream;
 use kctl_blocklist::Selection;
-use kctl_proto::{Twin, agent::v1 as pb};
+use kctl_proto::agent::v1 as pb;
 use kctl_rpc::Identity;
 use std::{collections::BTreeSet, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
-use tonic::{Response, Status, Streaming, transport::Channel};
+use tokio_util::task::TaskTracker;
+use tonic::Status;
 
 /// Longer waits are a mistake.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
@@ -35,6 +35,8 @@ pub(crate) struct Api {
     pub(crate) identity: Identity,
     /// Addresses that the configuration says are ours.
     pub(crate) addresses: Arc<BTreeSet<IpAddr>>,
+    /// Changes that go on without their caller.
+    pub(crate) tasks: TaskTracker,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -45,22 +47,6 @@ impl Api {
         let reached = self.registry.sessions();
         let reached = reached.iter().map(|session| session.local.ip().to_canonical());
         self.addresses.iter().copied().chain(reached).collect()
-    }
-
-    /// The selected hosts' answers to a read that comes in parts.
-    fn parts<T, F>(
-        &self,
-        selection: Option<pb::Selection>,
-        timeout_ms: u64,
-        call: impl Fn(Channel) -> F + 'static,
-    ) -> Result<Response<Answers<T>>, Status>
-    where
-        T: Twin<Part: Send> + Send + 'static,
-        F: Future<Output = Result<Response<Streaming<T::Part>>, Status>> + Send + 'static,
-    {
-        let hosts = self.registry.select(&read_selection(selection)?)?;
-        let parts = forward(hosts, wait(timeout_ms, READ_WAIT), call);
-        Ok(Response::new(parts.map(Ok).boxed()))
     }
 }
 
