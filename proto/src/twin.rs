@@ -61,4 +61,9 @@ twins! {
     GetSystemResponse get_system_response,
     ListNeighboursResponse list_neighbours_response,
     ListRulesResponse list_rules_response,
+    ReadFileResponse read_file_response,
+    ListValuesResponse list_values_response,
+    SetValueResponse set_value_response,
+    ListCpufreqResponse list_cpufreq_response,
+    SetCpufreqResponse set_cpufreq_response,
 }
