@@ -2,6 +2,7 @@
 //! `devices/system/cpu` of sysfs. It must not know who may set them.
 
 use crate::error::{Error, ErrorKind, named};
+use crate::file::Writable;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -65,19 +66,11 @@ pub fn cpufreq(sys_root: &Path, cpus: &[u32]) -> Result<Vec<Cpufreq>, Error> {
     cpus.into_iter().map(|cpu| Cpu::find(sys_root, cpu)?.read()).collect()
 }
 
-/// The path below /sys of what is set on a processor, for whoever decides what may be set.
-pub fn written(cpu: u32, target: &Target) -> Vec<String> {
-    let file = |name: &str| format!("/sys/{FOLDER}/cpu{cpu}/cpufreq/{name}");
-    match target {
-        Target::Governor(_) => vec![file("scaling_governor")],
-        Target::Frequency(_) => vec![file("scaling_governor"), file("scaling_setspeed")],
-    }
-}
-
 /// Sets these processors, or all; all of them or none. Invalid: not a governor or frequency of that
-/// processor.
+/// processor, or not among what may be set.
 pub fn set_cpufreq(
     sys_root: &Path,
+    writable: &Writable,
     cpus: &[u32],
     target: &Target,
 ) -> Result<Vec<CpufreqChange>, Error> {
@@ -86,6 +79,7 @@ pub fn set_cpufreq(
         cpus.into_iter().map(|cpu| Cpu::find(sys_root, cpu)).collect::<Result<_, _>>()?;
     for cpu in &cpus {
         cpu.check(target)?;
+        cpu.check_writable(writable, target)?;
     }
     let mut changes: Vec<CpufreqChange> = Vec::new();
     for (at, cpu) in cpus.iter().enumerate() {
@@ -224,6 +218,16 @@ impl Cpu {
         }
     }
 
+    fn check_writable(&self, writable: &Writable, target: &Target) -> Result<(), Error> {
+        let files: &[_] = match target {
+            Target::Governor(_) => &["scaling_governor"],
+            Target::Frequency(_) => &["scaling_governor", "scaling_setspeed"],
+        };
+        let paths =
+            files.iter().map(|name| format!("/sys/{FOLDER}/cpu{}/cpufreq/{name}", self.number));
+        paths.into_iter().try_for_each(|path| writable.check(&path))
+    }
+
     fn write(&self, name: &str, value: &str) -> Result<(), Error> {
         let written = fs::write(self.folder.join(name), value);
         written.map_err(|error| self.failed(name, error))
@@ -280,6 +284,10 @@ mod tests {
         root
     }
 
+    fn all() -> Writable {
+        Writable::new(crate::file::DEFAULT_WRITABLE.iter().copied()).expect("valid")
+    }
+
     #[test]
     fn processors_tell_what_they_can_do() {
         let root = fixture("performance powersave userspace ");
@@ -315,13 +323,14 @@ mod tests {
     fn governors_and_frequencies_are_set_on_all_or_none() {
         let root = fixture("performance powersave userspace");
         let governor = Target::Governor("powersave".to_owned());
-        let changes = set_cpufreq(root.path(), &[], &governor).expect("set");
+        let changes = set_cpufreq(root.path(), &all(), &[], &governor).expect("set");
         let told =
             |change: &CpufreqChange| (change.old_governor.clone(), change.new_governor.clone());
         let expected = ("performance".to_owned(), "powersave".to_owned());
         assert_eq!(changes.iter().map(told).collect::<Vec<_>>(), [expected.clone(), expected]);
 
-        let changes = set_cpufreq(root.path(), &[1], &Target::Frequency(800_000_000)).expect("set");
+        let changes =
+            set_cpufreq(root.path(), &all(), &[1], &Target::Frequency(800_000_000)).expect("set");
         let frequency = (changes[0].new_governor.as_str(), changes[0].old_hz, changes[0].new_hz);
         assert_eq!(frequency, ("userspace", 0, 800_000_000));
         for (target, why) in [
@@ -329,16 +338,19 @@ mod tests {
             (Target::Frequency(5_000_000_000), "can't do 5000000000 Hz"),
             (Target::Frequency(800_000_001), "can't do 800000001 Hz"),
         ] {
-            let error = set_cpufreq(root.path(), &[], &target).expect_err(why);
+            let error = set_cpufreq(root.path(), &all(), &[], &target).expect_err(why);
             assert_eq!(error.kind(), ErrorKind::Invalid);
             assert!(error.to_string().contains(why), "{error}");
         }
+        let none = Writable::new([]).expect("valid");
+        let error = set_cpufreq(root.path(), &none, &[], &governor).expect_err("not listed");
+        assert!(error.to_string().contains("cpu0/cpufreq/scaling_governor"), "{error}");
 
         // The second processor refuses: the first is put back.
         let file = root.path().join(FOLDER).join("cpu1/cpufreq/scaling_setspeed");
         fs::remove_file(&file).expect("removed");
         fs::create_dir(&file).expect("in its place");
-        let error = set_cpufreq(root.path(), &[], &Target::Frequency(2_400_000_000));
+        let error = set_cpufreq(root.path(), &all(), &[], &Target::Frequency(2_400_000_000));
         assert!(error.expect_err("refused").to_string().starts_with("processor 1"));
         let governors = cpufreq(root.path(), &[]).expect("a list");
         assert_eq!(governors[0].governor, "powersave");
@@ -347,7 +359,7 @@ mod tests {
     #[test]
     fn a_frequency_wants_the_userspace_governor() {
         let root = fixture("performance powersave");
-        let error = set_cpufreq(root.path(), &[0], &Target::Frequency(800_000_000));
+        let error = set_cpufreq(root.path(), &all(), &[0], &Target::Frequency(800_000_000));
         let error = error.expect_err("no such governor");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("only performance, powersave"), "{error}");

@@ -255,7 +255,7 @@ impl Writable {
     }
 
     /// Whether a path is on the list, whatever is never set.
-    pub(super) fn lists(&self, path: &str) -> bool {
+    fn lists(&self, path: &str) -> bool {
         any(&self.patterns, path)
     }
 
@@ -264,19 +264,27 @@ impl Writable {
         let never =
             || Err(invalid(path, "it is never set through kctl, whatever the configuration"));
         let plain = plain(path);
-        if any(&NEVER_PATTERNS, &plain) {
+        if any(&NEVER_PATTERNS, &plain) || any(&DANGEROUS_PATTERNS, &plain) {
             return never();
         }
         let place = Place::find(roots, path)?;
         if !place.can_be_set() || any(&NEVER_PATTERNS, &place.resolved) {
             return never();
         }
-        if !self.lists(&place.resolved) && !self.lists(&plain) {
-            let why = "it is not among what this agent may set; add it to --writable on the host, \
-                       see docs/sysctl.md";
-            return Err(invalid(path, why));
+        if !self.lists(&place.resolved) {
+            self.check(&plain)?;
         }
         Ok(place)
+    }
+
+    /// Refuses a path that is not on the list.
+    pub(crate) fn check(&self, path: &str) -> Result<(), Error> {
+        if self.lists(path) {
+            return Ok(());
+        }
+        let why = "it is not among what this agent may set; add it to --writable on the host, see \
+                   docs/sysctl.md";
+        Err(invalid(path, why))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Short files as values, by path or by pattern.
 
 use super::path::{Place, Roots, invalid};
+use super::policy::readable;
 use super::read::open;
 use crate::error::{Error, ErrorKind};
 use glob::Pattern;
@@ -39,7 +40,7 @@ pub fn matching(roots: &Roots, pattern: &str) -> Result<Vec<String>, Error> {
     let mut found = Found { roots, files: Vec::new() };
     // What is asked for by name must be there, and an error says what is wrong with it.
     if !pattern.contains(['*', '?', '[']) {
-        let place = Place::find(roots, pattern)?;
+        let place = readable(roots, pattern)?;
         match place.is_folder() {
             true => found.folder(&place)?,
             false => found.add(pattern.to_owned())?,

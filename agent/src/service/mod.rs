@@ -3,38 +3,36 @@
 
 mod blocklist;
 mod chunks;
+mod cpufreq;
+mod file;
 mod host;
 mod netlink;
 mod process;
 mod stats;
 mod system;
+mod thread;
 
 pub(crate) use host::Lifeline;
 
-use crate::enforcer::Enforcer;
+use crate::{enforcer::Enforcer, rollback::Rollback};
+use agent_kernel::file::{Roots, Writable};
 use kctl_proto::agent::v1::{
-    blocklist_service_server::BlocklistServiceServer, host_service_server::HostServiceServer,
+    blocklist_service_server::BlocklistServiceServer, cpufreq_service_server::CpufreqServiceServer,
+    file_service_server::FileServiceServer, host_service_server::HostServiceServer,
     netlink_service_server::NetlinkServiceServer, process_service_server::ProcessServiceServer,
     stats_service_server::StatsServiceServer, system_service_server::SystemServiceServer,
 };
 use kctl_rpc::MAX_MESSAGE_BYTES;
-use std::path::Path;
+use std::sync::Arc;
 use tonic::service::Routes;
-
-/// Where the host's kernel is read.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Roots<'a> {
-    /// Its procfs.
-    pub(crate) proc: &'a Path,
-    /// Its sysfs.
-    pub(crate) sys: &'a Path,
-}
 
 /// Every service of the agent, with health and reflection.
 pub(crate) async fn routes(
     enforcer: &Enforcer,
     lifeline: &Lifeline,
-    roots: Roots<'_>,
+    roots: &Roots,
+    writable: Writable,
+    rollback: Rollback,
 ) -> anyhow::Result<Routes> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<HostServiceServer<host::Host>>().await;
@@ -43,6 +41,8 @@ pub(crate) async fn routes(
     health.set_serving::<NetlinkServiceServer<netlink::Netlink>>().await;
     health.set_serving::<ProcessServiceServer<process::Processes>>().await;
     health.set_serving::<SystemServiceServer<system::Systems>>().await;
+    health.set_serving::<FileServiceServer<file::Files>>().await;
+    health.set_serving::<CpufreqServiceServer<cpufreq::Processors>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(kctl_proto::DESCRIPTORS)
         .with_service_name("kctl.agent.v1.HostService")
@@ -51,15 +51,22 @@ pub(crate) async fn routes(
         .with_service_name("kctl.agent.v1.NetlinkService")
         .with_service_name("kctl.agent.v1.ProcessService")
         .with_service_name("kctl.agent.v1.SystemService")
+        .with_service_name("kctl.agent.v1.FileService")
+        .with_service_name("kctl.agent.v1.CpufreqService")
         .build_v1()?;
     let blocklist = BlocklistServiceServer::new(blocklist::Blocklist::new(enforcer.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let writable = Arc::new(writable);
+    let processors = cpufreq::Processors::new(roots.sys.clone(), Arc::clone(&writable));
+    let files = file::Files::new(roots.clone(), writable, rollback);
     Ok(Routes::new(blocklist)
         .add_service(HostServiceServer::new(host::Host::new(enforcer.clone(), lifeline.clone())))
         .add_service(StatsServiceServer::new(stats::Stats::new(enforcer.clone())))
         .add_service(NetlinkServiceServer::new(netlink::Netlink))
-        .add_service(ProcessServiceServer::new(process::Processes::new(roots.proc.to_owned())))
-        .add_service(SystemServiceServer::new(system::Systems::new(roots.proc.to_owned())))
+        .add_service(ProcessServiceServer::new(process::Processes::new(roots.proc.clone())))
+        .add_service(SystemServiceServer::new(system::Systems::new(roots.proc.clone())))
+        .add_service(FileServiceServer::new(files))
+        .add_service(CpufreqServiceServer::new(processors))
         .add_service(health_service)
         .add_service(reflection))
 }

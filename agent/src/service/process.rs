@@ -76,7 +76,7 @@ fn process_to_proto(process: Process) -> pb::Process {
 }
 
 /// Any bytes as text: what is no UTF-8 becomes `\xNN`.
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());

@@ -2,13 +2,16 @@
 //! people. It asks nobody anything.
 
 pub(crate) mod change;
+pub(crate) mod cpufreq;
 pub(crate) mod entry;
+pub(crate) mod file;
 pub(crate) mod host;
 pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod read;
 pub(crate) mod stats;
 pub(crate) mod system;
+pub(crate) mod value;
 
 use kctl_blocklist::{Action, Protocol};
 use kctl_proto::agent::v1 as pb;

@@ -159,11 +159,14 @@ impl From<system::Stalls> for StallsView {
 
 impl Record for SystemView {
     const NOUN: &'static str = "system";
-    const SINGLE: bool = true;
     const COLUMNS: &'static [&'static str] =
         &["KERNEL", "UPTIME", "CPUS", "CPU%", "LOAD", "MEMORY", "SWAP"];
     const WIDE_COLUMNS: &'static [&'static str] =
         &["USER%", "SYSTEM%", "IOWAIT%", "STEAL%", "PRESSURE CPU/MEMORY/IO", "MODEL"];
+
+    fn is_whole(&self) -> bool {
+        true
+    }
 
     fn cells(&self) -> Vec<String> {
         let cpu = &self.cpu;
