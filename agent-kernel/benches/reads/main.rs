@@ -4,6 +4,7 @@
 mod counters;
 mod processes;
 mod routes;
+mod tasks;
 
 use criterion::Criterion;
 use nix::sched::{CloneFlags, unshare};

@@ -1,8 +1,10 @@
 //! 1,000 processes.
 
 use crate::run;
+use crate::tasks::Tasks;
 use agent_kernel::proc::{Query, processes};
 use criterion::Criterion;
+use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -73,5 +75,14 @@ pub(crate) fn bench(criterion: &mut Criterion) {
     {
         group.bench_function(name, |bencher| bencher.iter(|| black_box(bare(files))));
     }
+    let (mut tasks, mut buffer) = (Tasks::load(), Vec::new());
+    tasks.count(&mut buffer);
+    let known: BTreeSet<u32> = Tasks::pids(&buffer).collect();
+    let listed = processes(Path::new("/proc"), Query::default()).expect("a list");
+    let missing = listed.filter(|it| !known.contains(&it.as_ref().expect("one").pid)).count();
+    assert!(missing < 10, "the iterator lacks {missing} processes");
+    group.bench_function("BPF task iterator", |bencher| {
+        bencher.iter(|| assert!(tasks.count(&mut buffer) > COUNT));
+    });
     group.finish();
 }
