@@ -117,6 +117,9 @@ pub(crate) struct Options {
     /// Where the host's procfs is mounted [default: /proc]
     #[arg(long, global = true, env = "KCTL_AGENT_PROC_ROOT", value_name = "FOLDER")]
     proc_root: Option<PathBuf>,
+    /// Where the host's sysfs is mounted [default: /sys]
+    #[arg(long, global = true, env = "KCTL_AGENT_SYS_ROOT", value_name = "FOLDER")]
+    sys_root: Option<PathBuf>,
 }
 
 /// The agent's configuration, whole.
@@ -133,6 +136,7 @@ pub(crate) struct Config {
     pub(crate) bpffs: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) proc_root: PathBuf,
+    pub(crate) sys_root: PathBuf,
 }
 
 /// Which interfaces to filter.
@@ -193,6 +197,7 @@ impl Options {
             bpffs: path(self.bpffs, file.bpffs, "/sys/fs/bpf/kctl"),
             socket: path(self.socket, file.socket, "/run/kctl/agent.sock"),
             proc_root: path(self.proc_root, file.proc_root, "/proc"),
+            sys_root: path(self.sys_root, file.sys_root, "/sys"),
         })
     }
 
@@ -274,7 +279,7 @@ mod tests {
         std::fs::write(
             &file,
             "controller = \"c\"\ninterface = [\"eth0\", \"eth1\"]\nmax-entries = 100\n\
-             mode = \"xdp-generic\"\n[labels]\nrole = \"web\"\n",
+             mode = \"xdp-generic\"\nsys-root = \"/host/sys\"\n[labels]\nrole = \"web\"\n",
         )
         .expect("writes");
         let config = parse(&["--config", path, "--interface", "auto"]).expect("valid");
@@ -282,6 +287,9 @@ mod tests {
         assert_eq!(config.interfaces, Interfaces { auto: true, names: vec![] });
         assert_eq!((config.max_entries, config.mode), (100, FilterMode::XdpGeneric));
         assert_eq!(config.labels["role"], "web");
+        assert_eq!(config.sys_root, PathBuf::from("/host/sys"));
+        let config = parse(&["--config", path, "--sys-root", "/s"]).expect("valid");
+        assert_eq!((config.sys_root, config.proc_root), ("/s".into(), "/proc".into()));
 
         std::fs::write(&file, "colour = 1\n").expect("writes");
         let error = format!("{:#}", parse(&["--config", path]).expect_err("unknown key"));

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::enforcer::Enforcer;
-use crate::service::{self, Lifeline};
+use crate::service::{self, Lifeline, Roots};
 use crate::{identity, network, socket, uplink};
 use anyhow::Context as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -36,7 +36,8 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     let tasks = TaskTracker::new();
     let lifeline = Lifeline::new();
-    let routes = service::routes(&enforcer, &lifeline, &config.proc_root).await?;
+    let roots = Roots { proc: &config.proc_root, sys: &config.sys_root };
+    let routes = service::routes(&enforcer, &lifeline, roots).await?;
     let nudges = network::watch(&enforcer, &tasks, &cancel).await;
     let listener = socket::bind(&config.socket)?;
     tasks.spawn(socket::serve(listener, routes.clone(), cancel.clone()));

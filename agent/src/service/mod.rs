@@ -21,11 +21,20 @@ use kctl_rpc::MAX_MESSAGE_BYTES;
 use std::path::Path;
 use tonic::service::Routes;
 
+/// Where the host's kernel is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Roots<'a> {
+    /// Its procfs.
+    pub(crate) proc: &'a Path,
+    /// Its sysfs.
+    pub(crate) sys: &'a Path,
+}
+
 /// Every service of the agent, with health and reflection.
 pub(crate) async fn routes(
     enforcer: &Enforcer,
     lifeline: &Lifeline,
-    proc_root: &Path,
+    roots: Roots<'_>,
 ) -> anyhow::Result<Routes> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<HostServiceServer<host::Host>>().await;
@@ -49,8 +58,8 @@ pub(crate) async fn routes(
         .add_service(HostServiceServer::new(host::Host::new(enforcer.clone(), lifeline.clone())))
         .add_service(StatsServiceServer::new(stats::Stats::new(enforcer.clone())))
         .add_service(NetlinkServiceServer::new(netlink::Netlink))
-        .add_service(ProcessServiceServer::new(process::Processes::new(proc_root.to_owned())))
-        .add_service(SystemServiceServer::new(system::Systems::new(proc_root.to_owned())))
+        .add_service(ProcessServiceServer::new(process::Processes::new(roots.proc.to_owned())))
+        .add_service(SystemServiceServer::new(system::Systems::new(roots.proc.to_owned())))
         .add_service(health_service)
         .add_service(reflection))
 }
