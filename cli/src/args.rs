@@ -2,7 +2,10 @@
 //! and environment and does nothing with them.
 
 use crate::{
-    cmd::{block, blocklist, context, hosts, net, protect, ps, stats, sysinfo, token, version},
+    cmd::{
+        block, blocklist, context, disks, hosts, ipc, modules, net, protect, ps, stats, sysinfo,
+        token, version,
+    },
     connect::Target,
     exit::usage,
     output::Format,
@@ -93,6 +96,12 @@ pub(crate) enum Command {
     Ps(ps::PsArgs),
     /// Kernel, processors, memory and load
     Sysinfo(sysinfo::SysinfoArgs),
+    /// Block devices and mounts
+    Disks(disks::DisksArgs),
+    /// Kernel modules
+    Modules(modules::ModulesArgs),
+    /// Shared memory, semaphores and message queues
+    Ipc(ipc::IpcArgs),
     /// Links, addresses, routes, neighbours and rules as the kernels have them
     Net(net::NetArgs),
     /// Tokens that hosts join with
@@ -225,6 +234,10 @@ mod tests {
             "kctl net links --host a,b",
             "kctl ps --sort cpu --limit 10 --name web --user 33 --cgroup system.slice -l role=web",
             "kctl sysinfo --interval 1s --host a",
+            "kctl disks --interval 1s --name vda --all --host a",
+            "kctl disks --mounts --all",
+            "kctl modules --name xfs --all -l role=web",
+            "kctl ipc --strict",
             "kctl net routes -6 --table main --interface eth0 -l role=web --strict",
             "kctl token create --ttl 10m --uses 3 --host web-1",
             "kctl context import admin.toml --name prod",
@@ -253,6 +266,10 @@ mod tests {
             "kctl hosts -o xml",
             "kctl net",
             "kctl sysinfo --interval 1m",
+            "kctl disks --interval 1m",
+            "kctl disks --mounts --name vda",
+            "kctl disks --mounts --interval 1s",
+            "kctl modules xfs",
             "kctl ps --sort size",
             "kctl ps --limit 0",
             "kctl net routes -4 -6",

@@ -61,4 +61,8 @@ twins! {
     GetSystemResponse get_system_response,
     ListNeighboursResponse list_neighbours_response,
     ListRulesResponse list_rules_response,
+    ListDisksResponse list_disks_response,
+    ListMountsResponse list_mounts_response,
+    ListModulesResponse list_modules_response,
+    ListIpcResponse list_ipc_response,
 }

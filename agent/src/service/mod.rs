@@ -3,19 +3,25 @@
 
 mod blocklist;
 mod chunks;
+mod disk;
 mod host;
+mod ipc;
+mod module;
 mod netlink;
 mod process;
 mod stats;
 mod system;
+mod text;
 
 pub(crate) use host::Lifeline;
 
 use crate::enforcer::Enforcer;
 use kctl_proto::agent::v1::{
-    blocklist_service_server::BlocklistServiceServer, host_service_server::HostServiceServer,
-    netlink_service_server::NetlinkServiceServer, process_service_server::ProcessServiceServer,
-    stats_service_server::StatsServiceServer, system_service_server::SystemServiceServer,
+    blocklist_service_server::BlocklistServiceServer, disk_service_server::DiskServiceServer,
+    host_service_server::HostServiceServer, ipc_service_server::IpcServiceServer,
+    module_service_server::ModuleServiceServer, netlink_service_server::NetlinkServiceServer,
+    process_service_server::ProcessServiceServer, stats_service_server::StatsServiceServer,
+    system_service_server::SystemServiceServer,
 };
 use kctl_rpc::MAX_MESSAGE_BYTES;
 use std::path::Path;
@@ -43,6 +49,9 @@ pub(crate) async fn routes(
     health.set_serving::<NetlinkServiceServer<netlink::Netlink>>().await;
     health.set_serving::<ProcessServiceServer<process::Processes>>().await;
     health.set_serving::<SystemServiceServer<system::Systems>>().await;
+    health.set_serving::<DiskServiceServer<disk::Disks>>().await;
+    health.set_serving::<ModuleServiceServer<module::Modules>>().await;
+    health.set_serving::<IpcServiceServer<ipc::Objects>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(kctl_proto::DESCRIPTORS)
         .with_service_name("kctl.agent.v1.HostService")
@@ -51,6 +60,9 @@ pub(crate) async fn routes(
         .with_service_name("kctl.agent.v1.NetlinkService")
         .with_service_name("kctl.agent.v1.ProcessService")
         .with_service_name("kctl.agent.v1.SystemService")
+        .with_service_name("kctl.agent.v1.DiskService")
+        .with_service_name("kctl.agent.v1.ModuleService")
+        .with_service_name("kctl.agent.v1.IpcService")
         .build_v1()?;
     let blocklist = BlocklistServiceServer::new(blocklist::Blocklist::new(enforcer.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -60,6 +72,9 @@ pub(crate) async fn routes(
         .add_service(NetlinkServiceServer::new(netlink::Netlink))
         .add_service(ProcessServiceServer::new(process::Processes::new(roots.proc.to_owned())))
         .add_service(SystemServiceServer::new(system::Systems::new(roots.proc.to_owned())))
+        .add_service(DiskServiceServer::new(disk::Disks::new(roots)))
+        .add_service(ModuleServiceServer::new(module::Modules::new(roots)))
+        .add_service(IpcServiceServer::new(ipc::Objects::new(roots)))
         .add_service(health_service)
         .add_service(reflection))
 }

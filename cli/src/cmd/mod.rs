@@ -4,8 +4,11 @@ pub(crate) mod block;
 pub(crate) mod blocklist;
 mod change;
 pub(crate) mod context;
+pub(crate) mod disks;
 pub(crate) mod hosts;
 mod input;
+pub(crate) mod ipc;
+pub(crate) mod modules;
 pub(crate) mod net;
 mod prefixes;
 pub(crate) mod protect;
@@ -34,6 +37,9 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Stats(args) => stats::run(global, &args).await,
         Command::Ps(args) => ps::run(global, args).await,
         Command::Sysinfo(args) => sysinfo::run(global, args).await,
+        Command::Disks(args) => disks::run(global, args).await,
+        Command::Modules(args) => modules::run(global, args).await,
+        Command::Ipc(args) => ipc::run(global, args).await,
         Command::Net(args) => net::run(global, args).await,
         Command::Token(args) => token::run(global, args).await,
         Command::Context(args) => context::run(global, args).await,

@@ -1,0 +1,194 @@
+//! `DiskService`: what sysfs tells of this host's block devices, and procfs of its mounts.
+
+use super::Roots;
+use super::chunks::{Chunks, chunks};
+use super::system::watched;
+use super::text::{text, text_or_empty};
+use crate::status::kernel;
+use agent_kernel::Error;
+use agent_kernel::proc::{Mount, Mounts, Usage, Usages, mounts};
+use agent_kernel::sys::{self, Counters, Disk, DiskQuery, DiskRates, Operations, Sample};
+use kctl_proto::agent::v1::{self as pb, disk_service_server::DiskService};
+use std::convert::Infallible;
+use std::path::PathBuf;
+use tonic::{Request, Response, Status};
+
+/// More mounts of one device are left out: a container host has thousands of bind mounts.
+const MOST_MOUNTS: usize = 100;
+
+/// Answers for the devices of one sysfs and the mounts of one procfs.
+#[derive(Debug)]
+pub(super) struct Disks {
+    proc_root: PathBuf,
+    sys_root: PathBuf,
+    usages: Usages,
+}
+
+impl Disks {
+    pub(super) fn new(roots: Roots<'_>) -> Self {
+        let (proc_root, sys_root) = (roots.proc.to_owned(), roots.sys.to_owned());
+        Self { proc_root, sys_root, usages: Usages::default() }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(read).await;
+    done.map_err(|panicked| Status::internal(panicked.to_string()))?.map_err(kernel)
+}
+
+#[tonic::async_trait]
+impl DiskService for Disks {
+    type ListDisksStream = Chunks<pb::ListDisksResponse>;
+
+    async fn list_disks(
+        &self,
+        request: Request<pb::ListDisksRequest>,
+    ) -> Result<Response<Self::ListDisksStream>, Status> {
+        let request = request.into_inner();
+        let interval = watched(request.interval_ms)?;
+        let query = DiskQuery { name: request.name, all: request.all };
+        let mut samples = None;
+        if !interval.is_zero() {
+            let root = self.sys_root.clone();
+            let before = blocking(move || sys::sample(&root)).await?;
+            tokio::time::sleep(interval).await;
+            let root = self.sys_root.clone();
+            samples = Some((before, blocking(move || sys::sample(&root)).await?));
+        }
+        let (sys_root, proc_root) = (self.sys_root.clone(), self.proc_root.clone());
+        let usages = self.usages.clone();
+        let disks = blocking(move || {
+            let disks: Vec<_> = sys::disks(&sys_root, query)?.collect();
+            let seen = mounts(&proc_root)?;
+            let convert = |disk| disk_to_proto(disk, &seen, &usages, samples.as_ref());
+            Ok(disks.into_iter().map(convert).collect::<Vec<_>>())
+        })
+        .await?;
+        let message = |disks| pb::ListDisksResponse { disks };
+        Ok(Response::new(chunks(disks.into_iter().map(Ok), message, never)))
+    }
+
+    type ListMountsStream = Chunks<pb::ListMountsResponse>;
+
+    async fn list_mounts(
+        &self,
+        request: Request<pb::ListMountsRequest>,
+    ) -> Result<Response<Self::ListMountsStream>, Status> {
+        let all = request.into_inner().all;
+        let (proc_root, usages) = (self.proc_root.clone(), self.usages.clone());
+        let mounts = blocking(move || {
+            let seen = mounts(&proc_root)?;
+            let chosen: Vec<_> =
+                seen.mounts.iter().filter(|mount| all || !mount.is_pseudo()).collect();
+            Ok(mounts_to_proto(&seen, &chosen, &usages))
+        })
+        .await?;
+        let message = |mounts| pb::ListMountsResponse { mounts };
+        Ok(Response::new(chunks(mounts.into_iter().map(Ok), message, never)))
+    }
+}
+
+fn never(never: Infallible) -> Status {
+    match never {}
+}
+
+fn disk_to_proto(
+    disk: Disk,
+    seen: &Mounts,
+    usages: &Usages,
+    samples: Option<&(Sample, Sample)>,
+) -> pb::Disk {
+    let mut mounts: Vec<_> = seen.mounts.iter().filter(|mount| disk.backs(mount)).collect();
+    let mounts_truncated = mounts.len() > MOST_MOUNTS;
+    mounts.truncate(MOST_MOUNTS);
+    let mounts = mounts_to_proto(seen, &mounts, usages);
+    let rates = samples.and_then(|(before, now)| now.rates(before, disk.major, disk.minor));
+    pb::Disk {
+        name: disk.name,
+        major: disk.major,
+        minor: disk.minor,
+        r#type: disk.kind.to_owned(),
+        parent: disk.parent.unwrap_or_default(),
+        size_bytes: disk.size_bytes,
+        logical_block_bytes: disk.logical_block_bytes,
+        physical_block_bytes: disk.physical_block_bytes,
+        model: text_or_empty(disk.model),
+        vendor: text_or_empty(disk.vendor),
+        serial: text_or_empty(disk.serial),
+        rotational: disk.rotational,
+        removable: disk.removable,
+        read_only: disk.read_only,
+        scheduler: disk.scheduler.unwrap_or_default(),
+        schedulers: disk.schedulers,
+        holders: disk.holders,
+        slaves: disk.slaves,
+        backing_file: text_or_empty(disk.backing_file),
+        dm_name: text_or_empty(disk.dm_name),
+        mounts,
+        mounts_truncated,
+        io: Some(io_to_proto(&disk.counters)),
+        rates: rates.map(rates_to_proto),
+    }
+}
+
+fn io_to_proto(counters: &Counters) -> pb::disk::Io {
+    let operations = |operations: Operations| pb::disk::Operations {
+        count: operations.count,
+        merged: operations.merged,
+        bytes: operations.bytes,
+        time_ms: operations.time_ms,
+    };
+    pb::disk::Io {
+        reads: Some(operations(counters.reads)),
+        writes: Some(operations(counters.writes)),
+        discards: counters.discards.map(operations),
+        flushes: counters.flushes.map(|(count, _)| count),
+        flush_time_ms: counters.flushes.map(|(_, time_ms)| time_ms),
+        in_flight: counters.in_flight,
+        io_time_ms: counters.io_time_ms,
+        weighted_time_ms: counters.weighted_time_ms,
+    }
+}
+
+fn rates_to_proto(rates: DiskRates) -> pb::disk::Rates {
+    pb::disk::Rates {
+        reads_per_second: rates.reads_per_second,
+        writes_per_second: rates.writes_per_second,
+        read_bytes_per_second: rates.read_bytes_per_second,
+        write_bytes_per_second: rates.write_bytes_per_second,
+        read_wait_ms: rates.read_wait_ms,
+        write_wait_ms: rates.write_wait_ms,
+        queue_length: rates.queue_length,
+        utilisation_percent: rates.utilisation_percent,
+    }
+}
+
+fn mounts_to_proto(seen: &Mounts, mounts: &[&Mount], usages: &Usages) -> Vec<pb::Mount> {
+    let namespace = if seen.of_init { "init" } else { "agent" };
+    let answers = usages.ask(seen, mounts.iter().copied());
+    let convert = |(mount, answer): (&&Mount, Result<Usage, String>)| pb::Mount {
+        path: text(&mount.path),
+        root: text(&mount.root),
+        fs_type: text(&mount.fs_type),
+        source: text(&mount.source),
+        options: text(&mount.options),
+        major: mount.major,
+        minor: mount.minor,
+        namespace: namespace.to_owned(),
+        usage: answer.as_ref().ok().map(usage_to_proto),
+        error: answer.err().unwrap_or_default(),
+    };
+    mounts.iter().zip(answers).map(convert).collect()
+}
+
+fn usage_to_proto(usage: &Usage) -> pb::mount::Usage {
+    pb::mount::Usage {
+        total_bytes: usage.total_bytes,
+        used_bytes: usage.used_bytes,
+        available_bytes: usage.available_bytes,
+        inodes_total: usage.inodes_total,
+        inodes_used: usage.inodes_used,
+    }
+}

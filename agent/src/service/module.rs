@@ -1,0 +1,66 @@
+//! `ModuleService`: what procfs and sysfs tell of this host's kernel modules.
+
+use super::Roots;
+use super::chunks::{Chunks, chunks};
+use super::system::taints_to_proto;
+use super::text::{text, text_or_empty};
+use crate::access::role;
+use crate::status::kernel;
+use agent_kernel::sys::{Module, ModuleQuery, Parameter, modules};
+use kctl_proto::agent::v1::{self as pb, module_service_server::ModuleService};
+use kctl_rpc::Role;
+use std::path::PathBuf;
+use tonic::{Request, Response, Status};
+
+/// Answers for the modules of one procfs and one sysfs.
+#[derive(Debug)]
+pub(super) struct Modules {
+    proc_root: PathBuf,
+    sys_root: PathBuf,
+}
+
+impl Modules {
+    pub(super) fn new(roots: Roots<'_>) -> Self {
+        Self { proc_root: roots.proc.to_owned(), sys_root: roots.sys.to_owned() }
+    }
+}
+
+#[tonic::async_trait]
+impl ModuleService for Modules {
+    type ListModulesStream = Chunks<pb::ListModulesResponse>;
+
+    async fn list_modules(
+        &self,
+        request: Request<pb::ListModulesRequest>,
+    ) -> Result<Response<Self::ListModulesStream>, Status> {
+        let secret = role(&request) == Role::Admin;
+        let request = request.into_inner();
+        let query = ModuleQuery { name: request.name, all: request.all, secret };
+        let (proc_root, sys_root) = (self.proc_root.clone(), self.sys_root.clone());
+        let read = move || modules(&proc_root, &sys_root, &query);
+        let found = tokio::task::spawn_blocking(read).await;
+        let found = found.map_err(|error| Status::internal(error.to_string()))?;
+        let found = found.map_err(kernel)?.into_iter().map(|module| Ok(module_to_proto(module)));
+        let message = |modules| pb::ListModulesResponse { modules };
+        Ok(Response::new(chunks(found, message, kernel)))
+    }
+}
+
+fn module_to_proto(module: Module) -> pb::Module {
+    let parameter = |parameter: Parameter| pb::module::Parameter {
+        name: parameter.name,
+        value: parameter.value.as_deref().map(text),
+    };
+    pb::Module {
+        name: module.name,
+        size_bytes: module.size_bytes,
+        users: module.users,
+        used_by: module.used_by,
+        state: module.state,
+        taint: taints_to_proto(&module.taints),
+        version: text_or_empty(module.version),
+        srcversion: module.srcversion.unwrap_or_default(),
+        parameters: module.parameters.into_iter().map(parameter).collect(),
+        built_in: module.built_in,
+    }
+}
