@@ -7,7 +7,7 @@ use crate::proc::Taint;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Longer values are cut.
 const LONGEST_VALUE: usize = 1 << 10;
@@ -124,7 +124,7 @@ fn complete(module: &mut Module, folder: &Path, secret: bool) {
 }
 
 /// `None` for one that can't be read, or that only root may read and nobody asked for.
-fn value(path: &PathBuf, secret: bool) -> Option<Vec<u8>> {
+fn value(path: &Path, secret: bool) -> Option<Vec<u8>> {
     const READ_BY_ALL: u32 = 0o004;
     const READ_BY_OWNER: u32 = 0o400;
     let mode = std::fs::metadata(path).ok()?.mode();

@@ -62,8 +62,7 @@ impl DiskService for Disks {
         let disks = blocking(move || {
             let disks: Vec<_> = sys::disks(&sys_root, query)?.collect();
             let seen = mounts(&proc_root)?;
-            let convert = |disk| disk_to_proto(disk, &seen, &usages, samples.as_ref());
-            Ok(disks.into_iter().map(convert).collect::<Vec<_>>())
+            Ok(disks_to_proto(disks, &seen, &usages, samples.as_ref()))
         })
         .await?;
         let message = |disks| pb::ListDisksResponse { disks };
@@ -94,16 +93,35 @@ fn never(never: Infallible) -> Status {
     match never {}
 }
 
-fn disk_to_proto(
-    disk: Disk,
+fn disks_to_proto(
+    disks: Vec<Disk>,
     seen: &Mounts,
     usages: &Usages,
     samples: Option<&(Sample, Sample)>,
+) -> Vec<pb::Disk> {
+    let mounts_of = |disk: &Disk| -> Vec<&Mount> {
+        // One more than is shown, to know that there are more.
+        seen.mounts.iter().filter(|mount| disk.backs(mount)).take(MOST_MOUNTS + 1).collect()
+    };
+    let mounted: Vec<_> = disks.iter().map(mounts_of).collect();
+    // All of them in one go: the time for those that hang is for all of them together.
+    let mut converted = mounts_to_proto(seen, &mounted.concat(), usages).into_iter();
+    let disks = disks.into_iter().zip(mounted);
+    disks
+        .map(|(disk, mounted)| {
+            let mounts = converted.by_ref().take(mounted.len()).collect();
+            disk_to_proto(disk, mounts, samples)
+        })
+        .collect()
+}
+
+fn disk_to_proto(
+    disk: Disk,
+    mut mounts: Vec<pb::Mount>,
+    samples: Option<&(Sample, Sample)>,
 ) -> pb::Disk {
-    let mut mounts: Vec<_> = seen.mounts.iter().filter(|mount| disk.backs(mount)).collect();
     let mounts_truncated = mounts.len() > MOST_MOUNTS;
     mounts.truncate(MOST_MOUNTS);
-    let mounts = mounts_to_proto(seen, &mounts, usages);
     let rates = samples.and_then(|(before, now)| now.rates(before, disk.major, disk.minor));
     pb::Disk {
         name: disk.name,
