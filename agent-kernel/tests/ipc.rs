@@ -143,11 +143,11 @@ fn semaphores_and_queues_are_as_their_system_calls_tell() {
     let mut up = libc::sembuf { sem_num: 1, sem_op: 2, sem_flg: 0 };
     // SAFETY: one operation, which outlives the call.
     checked(unsafe { libc::semop(sem, &raw mut up, 1) });
-    let message: [u64; 3] = [1, 0, 0];
-    for bytes in [16, 5] {
-        // SAFETY: a type, which is not 0, and at least so many bytes follow.
-        checked(unsafe { libc::msgsnd(msg, message.as_ptr().cast(), bytes, 0) });
-    }
+    // By another process, so that sender and receiver differ.
+    let send = "msgsnd($ARGV[0], pack('l! a*', 1, 'x' x $_), 0) or die $! for 16, 5";
+    let mut sender =
+        Command::new("perl").args(["-e", send, &msg.to_string()]).spawn().expect("perl");
+    assert!(sender.wait().expect("an end").success());
     let mut taken: [u64; 3] = [0; 3];
     let room = 16;
     // SAFETY: there is room for a type and so many bytes.
@@ -170,7 +170,7 @@ fn semaphores_and_queues_are_as_their_system_calls_tell() {
     assert_eq!(queue.messages, told.msg_qnum);
     let pids = (told.msg_lspid.cast_unsigned(), told.msg_lrpid.cast_unsigned());
     assert_eq!((queue.send_pid, queue.receive_pid), pids);
-    assert_eq!(queue.send_pid, std::process::id());
+    assert_eq!((queue.send_pid, queue.receive_pid), (sender.id(), std::process::id()));
     assert_eq!(queue.sent_unix, Some(told.msg_stime));
     assert_eq!(queue.received_unix, Some(told.msg_rtime));
     assert_eq!(msg_object.changed_unix, Some(told.msg_ctime));
