@@ -210,3 +210,96 @@ fn usage_to_proto(usage: &Usage) -> pb::mount::Usage {
         inodes_used: usage.inodes_used,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::StreamExt as _;
+    use std::fmt::Write as _;
+    use std::fs::{create_dir_all, write};
+    use tonic::Code;
+
+    /// Two devices; the second has more mounts than are shown, all of them gone.
+    fn fixture() -> (tempfile::TempDir, Disks) {
+        let root = tempfile::tempdir().expect("a folder");
+        let (proc, sys) = (root.path().join("proc"), root.path().join("sys"));
+        for (name, numbers, model) in [("vda", "254:0", &b"A\xff"[..]), ("vdb", "254:16", b"B")] {
+            let folder = sys.join("class/block").join(name);
+            create_dir_all(folder.join("device")).expect("a folder");
+            write(folder.join("dev"), numbers).expect("written");
+            write(folder.join("size"), "8").expect("written");
+            write(folder.join("stat"), "1 2 3 4 5 6 7 8 9 10 11").expect("written");
+            write(folder.join("device/model"), model).expect("written");
+        }
+        let mut table = "1 0 254:0 / /nonexistent/a\\040b rw - ext4 /dev/vda rw\n\
+            2 0 0:9 / /nonexistent/tmp rw - tmpfs tmpfs rw\n\
+            3 0 0:10 / /nonexistent/proc rw - proc proc rw\n"
+            .to_owned();
+        for id in 4..200 {
+            let path = format!("/nonexistent/{id}");
+            writeln!(table, "{id} 0 254:16 / {path} rw - ext4 /dev/vdb rw").expect("a text");
+        }
+        create_dir_all(proc.join("self")).expect("a folder");
+        write(proc.join("self/mountinfo"), table).expect("written");
+        let service = Disks::new(Roots { proc: &proc, sys: &sys });
+        (root, service)
+    }
+
+    async fn disks(
+        service: &Disks,
+        request: pb::ListDisksRequest,
+    ) -> Result<Vec<pb::Disk>, Status> {
+        let answer = service.list_disks(Request::new(request)).await?.into_inner();
+        let parts: Vec<_> = answer.map(|part| part.expect("a part").disks).collect().await;
+        Ok(parts.concat())
+    }
+
+    #[tokio::test]
+    async fn each_device_has_its_own_mounts_and_not_too_many() {
+        let (_root, service) = fixture();
+        let found = disks(&service, pb::ListDisksRequest::default()).await.expect("devices");
+        let names: Vec<_> = found.iter().map(|disk| disk.name.as_str()).collect();
+        assert_eq!(names, ["vda", "vdb"]);
+        assert_eq!(found[0].model, "A\\xff");
+        let paths = |disk: &pb::Disk| -> Vec<String> {
+            disk.mounts.iter().map(|mount| mount.path.clone()).collect()
+        };
+        assert_eq!(paths(&found[0]), ["/nonexistent/a b"]);
+        assert_eq!((paths(&found[1])[0].as_str(), found[1].mounts.len()), ("/nonexistent/4", 100));
+        assert_eq!((found[0].mounts_truncated, found[1].mounts_truncated), (false, true));
+        let mount = &found[0].mounts[0];
+        assert_eq!(mount.error, "no such file or directory");
+        assert_eq!((mount.usage, mount.namespace.as_str()), (None, "agent"));
+        assert_eq!(found[0].rates, None);
+        let io = found[0].io.expect("counters");
+        assert_eq!((io.reads.map(|it| it.bytes), io.discards), (Some(3 * 512), None));
+    }
+
+    #[tokio::test]
+    async fn rates_want_an_interval_and_an_unknown_device_is_not_found() {
+        let (_root, service) = fixture();
+        let name = "vdb".to_owned();
+        let request = pb::ListDisksRequest { name, interval_ms: 1, ..Default::default() };
+        let found = disks(&service, request).await.expect("devices");
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].rates.map(|rates| rates.reads_per_second), Some(0.0));
+        let request = pb::ListDisksRequest { interval_ms: 5_001, ..Default::default() };
+        let refused = disks(&service, request).await.expect_err("too long");
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        let request = pb::ListDisksRequest { name: "sdz".to_owned(), ..Default::default() };
+        assert_eq!(disks(&service, request).await.expect_err("none").code(), Code::NotFound);
+    }
+
+    #[tokio::test]
+    async fn mounts_without_files_are_shown_when_asked_for() {
+        let (_root, service) = fixture();
+        for (all, count) in [(false, 198), (true, 199)] {
+            let request = Request::new(pb::ListMountsRequest { all });
+            let answer = service.list_mounts(request).await.expect("mounts").into_inner();
+            let parts: Vec<_> = answer.map(|part| part.expect("a part").mounts).collect().await;
+            let types: Vec<_> = parts.concat().into_iter().map(|mount| mount.fs_type).collect();
+            assert_eq!(types.len(), count);
+            assert_eq!(types.contains(&"proc".to_owned()), all);
+        }
+    }
+}

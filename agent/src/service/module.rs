@@ -64,3 +64,44 @@ fn module_to_proto(module: Module) -> pb::Module {
         built_in: module.built_in,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::StreamExt as _;
+    use kctl_rpc::ROLE_METADATA;
+    use std::collections::BTreeMap;
+    use std::fs::{Permissions, create_dir_all, set_permissions, write};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[tokio::test]
+    async fn what_only_root_may_read_is_told_to_admins_alone() {
+        let root = tempfile::tempdir().expect("a folder");
+        let folder = root.path().join("sys/module/own/parameters");
+        create_dir_all(&folder).expect("a folder");
+        create_dir_all(root.path().join("proc")).expect("a folder");
+        write(root.path().join("proc/modules"), "own 1 0 - Live 0x0 (OE)\n").expect("written");
+        for (name, mode) in [("public", 0o444), ("secret", 0o600)] {
+            write(folder.join(name), b"x\xc3\n").expect("written");
+            set_permissions(folder.join(name), Permissions::from_mode(mode)).expect("a mode");
+        }
+        let (proc, sys) = (root.path().join("proc"), root.path().join("sys"));
+        let service = Modules::new(Roots { proc: &proc, sys: &sys });
+        for (role, secret) in [("admin", Some("x\\xc3")), ("operator", None), ("viewer", None)] {
+            let mut request = Request::new(pb::ListModulesRequest::default());
+            let role = tonic::metadata::MetadataValue::from_static(role);
+            request.metadata_mut().insert(ROLE_METADATA, role);
+            let answer = service.list_modules(request).await.expect("modules").into_inner();
+            let parts: Vec<_> = answer.map(|part| part.expect("a part")).collect().await;
+            let module = &parts[0].modules[0];
+            let letters: String = module.taint.iter().map(|taint| taint.letter.as_str()).collect();
+            assert_eq!((module.name.as_str(), letters.as_str()), ("own", "OE"));
+            let told: BTreeMap<_, _> = module
+                .parameters
+                .iter()
+                .map(|parameter| (parameter.name.as_str(), parameter.value.as_deref()))
+                .collect();
+            assert_eq!(told, [("public", Some("x\\xc3")), ("secret", secret)].into());
+        }
+    }
+}
