@@ -1,9 +1,13 @@
 //! `kctl disks` over the fleet. The hosts of the lab share one kernel, which the test asks as well.
 
-use std::{collections::BTreeSet, fs, process::Command};
+use std::{collections::BTreeSet, fs, os::fd::AsRawFd as _, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use kctl_e2e::with_lab;
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
 use serde_json::Value;
 
 /// A loop device of the test, detached at its end.
@@ -80,6 +84,41 @@ fn mounts_are_shown_with_how_full_they_are() -> Result<()> {
         ensure!(kinds.contains("proc") && kinds.contains("sysfs"), "{rows}");
         let usual = lab.kctl(&["disks", "--mounts"])?.code(0)?;
         ensure!(usual.stdout.starts_with("HOST") && !usual.stdout.contains("sysfs"), "{usual}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_server_that_is_gone_costs_its_own_mount_alone() -> Result<()> {
+    // The lab inherits the mounts of this thread: nobody else shall meet a file system that hangs.
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    with_lab(2, |lab| {
+        let folder = lab.scratch().join("gone");
+        fs::create_dir(&folder)?;
+        // A FUSE file system whose daemon never answers.
+        let server = fs::File::options().read(true).write(true).open("/dev/fuse")?;
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+        mount(Some("gone"), &folder, Some("fuse"), MsFlags::empty(), Some(options.as_str()))?;
+        let answer = lab.kctl(&["disks", "--mounts", "-o", "json"]);
+        let again = lab.kctl(&["disks", "--mounts", "-o", "json"]);
+        // Before anything can fail: the end of the lab would wait for it.
+        drop(server);
+        nix::mount::umount2(&folder, nix::mount::MntFlags::MNT_DETACH)?;
+        for (answer, why) in [(answer?, "within 500 ms"), (again?, "earlier question")] {
+            let answer = answer.code(0)?;
+            ensure!(answer.elapsed < Duration::from_secs(4), "{answer}");
+            let rows = answer.json()?;
+            for host in [0, 1] {
+                let mounts = rows[host]["mounts"].as_array().context("mounts")?;
+                let find = |path: &str| mounts.iter().find(|mount| mount["path"] == path);
+                let gone = find(folder.to_str().context("text")?).context("not shown")?;
+                ensure!(gone["error"].as_str().is_some_and(|error| error.contains(why)), "{gone}");
+                let root = find("/").context("no root")?;
+                ensure!(root["total_bytes"].as_u64() > Some(0), "{root}");
+            }
+        }
         Ok(())
     })
 }
