@@ -1,4 +1,5 @@
-//! The Linux kernel of one host: the XDP filter, netlink, processes, files of /proc and /sys, and
+//! The Linux kernel of one host: the XDP filter, netlink, processes, files of /proc and /sys, devices,
+//! modules, and
 //! facts of the system.
 //!
 //! It is the only crate that talks to the kernel. It knows prefixes, rules and interfaces; it must

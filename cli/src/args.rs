@@ -3,8 +3,8 @@
 
 use crate::{
     cmd::{
-        block, blocklist, cat, context, cpufreq, hosts, net, protect, ps, stats, sysctl, sysinfo,
-        token, version,
+        block, blocklist, cat, context, cpufreq, disks, hosts, ipc, modules, net, protect, ps,
+        stats, sysctl, sysinfo, token, version,
     },
     connect::Target,
     exit::usage,
@@ -104,6 +104,12 @@ pub(crate) enum Command {
     Sys(sysctl::SysArgs),
     /// Governors and frequencies of processors: read and set
     Cpufreq(cpufreq::CpufreqArgs),
+    /// Block devices and mounts
+    Disks(disks::DisksArgs),
+    /// Kernel modules
+    Modules(modules::ModulesArgs),
+    /// Shared memory, semaphores and message queues
+    Ipc(ipc::IpcArgs),
     /// Links, addresses, routes, neighbours and rules as the kernels have them
     Net(net::NetArgs),
     /// Tokens that hosts join with
@@ -241,6 +247,10 @@ mod tests {
             "kctl net links --host a,b",
             "kctl ps --sort cpu --limit 10 --name web --user 33 --cgroup system.slice -l role=web",
             "kctl sysinfo --interval 1s --host a",
+            "kctl disks --interval 1s --name vda --all --host a",
+            "kctl disks --mounts --all",
+            "kctl modules --name xfs --all -l role=web",
+            "kctl ipc --strict",
             "kctl net routes -6 --table main --interface eth0 -l role=web --strict",
             "kctl cat /proc/meminfo --max-bytes 100 --host a",
             "kctl sysctl get",
@@ -279,6 +289,10 @@ mod tests {
             "kctl hosts -o xml",
             "kctl net",
             "kctl sysinfo --interval 1m",
+            "kctl disks --interval 1m",
+            "kctl disks --mounts --name vda",
+            "kctl disks --mounts --interval 1s",
+            "kctl modules xfs",
             "kctl ps --sort size",
             "kctl ps --limit 0",
             "kctl net routes -4 -6",

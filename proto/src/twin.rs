@@ -66,4 +66,8 @@ twins! {
     SetValueResponse set_value_response,
     ListCpufreqResponse list_cpufreq_response,
     SetCpufreqResponse set_cpufreq_response,
+    ListDisksResponse list_disks_response,
+    ListMountsResponse list_mounts_response,
+    ListModulesResponse list_modules_response,
+    ListIpcResponse list_ipc_response,
 }

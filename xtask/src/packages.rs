@@ -6,10 +6,13 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
 /// Programs that the lab and the tests run, each with its package.
-const LAB: [(&str, &str); 8] = [
+const LAB: [(&str, &str); 11] = [
     ("bpftool", "bpftool"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
+    ("losetup", "mount"),
+    ("lsblk", "util-linux"),
+    ("mkfs.ext4", "e2fsprogs"),
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),
     ("ping", "iputils-ping"),

@@ -4,6 +4,7 @@ use super::cpu::{boot_unix, cpus};
 use super::file::text;
 use super::memory::{self, Memory, Swap};
 use super::pressure::{Pressure, pressure};
+use super::taint::{Taint, taints};
 use crate::error::{Error, ErrorKind, named};
 use std::path::Path;
 
@@ -28,6 +29,8 @@ pub struct System {
     pub load: Load,
     /// Pressure stall information.
     pub pressure: Pressure,
+    /// Why the kernel is tainted; empty for one that is not, `None` where it does not tell.
+    pub taint: Option<Vec<Taint>>,
 }
 
 /// Processors that are online.
@@ -70,6 +73,7 @@ pub fn system(root: &Path) -> Result<System, Error> {
         swap,
         load: load(&text(root, "loadavg")?)?,
         pressure: pressure(root)?,
+        taint: taints(root),
     })
 }
 

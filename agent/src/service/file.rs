@@ -1,6 +1,6 @@
 //! `FileService`: files below /proc and /sys.
 
-use super::process::text;
+use super::text::text;
 use super::thread::{Answers, Parts, Threads};
 use crate::access;
 use crate::rollback::{GUARDED, Rollback};

@@ -4,12 +4,16 @@
 mod blocklist;
 mod chunks;
 mod cpufreq;
+mod disk;
 mod file;
 mod host;
+mod ipc;
+mod module;
 mod netlink;
 mod process;
 mod stats;
 mod system;
+mod text;
 mod thread;
 
 pub(crate) use host::Lifeline;
@@ -18,9 +22,11 @@ use crate::{enforcer::Enforcer, rollback::Rollback};
 use agent_kernel::file::{Roots, Writable};
 use kctl_proto::agent::v1::{
     blocklist_service_server::BlocklistServiceServer, cpufreq_service_server::CpufreqServiceServer,
-    file_service_server::FileServiceServer, host_service_server::HostServiceServer,
-    netlink_service_server::NetlinkServiceServer, process_service_server::ProcessServiceServer,
-    stats_service_server::StatsServiceServer, system_service_server::SystemServiceServer,
+    disk_service_server::DiskServiceServer, file_service_server::FileServiceServer,
+    host_service_server::HostServiceServer, ipc_service_server::IpcServiceServer,
+    module_service_server::ModuleServiceServer, netlink_service_server::NetlinkServiceServer,
+    process_service_server::ProcessServiceServer, stats_service_server::StatsServiceServer,
+    system_service_server::SystemServiceServer,
 };
 use kctl_rpc::MAX_MESSAGE_BYTES;
 use std::sync::Arc;
@@ -43,6 +49,9 @@ pub(crate) async fn routes(
     health.set_serving::<SystemServiceServer<system::Systems>>().await;
     health.set_serving::<FileServiceServer<file::Files>>().await;
     health.set_serving::<CpufreqServiceServer<cpufreq::Processors>>().await;
+    health.set_serving::<DiskServiceServer<disk::Disks>>().await;
+    health.set_serving::<ModuleServiceServer<module::Modules>>().await;
+    health.set_serving::<IpcServiceServer<ipc::Objects>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(kctl_proto::DESCRIPTORS)
         .with_service_name("kctl.agent.v1.HostService")
@@ -53,6 +62,9 @@ pub(crate) async fn routes(
         .with_service_name("kctl.agent.v1.SystemService")
         .with_service_name("kctl.agent.v1.FileService")
         .with_service_name("kctl.agent.v1.CpufreqService")
+        .with_service_name("kctl.agent.v1.DiskService")
+        .with_service_name("kctl.agent.v1.ModuleService")
+        .with_service_name("kctl.agent.v1.IpcService")
         .build_v1()?;
     let blocklist = BlocklistServiceServer::new(blocklist::Blocklist::new(enforcer.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -67,6 +79,9 @@ pub(crate) async fn routes(
         .add_service(SystemServiceServer::new(system::Systems::new(roots.proc.clone())))
         .add_service(FileServiceServer::new(files))
         .add_service(CpufreqServiceServer::new(processors))
+        .add_service(DiskServiceServer::new(disk::Disks::new(roots)))
+        .add_service(ModuleServiceServer::new(module::Modules::new(roots)))
+        .add_service(IpcServiceServer::new(ipc::Objects::new(roots)))
         .add_service(health_service)
         .add_service(reflection))
 }

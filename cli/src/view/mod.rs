@@ -3,9 +3,12 @@
 
 pub(crate) mod change;
 pub(crate) mod cpufreq;
+pub(crate) mod disk;
 pub(crate) mod entry;
 pub(crate) mod file;
 pub(crate) mod host;
+pub(crate) mod ipc;
+pub(crate) mod module;
 pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod read;
@@ -93,6 +96,11 @@ pub(crate) fn some(text: String) -> Option<String> {
 /// An optional number for people.
 pub(crate) fn cell<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
+}
+
+/// Two digits after the point are more than anybody measures.
+pub(crate) fn hundredths(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
 }
 
 /// A size for people: `512B`, `1.7M`, `12G`.

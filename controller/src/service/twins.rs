@@ -54,6 +54,16 @@ twins! {
     SystemService system_service_server system_service_client SystemServiceClient {
         read get_system GetSystemStream GetSystemRequest GetSystemResponse,
     }
+    DiskService disk_service_server disk_service_client DiskServiceClient {
+        read list_disks ListDisksStream ListDisksRequest ListDisksResponse,
+        read list_mounts ListMountsStream ListMountsRequest ListMountsResponse,
+    }
+    ModuleService module_service_server module_service_client ModuleServiceClient {
+        read list_modules ListModulesStream ListModulesRequest ListModulesResponse,
+    }
+    IpcService ipc_service_server ipc_service_client IpcServiceClient {
+        read list_ipc ListIpcStream ListIpcRequest ListIpcResponse,
+    }
     FileService file_service_server file_service_client FileServiceClient {
         read read_file ReadFileStream ReadFileRequest ReadFileResponse,
         read list_values ListValuesStream ListValuesRequest ListValuesResponse,
