@@ -1,9 +1,13 @@
 //! The counters of CPU, memory, network and disks.
 
+use agent_kernel::netlink::links;
+use agent_kernel::proc::{cpu_times, load, memory};
+use agent_kernel::sys::sample;
 use criterion::Criterion;
 use std::hint::black_box;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// In a network namespace of our own.
@@ -72,6 +76,17 @@ pub(crate) fn bench(criterion: &mut Criterion) {
     let _exporter = Exporter::start();
     let mut stream = TcpStream::connect(ADDRESS).expect("connected");
     let mut group = criterion.benchmark_group("counters");
+    let root = Path::new("/proc");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    group.bench_function("kctl", |bencher| {
+        bencher.iter(|| {
+            black_box(cpu_times(root).expect("times"));
+            black_box(memory(root).expect("memory"));
+            black_box(load(root).expect("load"));
+            black_box(sample(root).expect("disks"));
+            black_box(runtime.block_on(links(None)).expect("links").count())
+        });
+    });
     group.bench_function("bare read", |bencher| bencher.iter(|| black_box(bare())));
     group.bench_function("node_exporter scrape", |bencher| {
         bencher.iter(|| black_box(scrape(&mut stream)));

@@ -87,7 +87,7 @@ fn diskstats(name: &str) -> Vec<u64> {
 #[test]
 fn counters_and_rates_are_those_of_diskstats() {
     let looped = Loop::new(8 * MIB);
-    let root = Path::new(SYS);
+    let root = Path::new("/proc");
     let (major, minor) = {
         let disk = &list(looped.name(), false)[looped.name()];
         (disk.major, disk.minor)

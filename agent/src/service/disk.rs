@@ -51,10 +51,10 @@ impl DiskService for Disks {
         let query = DiskQuery { name: request.name, all: request.all };
         let mut samples = None;
         if !interval.is_zero() {
-            let root = self.sys_root.clone();
+            let root = self.proc_root.clone();
             let before = blocking(move || sys::sample(&root)).await?;
             tokio::time::sleep(interval).await;
-            let root = self.sys_root.clone();
+            let root = self.proc_root.clone();
             samples = Some((before, blocking(move || sys::sample(&root)).await?));
         }
         let (sys_root, proc_root) = (self.sys_root.clone(), self.proc_root.clone());
@@ -240,6 +240,8 @@ mod tests {
             writeln!(table, "{id} 0 254:16 / {path} rw - ext4 /dev/vdb rw").expect("a text");
         }
         create_dir_all(proc.join("self")).expect("a folder");
+        let stats = " 254 0 vda 1 2 3 4 5 6 7 8 9 10 11\n 254 16 vdb 1 2 3 4 5 6 7 8 9 10 11\n";
+        write(proc.join("diskstats"), stats).expect("written");
         write(proc.join("self/mountinfo"), table).expect("written");
         let service = Disks::new(&Roots { proc, sys });
         (root, service)

@@ -1,8 +1,7 @@
 //! What a block device did, and how fast (the kernel's admin-guide/iostats.rst and block/stat.rst).
 
-use super::{SECTOR_BYTES, class, numbers};
-use crate::error::Error;
-use crate::sys::file::{names, word};
+use super::SECTOR_BYTES;
+use crate::error::{Error, named};
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -42,8 +41,16 @@ pub struct Counters {
 impl Counters {
     /// From the text of `stat`: 11, 15 or 17 numbers.
     pub(super) fn parse(stat: &str) -> Option<Self> {
-        let numbers: Vec<u64> =
-            stat.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+        Self::of(stat.split_ascii_whitespace())
+    }
+
+    fn of<'a>(words: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let (mut numbers, mut count) = ([0; 17], 0);
+        for (number, word) in numbers.iter_mut().zip(words) {
+            *number = word.parse().ok()?;
+            count += 1;
+        }
+        let numbers = &numbers[..count];
         let operations = |at: usize| {
             let numbers = numbers.get(at..at + 4)?;
             Some(Operations {
@@ -120,15 +127,22 @@ pub struct Sample {
     counters: HashMap<(u32, u32), Counters>,
 }
 
-/// Reads the counters of every block device below a sysfs mount.
+/// Reads the counters of every block device, from `diskstats` below a procfs mount.
 pub fn sample(root: &Path) -> Result<Sample, Error> {
-    let class = class(root)?;
+    let path = root.join("diskstats");
+    let failed = |error| Error::io(named("file", path.display()), error);
     let at = Instant::now();
-    let counters = names(&class).into_iter().filter_map(|name| {
-        let folder = class.join(name);
-        Some((numbers(&folder)?, Counters::parse(&word(&folder, "stat")?)?))
-    });
-    Ok(Sample { at, counters: counters.collect() })
+    let text = std::fs::read_to_string(&path).map_err(failed)?;
+    // A line of another form is another device's.
+    Ok(Sample { at, counters: text.lines().filter_map(line).collect() })
+}
+
+/// `254 0 vda 10 1 20 …`
+fn line(line: &str) -> Option<((u32, u32), Counters)> {
+    let mut words = line.split_ascii_whitespace();
+    let (major, minor) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    words.next()?;
+    Some(((major, minor), Counters::of(words)?))
 }
 
 impl Sample {
@@ -164,6 +178,9 @@ mod tests {
         let discards = Some(operations(11, 3, 12 * 512, 13));
         let expected = Counters { discards, flushes: Some((14, 15)), ..expected };
         assert_eq!(Counters::parse(new), Some(expected));
+        let parsed = line(" 254       3 vda3 10 1 20 30 40 2 50 60 7 80 90");
+        assert_eq!(parsed, Some(((254, 3), old)));
+        assert_eq!(line("254 3 vda3"), None);
         for bad in ["", "1 2 3", "1 2 3 4 5 6 7 8 9 10 x"] {
             assert_eq!(Counters::parse(bad), None, "{bad}");
         }
