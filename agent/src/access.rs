@@ -51,6 +51,23 @@ pub(crate) fn secret<T>(request: &Request<T>, what: &str) -> Result<(), Status> 
     }
 }
 
+/// Refuses what only operators and admins do. `what` is the object, for the error.
+pub(crate) fn operate<T>(request: &Request<T>, what: &str) -> Result<(), Status> {
+    match role(request) {
+        Role::Operator | Role::Admin => Ok(()),
+        Role::Viewer => Err(Status::permission_denied(format!(
+            "{what}: it wants the role operator; yours is {}",
+            Role::Viewer.name()
+        ))),
+    }
+}
+
+/// Who calls, for the log: `local:UID` on the socket, else the controller, which knows the person.
+pub(crate) fn who<T>(request: &Request<T>) -> String {
+    let unix = request.extensions().get::<Arc<Peer>>().and_then(|peer| peer.unix);
+    unix.map_or_else(|| "controller".to_owned(), |peer| format!("local:{}", peer.uid))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +107,9 @@ mod tests {
                 let role = tonic::metadata::MetadataValue::from_static(role);
                 request.metadata_mut().insert(ROLE_METADATA, role);
             }
+            assert_eq!(operate(&request, "signal").is_ok(), role(&request) != Role::Viewer);
+            let expected = unix.map_or("controller".to_owned(), |uid| format!("local:{uid}"));
+            assert_eq!(who(&request), expected);
             (role(&request), secret(&request, "file \"/proc/1/environ\"").is_ok())
         };
         assert_eq!(called(Some(0), None), (Role::Admin, true));

@@ -8,15 +8,16 @@ use super::clock::Clock;
 use super::file::{open_folder, read_at};
 use super::process::{Order, Process, Query};
 use super::stat::Stat;
-use super::user::Users;
+use super::user::Names;
 use crate::error::{Error, ErrorKind, named};
 use nix::errno::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Instant;
 
 /// Longer command lines are cut: some hold a whole configuration, and hundreds go into one message.
-const LONGEST_COMMAND: usize = 4 << 10;
+pub(super) const LONGEST_COMMAND: usize = 4 << 10;
 /// `stat` is a few hundred bytes, a cgroup's path at most `PATH_MAX` for each hierarchy.
 const LONGEST_FILE: usize = 64 << 10;
 
@@ -25,7 +26,7 @@ const LONGEST_FILE: usize = 64 << 10;
 pub struct Processes {
     folder: OwnedFd,
     clock: Clock,
-    users: Users,
+    users: Names,
     query: Query,
     left: usize,
     candidates: std::vec::IntoIter<Candidate>,
@@ -45,12 +46,12 @@ pub fn processes(root: &Path, query: Query) -> Result<Processes, Error> {
         pids.sort_unstable();
         pids.into_iter().map(Candidate::Pid).collect()
     } else {
-        ranked(&folder, pids, query.order, &clock, &mut buffer)?
+        ranked(&folder, pids, &query, &clock, &mut buffer)?
     };
     Ok(Processes {
         folder,
         clock,
-        users: Users::of_host(root),
+        users: Names::of_users(root),
         left: query.limit.unwrap_or(usize::MAX),
         query,
         candidates: candidates.into_iter(),
@@ -78,7 +79,15 @@ impl Iterator for Processes {
 enum Candidate {
     Pid(u32),
     /// With the numbers that gave it its place.
-    Ranked(Stat),
+    Ranked(Stat, f64),
+}
+
+/// Since the query's sample, or since the start.
+fn cpu_percent(query: &Query, clock: &Clock, stat: &Stat) -> f64 {
+    match &query.since {
+        Some(sample) => sample.percent(stat, Instant::now()),
+        None => clock.cpu_percent(stat),
+    }
 }
 
 impl Processes {
@@ -86,16 +95,21 @@ impl Processes {
     fn read(&mut self, candidate: Candidate) -> Result<Option<Process>, Error> {
         let pid = match &candidate {
             Candidate::Pid(pid) => *pid,
-            Candidate::Ranked(stat) => stat.pid,
+            Candidate::Ranked(stat, _) => stat.pid,
         };
         let Some(folder) = alive(pid, open_folder(&self.folder, &pid.to_string()))? else {
             return Ok(None);
         };
         let Some(now) = read_stat(&folder, pid, &mut self.buffer)? else { return Ok(None) };
-        let mut stat = match candidate {
-            Candidate::Pid(_) => now,
-            Candidate::Ranked(stat) if stat.start_ticks == now.start_ticks => stat,
-            Candidate::Ranked(_) => return Ok(None),
+        let (mut stat, cpu_percent) = match candidate {
+            Candidate::Pid(_) => {
+                let percent = cpu_percent(&self.query, &self.clock, &now);
+                (now, percent)
+            }
+            Candidate::Ranked(stat, percent) if stat.start_ticks == now.start_ticks => {
+                (stat, percent)
+            }
+            Candidate::Ranked(..) => return Ok(None),
         };
         if self.query.order != Order::Rss {
             read_rss(&folder, &mut stat, &mut self.buffer)?;
@@ -104,7 +118,8 @@ impl Processes {
         else {
             return Ok(None);
         };
-        // The folder belongs to the effective user, whether or not the process may be traced.
+        // The folder belongs to the effective user, also where the files in it belong to root because the
+        // process may not be traced (the kernel's task_dump_owner): no need of the slow `status`.
         let uid = owner.st_uid;
         let user = self.users.name(uid);
         let wanted = &self.query.user;
@@ -129,7 +144,7 @@ impl Processes {
             user,
             state: stat.state,
             threads: stat.threads,
-            cpu_percent: self.clock.cpu_percent(&stat),
+            cpu_percent,
             rss_bytes: stat.rss_pages.saturating_mul(self.clock.page_bytes),
             vsz_bytes: stat.vsz_bytes,
             start_unix_ms: self.clock.start_unix_ms(&stat),
@@ -162,7 +177,7 @@ struct CommandLine {
 }
 
 /// The arguments of `cmdline`. A process that wrote its own title there leaves NULs behind it.
-fn split(cmdline: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn split(cmdline: &[u8]) -> Vec<Vec<u8>> {
     let Some(last) = cmdline.iter().rposition(|&byte| byte != 0) else { return Vec::new() };
     cmdline[..=last].split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
 }
@@ -178,7 +193,7 @@ fn contains(text: &[u8], part: &str) -> bool {
     part.is_empty() || text.windows(part.len()).any(|window| window == part)
 }
 
-fn pids(root: &Path) -> io::Result<Vec<u32>> {
+pub(super) fn pids(root: &Path) -> io::Result<Vec<u32>> {
     let mut pids = Vec::new();
     for entry in std::fs::read_dir(root)? {
         pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
@@ -190,10 +205,11 @@ fn pids(root: &Path) -> io::Result<Vec<u32>> {
 fn ranked(
     folder: &OwnedFd,
     pids: Vec<u32>,
-    order: Order,
+    query: &Query,
     clock: &Clock,
     buffer: &mut Vec<u8>,
 ) -> Result<Vec<Candidate>, Error> {
+    let order = query.order;
     let mut stats = Vec::with_capacity(pids.len());
     for pid in pids {
         let Some(folder) = alive(pid, open_folder(folder, &pid.to_string()))? else { continue };
@@ -201,21 +217,26 @@ fn ranked(
         if order == Order::Rss {
             read_rss(&folder, &mut stat, buffer)?;
         }
-        stats.push(stat);
+        let percent = cpu_percent(query, clock, &stat);
+        stats.push((stat, percent));
     }
-    stats.sort_unstable_by(|a, b| {
+    stats.sort_unstable_by(|(a, a_percent), (b, b_percent)| {
         let first = match order {
             Order::Pid => std::cmp::Ordering::Equal,
-            Order::Cpu => clock.cpu_percent(b).total_cmp(&clock.cpu_percent(a)),
+            Order::Cpu => b_percent.total_cmp(a_percent),
             Order::Rss => b.rss_pages.cmp(&a.rss_pages),
             Order::Start => b.start_ticks.cmp(&a.start_ticks),
         };
         first.then(a.pid.cmp(&b.pid))
     });
-    Ok(stats.into_iter().map(Candidate::Ranked).collect())
+    Ok(stats.into_iter().map(|(stat, percent)| Candidate::Ranked(stat, percent)).collect())
 }
 
-fn read_stat(folder: &OwnedFd, pid: u32, buffer: &mut Vec<u8>) -> Result<Option<Stat>, Error> {
+pub(super) fn read_stat(
+    folder: &OwnedFd,
+    pid: u32,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<Stat>, Error> {
     if alive(pid, read_at(folder, "stat", buffer, LONGEST_FILE))?.is_none() {
         return Ok(None);
     }

@@ -52,7 +52,8 @@ impl SystemService for Systems {
     }
 }
 
-fn interval(ms: u32) -> Result<Duration, Status> {
+/// How long to watch, of what a request says.
+pub(super) fn interval(ms: u32) -> Result<Duration, Status> {
     match ms {
         0 => Ok(Duration::from_millis(INTERVAL_MS.into())),
         1..=LONGEST_INTERVAL_MS => Ok(Duration::from_millis(ms.into())),
