@@ -2,7 +2,10 @@
 //! and environment and does nothing with them.
 
 use crate::{
-    cmd::{block, blocklist, context, hosts, net, protect, ps, stats, sysinfo, token, version},
+    cmd::{
+        block, blocklist, context, hosts, net, proc, protect, ps, signal, stats, sysinfo, token,
+        version,
+    },
     connect::Target,
     exit::usage,
     output::Format,
@@ -91,6 +94,10 @@ pub(crate) enum Command {
     Stats(stats::StatsArgs),
     /// Processes
     Ps(ps::PsArgs),
+    /// One process: its status, memory, open files, environment, limits, namespaces
+    Proc(proc::ProcArgs),
+    /// Send a signal to one process of one host
+    Signal(signal::SignalArgs),
     /// Kernel, processors, memory and load
     Sysinfo(sysinfo::SysinfoArgs),
     /// Links, addresses, routes, neighbours and rules as the kernels have them
@@ -224,6 +231,12 @@ mod tests {
             "kctl net neigh --all -4 --interface eth0",
             "kctl net links --host a,b",
             "kctl ps --sort cpu --limit 10 --name web --user 33 --cgroup system.slice -l role=web",
+            "kctl ps --sort cpu --interval 1s",
+            "kctl proc 7",
+            "kctl proc 7 maps --usage --host a,b",
+            "kctl proc 7 fds -l role=web --strict -o wide",
+            "kctl signal 7 TERM --host a --comm web",
+            "kctl signal 7 rtmin+3 --host a --start-time 2026-01-02T03:04:05.670Z",
             "kctl sysinfo --interval 1s --host a",
             "kctl net routes -6 --table main --interface eth0 -l role=web --strict",
             "kctl token create --ttl 10m --uses 3 --host web-1",
@@ -255,6 +268,18 @@ mod tests {
             "kctl sysinfo --interval 1m",
             "kctl ps --sort size",
             "kctl ps --limit 0",
+            "kctl ps --interval 6s",
+            "kctl proc",
+            "kctl proc 0",
+            "kctl proc 7 stack-of-books",
+            "kctl signal 7 --host a",
+            "kctl signal 0 TERM --host a",
+            "kctl signal 7 NONE --host a",
+            "kctl signal 7 TERM --host a,b",
+            "kctl signal 7 TERM --host a --host b",
+            "kctl signal 7 TERM --all-hosts",
+            "kctl signal 7 TERM -l role=web",
+            "kctl signal 7 TERM --host a --start-time yesterday",
             "kctl net routes -4 -6",
         ] {
             let error = parse(line).expect_err(line);

@@ -8,9 +8,11 @@ pub(crate) mod hosts;
 mod input;
 pub(crate) mod net;
 mod prefixes;
+pub(crate) mod proc;
 pub(crate) mod protect;
 pub(crate) mod ps;
 mod read;
+pub(crate) mod signal;
 pub(crate) mod stats;
 pub(crate) mod sysinfo;
 pub(crate) mod token;
@@ -33,6 +35,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Protect(args) => protect::run(global, args).await,
         Command::Stats(args) => stats::run(global, &args).await,
         Command::Ps(args) => ps::run(global, args).await,
+        Command::Proc(args) => proc::run(global, args).await,
+        Command::Signal(args) => signal::run(global, args).await,
         Command::Sysinfo(args) => sysinfo::run(global, args).await,
         Command::Net(args) => net::run(global, args).await,
         Command::Token(args) => token::run(global, args).await,

@@ -5,6 +5,7 @@ pub(crate) mod change;
 pub(crate) mod entry;
 pub(crate) mod host;
 pub(crate) mod net;
+pub(crate) mod proc;
 pub(crate) mod process;
 pub(crate) mod read;
 pub(crate) mod stats;
