@@ -1,7 +1,7 @@
 //! `/proc/PID/environ`, as in proc_pid_environ(5).
 
 use super::Handle;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use std::path::Path;
 
 /// No more is read; a process may have up to a quarter of its stack limit.
@@ -28,7 +28,12 @@ pub struct Variable {
 /// Reads it; empty for kernel threads and zombies.
 pub fn environment(root: &Path, pid: u32) -> Result<Environment, Error> {
     let handle = Handle::open(root, pid)?;
-    let (text, truncated) = handle.read("environ", LONGEST)?;
+    let (text, truncated) = match handle.read("environ", LONGEST) {
+        Err(error) if error.kind() == ErrorKind::NotFound && handle.has_no_memory() => {
+            (Vec::new(), false)
+        }
+        read => read?,
+    };
     Ok(Environment { variables: parse(&text), truncated })
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Handle, entry, fields, gone, hex, number};
 use crate::error::Error;
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::fs::File;
@@ -54,7 +55,8 @@ pub struct Usage {
 #[derive(Debug)]
 pub struct Maps {
     handle: Handle,
-    file: BufReader<File>,
+    /// `None` for one without memory.
+    file: Option<BufReader<File>>,
     usage: bool,
     /// Whether it had memory when the list began.
     alive: bool,
@@ -70,10 +72,12 @@ pub fn maps(root: &Path, pid: u32, usage: bool) -> Result<Maps, Error> {
     let handle = Handle::open(root, pid)?;
     let alive = handle.stat()?.state != 'Z';
     let name = if usage { "smaps" } else { "maps" };
-    let file = openat(&handle.folder, name, OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(|error| handle.failed(name, error.into()))?;
-    let file = BufReader::new(File::from(file));
-    Ok(Maps { handle, file, usage, alive, line: Vec::new(), begun: None, over: false })
+    let (file, over) = match openat(&handle.folder, name, OFlag::O_CLOEXEC, Mode::empty()) {
+        Ok(file) => (Some(BufReader::new(File::from(file))), false),
+        Err(Errno::ESRCH) if handle.has_no_memory() => (None, true),
+        Err(error) => return Err(handle.failed(name, error.into())),
+    };
+    Ok(Maps { handle, file, usage, alive, line: Vec::new(), begun: None, over })
 }
 
 impl Iterator for Maps {
@@ -93,7 +97,8 @@ impl Maps {
     fn read(&mut self) -> Result<Option<Map>, Error> {
         loop {
             self.line.clear();
-            let read = self.file.read_until(b'\n', &mut self.line);
+            let Some(file) = &mut self.file else { return Ok(None) };
+            let read = file.read_until(b'\n', &mut self.line);
             if read.map_err(|error| super::failed(self.handle.pid, error))? == 0 {
                 return match self.begun.take() {
                     Some(last) => Ok(Some(last)),

@@ -77,6 +77,11 @@ impl Handle {
         Stat::parse(&line).ok_or_else(|| self.odd("stat"))
     }
 
+    /// Kernel threads and zombies: newer kernels then say that a file of its memory has no process.
+    fn has_no_memory(&self) -> bool {
+        self.stat().is_ok_and(|stat| stat.kernel_thread || matches!(stat.state, 'Z' | 'X'))
+    }
+
     /// For a file of a form that nobody knows.
     fn odd(&self, file: &str) -> Error {
         let why = format!("its {file} file has another form");

@@ -165,7 +165,7 @@ fn no_process(root: &Path, pid: u32) -> Error {
 fn refuse(root: &Path, stat: &Stat) -> Result<(), Error> {
     let own = std::fs::read_link(root.join("self")).unwrap_or_default();
     let why = if stat.pid == 1 {
-        "process 1 is not signalled: the host, or the container, would go down"
+        "it is the first one; the host, or its container, would go down with it"
     } else if own == Path::new(&stat.pid.to_string()) {
         "it is the agent itself; stop it on the host"
     } else if stat.kernel_thread {

@@ -1,85 +1,14 @@
-//! Processes and the system against ps(1), and against /proc read by the test. Only processes that the
-//! test started are looked at: the machine has others. Apart from the other kernel tests, because the
-//! end of many children is a signal, and the kernel gives up to verify a program when one comes.
+//! Listings against ps(1).
 
-use agent_kernel::proc::{Order, Process, Query, cpu_times, processes, system};
+use crate::support::{Children, PROC, listed, now, ps, within};
+use agent_kernel::proc::{Order, Process, Query, cpu_sample, processes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-const PROC: &str = "/proc";
-
-/// Processes of the test, killed at its end.
-#[derive(Default)]
-struct Children(Vec<Child>);
-
-impl Children {
-    fn start(&mut self, command: &mut Command) -> u32 {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("starts");
-        let pid = child.id();
-        self.0.push(child);
-        pid
-    }
-
-    fn pids(&self) -> BTreeSet<u32> {
-        self.0.iter().map(Child::id).collect()
-    }
-}
-
-impl Drop for Children {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn listed(query: Query) -> BTreeMap<u32, Process> {
-    let all = processes(Path::new(PROC), query).expect("a listing");
-    all.map(|process| process.map(|process| (process.pid, process)).expect("a process")).collect()
-}
-
-/// One line of ps for each process: its columns, split at blanks.
-fn ps(pids: &BTreeSet<u32>, columns: &str) -> BTreeMap<u32, Vec<String>> {
-    let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    let text = run(&format!("ps -ww -o pid=,{columns} -p {pids}"));
-    text.lines()
-        .map(|line| {
-            let mut words = line.split_whitespace().map(str::to_owned);
-            let pid = words.next().expect("a pid").parse().expect("a number");
-            (pid, words.collect())
-        })
-        .collect()
-}
-
-/// Waits for a condition.
-fn within(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::yield_now();
-    }
-}
-
-/// Runs a command of words without blanks that must succeed; what it said.
-fn run(line: &str) -> String {
-    let mut words = line.split_whitespace();
-    let output = Command::new(words.next().expect("a program")).args(words).output().expect(line);
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
-
-/// Since 1970.
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is set")
-}
 
 #[test]
 fn many_sleepers_are_those_that_ps_shows() {
@@ -209,35 +138,44 @@ fn a_storm_of_processes_is_no_error() {
 }
 
 #[test]
-fn the_system_is_as_proc_tells() {
-    let root = Path::new(PROC);
-    let ours = system(root).expect("a system");
-    let nproc = run("getconf _NPROCESSORS_ONLN");
-    assert_eq!(ours.cpus.count.to_string(), nproc.trim());
-    assert_eq!(ours.kernel, run("uname -r").trim());
-    assert_eq!(ours.kernel_version, run("uname -v").trim());
-    let meminfo = std::fs::read_to_string("/proc/meminfo").expect("text");
-    let kib = |key: &str| -> u64 {
-        let line = meminfo.lines().find(|line| line.starts_with(key)).expect(key);
-        line.split_whitespace().nth(1).expect("a value").parse().expect("a number")
+fn a_share_of_an_interval_is_that_of_the_interval() {
+    let mut children = Children::default();
+    let busy = children.start(Command::new("sh").args(["-c", "while :; do :; done"]));
+    let gone = children.start(Command::new("sleep").arg("1000"));
+    // One that was busy for long and rests now.
+    let rests = children.start(Command::new("sh").args(["-c", "while :; do :; done"]));
+    let used = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+        let fields: Vec<_> = stat.split_whitespace().collect();
+        fields[13].parse::<u64>().expect("ticks")
     };
-    assert_eq!(ours.memory.total_bytes, kib("MemTotal:") * 1_024);
-    assert_eq!(ours.swap.total_bytes, kib("SwapTotal:") * 1_024);
-    assert!(ours.memory.available_bytes <= ours.memory.total_bytes);
-    let booted = now().as_secs_f64() - ours.uptime_seconds;
-    #[expect(clippy::cast_precision_loss, reason = "a time of this century")]
-    let told = ours.boot_unix_ms as f64 / 1e3;
-    assert!((booted - told).abs() < 2.0, "{booted} {told}");
-    assert_eq!(ours.pressure.memory.is_some(), Path::new("/proc/pressure/memory").exists());
-
-    let before = cpu_times(root).expect("times");
-    within("time passes", || {
-        let shares = cpu_times(root).expect("times").since(&before);
-        let total = shares.user_percent
-            + shares.system_percent
-            + shares.idle_percent
-            + shares.iowait_percent
-            + shares.steal_percent;
-        total > 99.9 && total < 100.1
-    });
+    within("both used time", || used(busy) >= 20 && used(rests) >= 20);
+    let signal = |pid: u32, signal| {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+        nix::sys::signal::kill(pid, signal).expect("signalled");
+    };
+    signal(rests, nix::sys::signal::Signal::SIGSTOP);
+    within("it rests", || listed(Query::default()).get(&rests).is_some_and(|it| it.state == 'T'));
+    let sample = cpu_sample(Path::new(PROC)).expect("a sample");
+    let before = used(busy);
+    signal(gone, nix::sys::signal::Signal::SIGKILL);
+    let new = children.start(Command::new("sh").args(["-c", "while :; do :; done"]));
+    within("time passes", || used(busy) >= before + 20 && used(new) >= 10);
+    let query = || Query { order: Order::Cpu, since: Some(sample.clone()), ..Query::default() };
+    let ours = listed(query());
+    for pid in [busy, new] {
+        let percent = ours[&pid].cpu_percent;
+        assert!(percent > 5.0 && percent <= 110.0, "{:?}", ours[&pid]);
+    }
+    assert!(ours[&rests].cpu_percent < 1e-9, "{:?}", ours[&rests]);
+    // Over its life it was busier than that.
+    let life = listed(Query::default());
+    assert!(life[&rests].cpu_percent > 1.0, "{:?}", life[&rests]);
+    assert!(ours.get(&gone).is_none_or(|it| it.state == 'Z'));
+    // The busiest come first, by the share of the interval.
+    let first: Vec<_> = processes(Path::new(PROC), query())
+        .expect("a listing")
+        .map(|process| process.expect("a process").cpu_percent)
+        .collect();
+    assert!(first.is_sorted_by(|a, b| a >= b), "{first:?}");
 }
