@@ -6,7 +6,10 @@ use crate::{
     connect::Target,
     exit::{Exit, usage},
     output::{note, plain},
-    view::proc::{SignalledView, StatusView},
+    view::{
+        proc::{SignalledView, StatusView},
+        process::shortened,
+    },
 };
 use clap::Args;
 use jiff::Timestamp;
@@ -78,14 +81,15 @@ pub(crate) async fn run(global: &Global, args: SignalArgs) -> anyhow::Result<Exi
 
 /// Shows the process and asks.
 async fn confirmed(host: &str, process: &StatusView, signal: &str) -> anyhow::Result<bool> {
-    note(&format!(
+    // In one line: a process may have line feeds in its name, and tell what it likes behind them.
+    note(&plain(&format!(
         "{host}: process {} ({}) of user {}, started {}: {}",
         process.pid,
         process.comm,
         process.user(),
         process.start_time.as_deref().unwrap_or("at an unknown time"),
-        process.command,
-    ));
+        shortened(&process.command),
+    )));
     let mut out = stderr().lock();
     write!(out, "send it {}? [y/N] ", plain(signal))?;
     out.flush()?;
