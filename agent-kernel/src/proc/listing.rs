@@ -272,12 +272,12 @@ fn read_cgroup(
     Ok(read_stat(folder, pid, buffer)?.map(|_| None))
 }
 
-/// `None` when the process has ended.
+/// `None` when the process has ended, or is hidden from the agent (hidepid in proc(5)).
 fn alive<T>(pid: u32, result: io::Result<T>) -> Result<Option<T>, Error> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOENT | Errno::ESRCH) => Ok(None),
+            Some(Errno::ENOENT | Errno::ESRCH | Errno::EPERM | Errno::EACCES) => Ok(None),
             _ => Err(Error::io(named("process", pid), error)),
         },
     }
@@ -393,6 +393,18 @@ mod tests {
         // Without cgroups.
         fs::remove_file(fixture.0.path().join("7/cgroup")).expect("removed");
         assert_eq!(fixture.list(Query::default())[0].cgroup, None);
+        // With fields that are not known yet, and as old as procfs is.
+        let old = "7 (web) S 1 1 1 0 -1 0 0 0 0 0 1 0 0 0 20 0 2 0 1 8192 3";
+        for line in [format!("{old}\n"), format!("{old}{}\n", " 18446744073709551615".repeat(60))] {
+            fixture.file(7, "stat", line.as_bytes());
+            assert_eq!(fixture.list(Query::default())[0].vsz_bytes, 8_192, "{line}");
+        }
+        // A statm that tells nothing leaves what stat says.
+        let page = sysconf(nix::unistd::SysconfVar::PAGE_SIZE, 4_096);
+        for statm in [&b""[..], b"odd\n", b"1 x 2\n"] {
+            fixture.file(7, "statm", statm);
+            assert_eq!(fixture.list(Query::default())[0].rss_bytes, 3 * page);
+        }
         // A stat of another form is an error that names the process.
         fixture.file(7, "stat", b"7 web S\n");
         let mut listed = processes(fixture.0.path(), Query::default()).expect("a listing");

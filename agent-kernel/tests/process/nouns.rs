@@ -310,3 +310,32 @@ fn who_is_gone_is_not_found_and_a_zombie_has_nothing() {
     let error = pid::status(root, 4_194_305).expect_err("beyond the last id");
     assert_eq!(error.to_string(), "process \"4194305\": no such process");
 }
+
+#[test]
+fn a_storm_of_processes_is_told_or_gone() {
+    let root = Path::new(PROC);
+    let (mut told, mut gone) = (0, 0);
+    let mut count = |outcome: Result<usize, agent_kernel::Error>| match outcome {
+        Ok(_) => told += 1,
+        Err(error) if error.kind() == ErrorKind::NotFound => gone += 1,
+        Err(error) => panic!("{error}"),
+    };
+    for _ in 0..200 {
+        // It ends while it is read, and somebody else reaps it.
+        let mut child = Command::new("true").spawn().expect("starts");
+        let pid = child.id();
+        let reaper = std::thread::spawn(move || child.wait());
+        let collected = |fds: pid::Fds| fds.collect::<Result<Vec<_>, _>>().map(|all| all.len());
+        count(pid::fds(root, pid).and_then(collected));
+        let collected = |maps: pid::Maps| maps.collect::<Result<Vec<_>, _>>().map(|all| all.len());
+        count(pid::maps(root, pid, true).and_then(collected));
+        count(pid::status(root, pid).map(|status| status.args.len()));
+        count(pid::environment(root, pid).map(|it| it.variables.len()));
+        count(pid::limits(root, pid).map(|it| it.len()));
+        count(pid::io(root, pid).map(|_| 0));
+        count(pid::cgroups(root, pid).map(|it| it.len()));
+        count(pid::namespaces(root, pid).map(|it| it.len()));
+        reaper.join().expect("no panic").expect("reaped");
+    }
+    assert!(told > 0 && gone > 0, "{told} {gone}");
+}
