@@ -387,6 +387,17 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_gone_or_hidden_is_no_error() {
+        // Of a folder that is gone, of a process that ended after it was opened, and of a hidden one.
+        for gone in [Errno::ENOENT, Errno::ESRCH, Errno::EPERM, Errno::EACCES] {
+            let read = alive(7, Err::<(), _>(gone.into())).expect("no error");
+            assert!(read.is_none(), "{gone}");
+        }
+        let error = alive(7, Err::<(), _>(Errno::EIO.into())).expect_err("an error");
+        assert!(error.to_string().starts_with("process \"7\""), "{error}");
+    }
+
+    #[test]
     fn odd_kernels_are_read() {
         let fixture = Fixture::new();
         fixture.process(7, "web", 1, 1, 1);

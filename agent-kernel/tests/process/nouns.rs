@@ -294,6 +294,16 @@ fn who_is_gone_is_not_found_and_a_zombie_has_nothing() {
         assert!(!pid::cgroups(root, pid).expect("cgroups").is_empty());
         pid::namespaces(root, pid).expect("namespaces");
     }
+    // One that is not reaped yet has ended all the same.
+    let mut child = Command::new("sleep").arg("1000").spawn().expect("starts");
+    let unread = pid::maps(root, child.id(), false).expect("maps");
+    child.kill().expect("killed");
+    within("it is a zombie", || {
+        pid::status(root, child.id()).is_ok_and(|status| status.state == 'Z')
+    });
+    let unread: Result<Vec<_>, _> = unread.collect();
+    child.wait().expect("reaped");
+    assert_eq!(unread.expect_err("it has ended").kind(), ErrorKind::NotFound);
     let mut maps = {
         let mut child = Command::new("sleep").arg("1000").spawn().expect("starts");
         let maps = pid::maps(root, child.id(), false).expect("maps");
