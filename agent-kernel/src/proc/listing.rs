@@ -5,6 +5,7 @@
 
 use super::cgroup;
 use super::clock::Clock;
+use super::command::{LONGEST_COMMAND, program, split};
 use super::file::{open_folder, read_at};
 use super::process::{Order, Process, Query};
 use super::stat::Stat;
@@ -16,8 +17,6 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 
-/// Longer command lines are cut: some hold a whole configuration, and hundreds go into one message.
-pub(super) const LONGEST_COMMAND: usize = 4 << 10;
 /// `stat` is a few hundred bytes, a cgroup's path at most `PATH_MAX` for each hierarchy.
 const LONGEST_FILE: usize = 64 << 10;
 
@@ -174,18 +173,6 @@ impl Processes {
 struct CommandLine {
     args: Vec<Vec<u8>>,
     truncated: bool,
-}
-
-/// The arguments of `cmdline`. A process that wrote its own title there leaves NULs behind it.
-pub(super) fn split(cmdline: &[u8]) -> Vec<Vec<u8>> {
-    let Some(last) = cmdline.iter().rposition(|&byte| byte != 0) else { return Vec::new() };
-    cmdline[..=last].split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
-}
-
-/// The file name of the program, without its folder.
-fn program(args: &[Vec<u8>]) -> &[u8] {
-    let first = args.first().map(Vec::as_slice).unwrap_or_default();
-    first.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
 }
 
 fn contains(text: &[u8], part: &str) -> bool {
@@ -426,10 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn command_lines_are_split_and_cut() {
-        assert_eq!(split(b"sh\0-c\0\0x\0"), [&b"sh"[..], b"-c", b"", b"x"]);
-        assert_eq!(split(b"nginx: worker\0\0\0\0"), [b"nginx: worker"]);
-        assert!(split(b"").is_empty() && split(b"\0\0").is_empty());
+    fn long_command_lines_are_cut() {
         let fixture = Fixture::new();
         fixture.process(7, "web", 1, 1, 1).file(7, "cmdline", &[b'x'; LONGEST_COMMAND + 1]);
         let [process] = fixture.list(Query::default()).try_into().expect("one");

@@ -5,6 +5,7 @@
 
 mod cgroup;
 mod clock;
+mod command;
 mod cpu;
 mod file;
 mod listing;

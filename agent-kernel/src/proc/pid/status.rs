@@ -4,7 +4,7 @@ use super::{Handle, LONGEST_FILE, entry, fields, hex, lines, number, words};
 use crate::error::Error;
 use crate::proc::cgroup;
 use crate::proc::clock::Clock;
-use crate::proc::listing::{LONGEST_COMMAND, split};
+use crate::proc::command::{LONGEST_COMMAND, split};
 use crate::proc::user::Names;
 use std::collections::HashMap;
 use std::path::Path;

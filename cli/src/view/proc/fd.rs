@@ -157,7 +157,7 @@ impl DetailView {
             }
             Self::Signalfd { signals } => signals.join(","),
             Self::Inotify { watches, truncated } => {
-                format!("{}{} watches", watches.len(), if *truncated { "+" } else { "" })
+                format!("{}{} watched", watches.len(), if *truncated { "+" } else { "" })
             }
             Self::Pidfd { target_pid: Some(pid) } => format!("process {pid}"),
             Self::Pidfd { target_pid: None } => "no process".to_owned(),
