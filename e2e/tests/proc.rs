@@ -24,8 +24,11 @@ impl Sleeper {
         command.args(["--nofile=100:200", "sleep", "1000"]);
         command.env_clear().env("PATH", "/usr/bin:/bin").env("TOKEN", SECRET);
         let sleeper = Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?);
-        until("the process runs its program", SOON, || {
-            Ok(fs::read(format!("/proc/{}/comm", sleeper.0.id()))? == b"sleep\n")
+        // Until it sleeps its memory and counters change.
+        until("the process runs its program, and sleeps", SOON, || {
+            let folder = format!("/proc/{}", sleeper.0.id());
+            let place = fs::read_to_string(format!("{folder}/wchan"))?;
+            Ok(fs::read(format!("{folder}/comm"))? == b"sleep\n" && place.contains("nanosleep"))
         })?;
         Ok(sleeper)
     }

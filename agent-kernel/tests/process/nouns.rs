@@ -19,11 +19,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// Runs its program already.
+/// Runs its program already, and sleeps: until then its memory and counters change.
 fn sleeper(children: &mut Children, command: &mut Command) -> u32 {
     let pid = children.start(command);
-    within("it runs its program", || {
-        fs::read(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == b"sleep\n")
+    within("it sleeps", || {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sleep\n")
+            && fs::read_to_string(format!("/proc/{pid}/wchan"))
+                .is_ok_and(|place| place.contains("nanosleep"))
     });
     pid
 }
