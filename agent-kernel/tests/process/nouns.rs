@@ -332,7 +332,7 @@ fn a_storm_of_processes_is_told_or_gone() {
         Err(error) if error.kind() == ErrorKind::NotFound => gone += 1,
         Err(error) => panic!("{error}"),
     };
-    for _ in 0..200 {
+    for _ in 0..400 {
         // It ends while it is read, and somebody else reaps it.
         let mut child = Command::new("true").spawn().expect("starts");
         let pid = child.id();

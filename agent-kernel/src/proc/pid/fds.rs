@@ -1,7 +1,7 @@
 //! `/proc/PID/fd`, as in proc_pid_fd(5): what a process has open.
 
 use super::fdinfo::{self, Detail};
-use super::{Handle, failed, number, socket, words};
+use super::{Handle, number, socket, words};
 use crate::error::Error;
 use crate::proc::file::{open_folder, read_at};
 use nix::errno::Errno;
@@ -52,13 +52,13 @@ pub struct Fds {
 pub fn fds(root: &Path, pid: u32) -> Result<Fds, Error> {
     let handle = Handle::open(root, pid)?;
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let refused = |error: Errno| failed(pid, error.into());
+    let refused = |error: Errno| handle.refused(error.into());
     let links = openat(&handle.folder, "fd", flags, Mode::empty()).map_err(refused)?;
     let infos =
         open_folder(&handle.folder, "fdinfo").map_err(|error| handle.failed("fdinfo", error))?;
     let mut numbers: Vec<u32> = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&links).map_err(|error| failed(pid, error.into()))? {
-        let entry = entry.map_err(|error| failed(pid, error.into()))?;
+    for entry in rustix::fs::Dir::read_from(&links).map_err(|error| handle.refused(error.into()))? {
+        let entry = entry.map_err(|error| handle.refused(error.into()))?;
         numbers.extend(number::<u32>(entry.file_name().to_bytes()));
     }
     // An empty folder is also what is left of a process.
@@ -123,7 +123,7 @@ impl Fds {
         match error.raw_os_error().map(Errno::from_raw) {
             // Whoever has ended has closed it as well, and its list would end early.
             Some(Errno::ENOENT | Errno::ESRCH) if self.handle.stat()?.state != 'Z' => Ok(None),
-            _ => Err(failed(self.handle.pid, error)),
+            _ => Err(self.handle.refused(error)),
         }
     }
 

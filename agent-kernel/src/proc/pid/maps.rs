@@ -99,7 +99,7 @@ impl Maps {
             self.line.clear();
             let Some(file) = &mut self.file else { return Ok(None) };
             let read = file.read_until(b'\n', &mut self.line);
-            if read.map_err(|error| super::failed(self.handle.pid, error))? == 0 {
+            if read.map_err(|error| self.handle.refused(error))? == 0 {
                 return match self.begun.take() {
                     Some(last) => Ok(Some(last)),
                     None => self.ended(),

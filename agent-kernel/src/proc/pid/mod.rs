@@ -95,7 +95,17 @@ impl Handle {
             let why = format!("this kernel has no {file} file");
             return Error::new(ErrorKind::Unsupported, named("process", self.pid), why);
         }
-        failed(self.pid, error)
+        self.refused(error)
+    }
+
+    /// What the kernel says of a link or folder. Of a process that is gone it also says that permission
+    /// is denied (the kernel's proc_pid_get_link), and only a living one has a stat.
+    fn refused(&self, error: std::io::Error) -> Error {
+        let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+        match read_at(&self.folder, "stat", &mut Vec::new(), LONGEST_FILE) {
+            Err(gone) if denied => failed(self.pid, gone),
+            _ => failed(self.pid, error),
+        }
     }
 }
 

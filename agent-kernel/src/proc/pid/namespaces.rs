@@ -1,6 +1,6 @@
 //! `/proc/PID/ns`, as in namespaces(7).
 
-use super::{Handle, failed, number};
+use super::{Handle, number};
 use crate::error::Error;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -21,11 +21,13 @@ pub struct Namespace {
 pub fn namespaces(root: &Path, pid: u32) -> Result<Vec<Namespace>, Error> {
     let handle = Handle::open(root, pid)?;
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let refused = |error: Errno| failed(pid, error.into());
+    let refused = |error: Errno| handle.refused(error.into());
     let folder = openat(&handle.folder, "ns", flags, Mode::empty()).map_err(refused)?;
     let mut namespaces = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&folder).map_err(|error| failed(pid, error.into()))? {
-        let entry = entry.map_err(|error| failed(pid, error.into()))?;
+    for entry in
+        rustix::fs::Dir::read_from(&folder).map_err(|error| handle.refused(error.into()))?
+    {
+        let entry = entry.map_err(|error| handle.refused(error.into()))?;
         let Ok(kind) = entry.file_name().to_str() else { continue };
         if kind.starts_with('.') {
             continue;
