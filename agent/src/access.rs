@@ -60,6 +60,17 @@ fn admin(role: Role, why: &str) -> Result<(), Status> {
     }
 }
 
+/// Refuses what only operators and admins do. `what` is the object, for the error.
+pub(crate) fn operate(role: Role, what: &str) -> Result<(), Status> {
+    match role {
+        Role::Operator | Role::Admin => Ok(()),
+        Role::Viewer => Err(Status::permission_denied(format!(
+            "{what}: it wants the role operator; yours is {}",
+            role.name()
+        ))),
+    }
+}
+
 /// `local:UID` for a call over the socket.
 pub(crate) fn local<T>(request: &Request<T>) -> Option<String> {
     let peer = request.extensions().get::<Arc<Peer>>()?.unix?;
@@ -113,7 +124,10 @@ mod tests {
                 let role = tonic::metadata::MetadataValue::from_static(role);
                 request.metadata_mut().insert(ROLE_METADATA, role);
             }
-            (role(&request), secret(role(&request), "file \"/proc/1/environ\"").is_ok())
+            let role = role(&request);
+            assert_eq!(operate(role, "signal").is_ok(), role != Role::Viewer);
+            assert_eq!(local(&request), unix.map(|uid| format!("local:{uid}")));
+            (role, secret(role, "file \"/proc/1/environ\"").is_ok())
         };
         assert_eq!(called(Some(0), None), (Role::Admin, true));
         // Nobody makes himself an admin.

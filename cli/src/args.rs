@@ -3,8 +3,8 @@
 
 use crate::{
     cmd::{
-        block, blocklist, cat, context, cpufreq, disks, hosts, ipc, modules, net, protect, ps,
-        stats, sysctl, sysinfo, token, version,
+        block, blocklist, cat, context, cpufreq, disks, hosts, ipc, modules, net, proc, protect,
+        ps, signal, stats, sysctl, sysinfo, token, version,
     },
     connect::Target,
     exit::usage,
@@ -94,6 +94,10 @@ pub(crate) enum Command {
     Stats(stats::StatsArgs),
     /// Processes
     Ps(ps::PsArgs),
+    /// One process: its status, memory, open files, environment, limits, namespaces
+    Proc(proc::ProcArgs),
+    /// Send a signal to one process of one host
+    Signal(signal::SignalArgs),
     /// Kernel, processors, memory and load
     Sysinfo(sysinfo::SysinfoArgs),
     /// Files below /proc and /sys, as they are
@@ -246,6 +250,12 @@ mod tests {
             "kctl net neigh --all -4 --interface eth0",
             "kctl net links --host a,b",
             "kctl ps --sort cpu --limit 10 --name web --user 33 --cgroup system.slice -l role=web",
+            "kctl ps --sort cpu --interval 1s",
+            "kctl proc 7",
+            "kctl proc 7 maps --usage --host a,b",
+            "kctl proc 7 fds -l role=web --strict -o wide",
+            "kctl signal 7 TERM --host a --comm web",
+            "kctl signal 7 rtmin+3 --host a --start-time 2026-01-02T03:04:05.670Z",
             "kctl sysinfo --interval 1s --host a",
             "kctl disks --interval 1s --name vda --all --host a",
             "kctl disks --mounts --all",
@@ -295,6 +305,18 @@ mod tests {
             "kctl modules xfs",
             "kctl ps --sort size",
             "kctl ps --limit 0",
+            "kctl ps --interval 6s",
+            "kctl proc",
+            "kctl proc 0",
+            "kctl proc 7 stack-of-books",
+            "kctl signal 7 --host a",
+            "kctl signal 0 TERM --host a",
+            "kctl signal 7 NONE --host a",
+            "kctl signal 7 TERM --host a,b",
+            "kctl signal 7 TERM --host a --host b",
+            "kctl signal 7 TERM --all-hosts",
+            "kctl signal 7 TERM -l role=web",
+            "kctl signal 7 TERM --host a --start-time yesterday",
             "kctl net routes -4 -6",
             "kctl cat",
             "kctl cat /etc/passwd",

@@ -141,20 +141,27 @@ pub(crate) fn warn(warnings: &[String]) {
 }
 
 /// Text from elsewhere without control characters, so that no host name or reason can write escape
-/// sequences to an operator's terminal.
+/// sequences to an operator's terminal, nor be read there as another.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    if !text.contains(unseen) {
         return Cow::Borrowed(text);
     }
     let mut clean = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if c.is_control() {
+        if unseen(c) {
             let _ = write!(clean, "{}", c.escape_default());
         } else {
             clean.push(c);
         }
     }
     Cow::Owned(clean)
+}
+
+/// Control characters, and those that turn the direction of text, end lines or take no room.
+fn unseen(c: char) -> bool {
+    let formats = ['\u{ad}', '\u{61c}', '\u{180e}', '\u{2028}', '\u{2029}', '\u{feff}'];
+    let ranges = ['\u{200b}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
+    c.is_control() || formats.contains(&c) || ranges.iter().any(|range| range.contains(&c))
 }
 
 /// Columns without borders.
@@ -209,6 +216,18 @@ mod tests {
             table.to_string(),
             "HOST   STATUS   ERROR\nweb-1  applied\na      failed   x\\u{1b}[2J\n"
         );
+    }
+
+    #[test]
+    fn what_a_process_calls_itself_is_seen_as_it_is() {
+        for (text, seen) in [
+            ("café 日本", "café 日本"),
+            ("a\nb\x1b]0;x\x07", "a\\nb\\u{1b}]0;x\\u{7}"),
+            ("\u{202e}txt.exe", "\\u{202e}txt.exe"),
+            ("a\u{200b}b\u{9b}2J", "a\\u{200b}b\\u{9b}2J"),
+        ] {
+            assert_eq!(plain(text), seen);
+        }
     }
 
     #[test]

@@ -6,11 +6,36 @@ use crate::{
     store::{AuditRecord, Committed, Model, Store, Write},
 };
 use kctl_blocklist::now_unix_ms;
+use kctl_proto::agent::v1 as pb;
 
 /// A request that changes something on hosts.
 pub(crate) trait Audit {
+    /// Whether it is only for one host at a time.
+    const ONE_HOST: bool = false;
+
     /// The call with its arguments, as one would type it.
     fn what(&self) -> String;
+}
+
+impl Audit for pb::SignalProcessRequest {
+    const ONE_HOST: bool = true;
+
+    fn what(&self) -> String {
+        let Self { pid, signal, start_unix_ms, comm } = self;
+        let mut what = format!("signal {pid} {}", part(signal));
+        if *start_unix_ms != 0 {
+            what.push_str(&format!(" started {start_unix_ms}"));
+        }
+        if !comm.is_empty() {
+            what.push_str(&format!(" named {}", part(comm)));
+        }
+        what
+    }
+}
+
+/// Text of a caller for the log, bounded and in one line.
+fn part(text: &str) -> String {
+    text.chars().take(64).collect::<String>().escape_debug().to_string()
 }
 
 /// A call that changes something.
@@ -103,4 +128,20 @@ pub(crate) fn list<T: ToString>(items: &[T]) -> String {
         text.push_str(&format!(" and {} more", items.len() - 20));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_told_as_it_was_asked_for_in_one_line() {
+        let comm = format!("x\n{}", "y".repeat(100));
+        let mut request =
+            pb::SignalProcessRequest { pid: 7, signal: "TERM".to_owned(), comm, start_unix_ms: 5 };
+        let named = format!("x\\n{}", "y".repeat(62));
+        assert_eq!(request.what(), format!("signal 7 TERM started 5 named {named}"));
+        (request.comm, request.start_unix_ms) = (String::new(), 0);
+        assert_eq!(request.what(), "signal 7 TERM");
+    }
 }

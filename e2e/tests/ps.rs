@@ -62,6 +62,26 @@ fn every_host_answers_with_its_processes() -> Result<()> {
 }
 
 #[test]
+fn an_interval_shows_who_is_busy_now() -> Result<()> {
+    with_lab(1, |lab| {
+        let mut busy = Command::new("sh");
+        let busy = Sleeper(busy.args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn()?);
+        let pid = busy.0.id();
+        let args = ["ps", "--sort", "cpu", "--interval", "300ms", "--name", "sh", "--limit", "5"];
+        until("the busy one is among the first", SOON, || {
+            let rows = lab.json(&args)?;
+            let first: Vec<_> = processes(&rows[0]).collect();
+            let percents: Vec<_> = first.iter().map(|it| it["cpu_percent"].as_f64()).collect();
+            ensure!(percents.is_sorted_by(|a, b| a >= b), "{rows}");
+            let ours = first.iter().find(|it| it["pid"] == pid);
+            Ok(ours.is_some_and(|it| it["cpu_percent"].as_f64() > Some(5.0)))
+        })?;
+        lab.kctl(&["ps", "--interval", "6s"])?.code(2)?;
+        Ok(())
+    })
+}
+
+#[test]
 fn a_frozen_host_costs_its_own_row_only() -> Result<()> {
     with_lab(2, |lab| {
         lab.agent_mut("web-2")?.daemon.stop()?;

@@ -5,18 +5,18 @@
 
 use super::cgroup;
 use super::clock::Clock;
+use super::command::{LONGEST_COMMAND, program, split};
 use super::file::{open_folder, read_at};
 use super::process::{Order, Process, Query};
 use super::stat::Stat;
-use super::user::Users;
+use super::user::Names;
 use crate::error::{Error, ErrorKind, named};
 use nix::errno::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Instant;
 
-/// Longer command lines are cut: some hold a whole configuration, and hundreds go into one message.
-const LONGEST_COMMAND: usize = 4 << 10;
 /// `stat` is a few hundred bytes, a cgroup's path at most `PATH_MAX` for each hierarchy.
 const LONGEST_FILE: usize = 64 << 10;
 
@@ -25,7 +25,7 @@ const LONGEST_FILE: usize = 64 << 10;
 pub struct Processes {
     folder: OwnedFd,
     clock: Clock,
-    users: Users,
+    users: Names,
     query: Query,
     left: usize,
     candidates: std::vec::IntoIter<Candidate>,
@@ -45,12 +45,12 @@ pub fn processes(root: &Path, query: Query) -> Result<Processes, Error> {
         pids.sort_unstable();
         pids.into_iter().map(Candidate::Pid).collect()
     } else {
-        ranked(&folder, pids, query.order, &clock, &mut buffer)?
+        ranked(&folder, pids, &query, &clock, &mut buffer)?
     };
     Ok(Processes {
         folder,
         clock,
-        users: Users::of_host(root),
+        users: Names::of_users(root),
         left: query.limit.unwrap_or(usize::MAX),
         query,
         candidates: candidates.into_iter(),
@@ -78,7 +78,15 @@ impl Iterator for Processes {
 enum Candidate {
     Pid(u32),
     /// With the numbers that gave it its place.
-    Ranked(Stat),
+    Ranked(Stat, f64),
+}
+
+/// Since the query's sample, or since the start.
+fn cpu_percent(query: &Query, clock: &Clock, stat: &Stat) -> f64 {
+    match &query.since {
+        Some(sample) => sample.percent(stat, Instant::now()),
+        None => clock.cpu_percent(stat),
+    }
 }
 
 impl Processes {
@@ -86,16 +94,21 @@ impl Processes {
     fn read(&mut self, candidate: Candidate) -> Result<Option<Process>, Error> {
         let pid = match &candidate {
             Candidate::Pid(pid) => *pid,
-            Candidate::Ranked(stat) => stat.pid,
+            Candidate::Ranked(stat, _) => stat.pid,
         };
         let Some(folder) = alive(pid, open_folder(&self.folder, &pid.to_string()))? else {
             return Ok(None);
         };
         let Some(now) = read_stat(&folder, pid, &mut self.buffer)? else { return Ok(None) };
-        let mut stat = match candidate {
-            Candidate::Pid(_) => now,
-            Candidate::Ranked(stat) if stat.start_ticks == now.start_ticks => stat,
-            Candidate::Ranked(_) => return Ok(None),
+        let (mut stat, cpu_percent) = match candidate {
+            Candidate::Pid(_) => {
+                let percent = cpu_percent(&self.query, &self.clock, &now);
+                (now, percent)
+            }
+            Candidate::Ranked(stat, percent) if stat.start_ticks == now.start_ticks => {
+                (stat, percent)
+            }
+            Candidate::Ranked(..) => return Ok(None),
         };
         if self.query.order != Order::Rss {
             read_rss(&folder, &mut stat, &mut self.buffer)?;
@@ -104,7 +117,8 @@ impl Processes {
         else {
             return Ok(None);
         };
-        // The folder belongs to the effective user, whether or not the process may be traced.
+        // The folder belongs to the effective user, also where the files in it belong to root because the
+        // process may not be traced (the kernel's task_dump_owner): no need of the slow `status`.
         let uid = owner.st_uid;
         let user = self.users.name(uid);
         let wanted = &self.query.user;
@@ -129,7 +143,7 @@ impl Processes {
             user,
             state: stat.state,
             threads: stat.threads,
-            cpu_percent: self.clock.cpu_percent(&stat),
+            cpu_percent,
             rss_bytes: stat.rss_pages.saturating_mul(self.clock.page_bytes),
             vsz_bytes: stat.vsz_bytes,
             start_unix_ms: self.clock.start_unix_ms(&stat),
@@ -161,24 +175,12 @@ struct CommandLine {
     truncated: bool,
 }
 
-/// The arguments of `cmdline`. A process that wrote its own title there leaves NULs behind it.
-fn split(cmdline: &[u8]) -> Vec<Vec<u8>> {
-    let Some(last) = cmdline.iter().rposition(|&byte| byte != 0) else { return Vec::new() };
-    cmdline[..=last].split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
-}
-
-/// The file name of the program, without its folder.
-fn program(args: &[Vec<u8>]) -> &[u8] {
-    let first = args.first().map(Vec::as_slice).unwrap_or_default();
-    first.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
-}
-
 fn contains(text: &[u8], part: &str) -> bool {
     let part = part.as_bytes();
     part.is_empty() || text.windows(part.len()).any(|window| window == part)
 }
 
-fn pids(root: &Path) -> io::Result<Vec<u32>> {
+pub(super) fn pids(root: &Path) -> io::Result<Vec<u32>> {
     let mut pids = Vec::new();
     for entry in std::fs::read_dir(root)? {
         pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
@@ -190,10 +192,11 @@ fn pids(root: &Path) -> io::Result<Vec<u32>> {
 fn ranked(
     folder: &OwnedFd,
     pids: Vec<u32>,
-    order: Order,
+    query: &Query,
     clock: &Clock,
     buffer: &mut Vec<u8>,
 ) -> Result<Vec<Candidate>, Error> {
+    let order = query.order;
     let mut stats = Vec::with_capacity(pids.len());
     for pid in pids {
         let Some(folder) = alive(pid, open_folder(folder, &pid.to_string()))? else { continue };
@@ -201,21 +204,26 @@ fn ranked(
         if order == Order::Rss {
             read_rss(&folder, &mut stat, buffer)?;
         }
-        stats.push(stat);
+        let percent = cpu_percent(query, clock, &stat);
+        stats.push((stat, percent));
     }
-    stats.sort_unstable_by(|a, b| {
+    stats.sort_unstable_by(|(a, a_percent), (b, b_percent)| {
         let first = match order {
             Order::Pid => std::cmp::Ordering::Equal,
-            Order::Cpu => clock.cpu_percent(b).total_cmp(&clock.cpu_percent(a)),
+            Order::Cpu => b_percent.total_cmp(a_percent),
             Order::Rss => b.rss_pages.cmp(&a.rss_pages),
             Order::Start => b.start_ticks.cmp(&a.start_ticks),
         };
         first.then(a.pid.cmp(&b.pid))
     });
-    Ok(stats.into_iter().map(Candidate::Ranked).collect())
+    Ok(stats.into_iter().map(|(stat, percent)| Candidate::Ranked(stat, percent)).collect())
 }
 
-fn read_stat(folder: &OwnedFd, pid: u32, buffer: &mut Vec<u8>) -> Result<Option<Stat>, Error> {
+pub(super) fn read_stat(
+    folder: &OwnedFd,
+    pid: u32,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<Stat>, Error> {
     if alive(pid, read_at(folder, "stat", buffer, LONGEST_FILE))?.is_none() {
         return Ok(None);
     }
@@ -251,12 +259,12 @@ fn read_cgroup(
     Ok(read_stat(folder, pid, buffer)?.map(|_| None))
 }
 
-/// `None` when the process has ended.
+/// `None` when the process has ended, or is hidden from the agent (hidepid in proc(5)).
 fn alive<T>(pid: u32, result: io::Result<T>) -> Result<Option<T>, Error> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOENT | Errno::ESRCH) => Ok(None),
+            Some(Errno::ENOENT | Errno::ESRCH | Errno::EPERM | Errno::EACCES) => Ok(None),
             _ => Err(Error::io(named("process", pid), error)),
         },
     }
@@ -366,12 +374,35 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_gone_or_hidden_is_no_error() {
+        // Of a folder that is gone, of a process that ended after it was opened, and of a hidden one.
+        for gone in [Errno::ENOENT, Errno::ESRCH, Errno::EPERM, Errno::EACCES] {
+            let read = alive(7, Err::<(), _>(gone.into())).expect("no error");
+            assert!(read.is_none(), "{gone}");
+        }
+        let error = alive(7, Err::<(), _>(Errno::EIO.into())).expect_err("an error");
+        assert!(error.to_string().starts_with("process \"7\""), "{error}");
+    }
+
+    #[test]
     fn odd_kernels_are_read() {
         let fixture = Fixture::new();
         fixture.process(7, "web", 1, 1, 1);
         // Without cgroups.
         fs::remove_file(fixture.0.path().join("7/cgroup")).expect("removed");
         assert_eq!(fixture.list(Query::default())[0].cgroup, None);
+        // With fields that are not known yet, and as old as procfs is.
+        let old = "7 (web) S 1 1 1 0 -1 0 0 0 0 0 1 0 0 0 20 0 2 0 1 8192 3";
+        for line in [format!("{old}\n"), format!("{old}{}\n", " 18446744073709551615".repeat(60))] {
+            fixture.file(7, "stat", line.as_bytes());
+            assert_eq!(fixture.list(Query::default())[0].vsz_bytes, 8_192, "{line}");
+        }
+        // A statm that tells nothing leaves what stat says.
+        let page = sysconf(nix::unistd::SysconfVar::PAGE_SIZE, 4_096);
+        for statm in [&b""[..], b"odd\n", b"1 x 2\n"] {
+            fixture.file(7, "statm", statm);
+            assert_eq!(fixture.list(Query::default())[0].rss_bytes, 3 * page);
+        }
         // A stat of another form is an error that names the process.
         fixture.file(7, "stat", b"7 web S\n");
         let mut listed = processes(fixture.0.path(), Query::default()).expect("a listing");
@@ -382,10 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn command_lines_are_split_and_cut() {
-        assert_eq!(split(b"sh\0-c\0\0x\0"), [&b"sh"[..], b"-c", b"", b"x"]);
-        assert_eq!(split(b"nginx: worker\0\0\0\0"), [b"nginx: worker"]);
-        assert!(split(b"").is_empty() && split(b"\0\0").is_empty());
+    fn long_command_lines_are_cut() {
         let fixture = Fixture::new();
         fixture.process(7, "web", 1, 1, 1).file(7, "cmdline", &[b'x'; LONGEST_COMMAND + 1]);
         let [process] = fixture.list(Query::default()).try_into().expect("one");

@@ -5,14 +5,17 @@
 
 mod cgroup;
 mod clock;
+mod command;
 mod cpu;
 mod file;
 mod ipc;
 mod listing;
 mod memory;
 mod mount;
+pub mod pid;
 mod pressure;
 mod process;
+mod sample;
 mod stat;
 mod system;
 mod taint;
@@ -25,5 +28,6 @@ pub use memory::{Memory, Swap, memory};
 pub use mount::{Mount, Mounts, Usage, Usages, mounts};
 pub use pressure::{Pressure, Stall, Stalls};
 pub use process::{Order, Process, Query};
+pub use sample::{CpuSample, cpu_sample};
 pub use system::{Cpus, Load, System, load, system};
 pub use taint::Taint;

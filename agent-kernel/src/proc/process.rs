@@ -1,5 +1,6 @@
 //! What a process is, and which ones are asked for.
 
+use super::sample::CpuSample;
 use std::sync::Arc;
 
 /// What comes first.
@@ -29,6 +30,8 @@ pub struct Query {
     pub order: Order,
     /// How many at most.
     pub limit: Option<usize>,
+    /// CPU time since then; `None` for that since each process's start.
+    pub since: Option<CpuSample>,
 }
 
 /// One process at one moment.
@@ -46,7 +49,7 @@ pub struct Process {
     pub state: char,
     /// How many.
     pub threads: u32,
-    /// CPU time over time since the start, in percent of one CPU.
+    /// CPU time over time since the start, or since the query's sample, in percent of one CPU.
     pub cpu_percent: f64,
     /// Resident set.
     pub rss_bytes: u64,

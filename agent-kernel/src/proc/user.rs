@@ -1,41 +1,52 @@
-//! Names of users: the host's passwd(5), then whatever else the C library asks.
+//! Names of users and groups: the host's passwd(5) and group(5), then whatever else the C library asks.
 
+use nix::unistd::{Group, User};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Names by id; each id is looked up once.
 #[derive(Debug)]
-pub(super) struct Users {
+pub(super) struct Names {
     known: HashMap<u32, Option<Arc<str>>>,
+    ask: fn(u32) -> Option<String>,
 }
 
-impl Users {
-    /// Reads the file that the host's first process sees: an agent in a container has another.
-    pub(super) fn of_host(root: &Path) -> Self {
-        // Without it (no privilege, a fixture) the C library alone is asked.
-        let passwd = std::fs::read(root.join("1/root/etc/passwd")).unwrap_or_default();
-        Self { known: parse(&String::from_utf8_lossy(&passwd)) }
+impl Names {
+    /// Of users.
+    pub(super) fn of_users(root: &Path) -> Self {
+        let ask = |uid: u32| User::from_uid(uid.into()).ok().flatten().map(|user| user.name);
+        Self { known: host_file(root, "passwd"), ask }
+    }
+
+    /// Of groups.
+    pub(super) fn of_groups(root: &Path) -> Self {
+        let ask = |gid: u32| Group::from_gid(gid.into()).ok().flatten().map(|group| group.name);
+        Self { known: host_file(root, "group"), ask }
     }
 
     /// `None` for an id without a name.
-    pub(super) fn name(&mut self, uid: u32) -> Option<Arc<str>> {
-        let asked = || {
-            let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
-            user.map(|user| user.name.into())
-        };
-        self.known.entry(uid).or_insert_with(asked).clone()
+    pub(super) fn name(&mut self, id: u32) -> Option<Arc<str>> {
+        let asked = || (self.ask)(id).map(Arc::from);
+        self.known.entry(id).or_insert_with(asked).clone()
     }
 }
 
-fn parse(passwd: &str) -> HashMap<u32, Option<Arc<str>>> {
+/// Reads the file that the host's first process sees: an agent in a container has another.
+fn host_file(root: &Path, name: &str) -> HashMap<u32, Option<Arc<str>>> {
+    // Without it (no privilege, a fixture) the C library alone is asked.
+    let file = std::fs::read(root.join("1/root/etc").join(name)).unwrap_or_default();
+    parse(&String::from_utf8_lossy(&file))
+}
+
+fn parse(file: &str) -> HashMap<u32, Option<Arc<str>>> {
     let mut known = HashMap::new();
-    for line in passwd.lines() {
+    for line in file.lines() {
         let mut fields = line.split(':');
-        let (Some(name), Some(uid)) = (fields.next(), fields.nth(1)) else { continue };
-        if let Ok(uid) = uid.parse() {
+        let (Some(name), Some(id)) = (fields.next(), fields.nth(1)) else { continue };
+        if let Ok(id) = id.parse() {
             // The first of several names counts, as for getpwuid(3).
-            known.entry(uid).or_insert_with(|| Some(name.into()));
+            known.entry(id).or_insert_with(|| Some(name.into()));
         }
     }
     known
@@ -53,12 +64,14 @@ mod tests {
         let passwd =
             "boss:x:0:0:root:/root:/bin/sh\ntoor:x:0:0::/:\n\n+nis\nweb:x:4000000001:33::/:\n";
         std::fs::write(folder.join("passwd"), passwd).expect("written");
-        let mut users = Users::of_host(root.path());
+        let mut users = Names::of_users(root.path());
         assert_eq!(users.name(0).as_deref(), Some("boss"));
         assert_eq!(users.name(4_000_000_001).as_deref(), Some("web"));
         assert_eq!(users.name(4_000_000_002), None);
         // Without the file the C library knows root.
-        let mut users = Users::of_host(Path::new("/nonexistent"));
+        let groups = Names::of_groups(root.path()).name(0);
+        assert_eq!(groups.as_deref(), Some("root"));
+        let mut users = Names::of_users(Path::new("/nonexistent"));
         assert_eq!(users.name(0).as_deref(), Some("root"));
     }
 }

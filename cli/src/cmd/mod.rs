@@ -13,9 +13,11 @@ pub(crate) mod ipc;
 pub(crate) mod modules;
 pub(crate) mod net;
 mod prefixes;
+pub(crate) mod proc;
 pub(crate) mod protect;
 pub(crate) mod ps;
 mod read;
+pub(crate) mod signal;
 pub(crate) mod stats;
 pub(crate) mod sysctl;
 pub(crate) mod sysinfo;
@@ -39,6 +41,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Protect(args) => protect::run(global, args).await,
         Command::Stats(args) => stats::run(global, &args).await,
         Command::Ps(args) => ps::run(global, args).await,
+        Command::Proc(args) => proc::run(global, args).await,
+        Command::Signal(args) => signal::run(global, args).await,
         Command::Sysinfo(args) => sysinfo::run(global, args).await,
         Command::Cat(args) => cat::run(global, args).await,
         Command::Sysctl(args) => sysctl::sysctl(global, args).await,

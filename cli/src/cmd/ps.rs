@@ -1,15 +1,19 @@
 //! `ps`: processes.
 
-use super::read::{self, ReadArgs, reads};
+use super::{
+    read::{self, ReadArgs, reads},
+    sysinfo::parse_interval,
+};
 use crate::{args::Global, exit::Exit, view::process::ProcessView};
 use clap::{Args, ValueEnum};
 use kctl_proto::agent::v1 as agent;
+use std::time::Duration;
 
 /// Arguments of `ps`.
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
-    /// What comes first: the lowest pid, the most CPU time over a process's life, the largest resident
-    /// set, or the youngest process
+    /// What comes first: the lowest pid, the most CPU time over a process's life or the interval, the
+    /// largest resident set, or the youngest process
     #[arg(long, value_enum, value_name = "ORDER", default_value_t)]
     sort: Order,
     /// Show at most this many processes of each host
@@ -24,6 +28,9 @@ pub(crate) struct PsArgs {
     /// Only with this text in the path of the cgroup
     #[arg(long, value_name = "TEXT")]
     cgroup: Option<String>,
+    /// Watch so long, up to 5s, and show the CPU time of that, not of a process's life
+    #[arg(long, value_name = "DURATION", value_parser = parse_interval)]
+    interval: Option<u32>,
     #[command(flatten)]
     read: ReadArgs,
 }
@@ -52,8 +59,10 @@ pub(crate) async fn run(global: &Global, args: PsArgs) -> anyhow::Result<Exit> {
         cgroup: args.cgroup.unwrap_or_default(),
         order: order.into(),
         limit: args.limit.unwrap_or_default(),
+        interval_ms: args.interval.unwrap_or_default(),
     };
-    read::run(global, &args.read, &request).await
+    let interval = Duration::from_millis(request.interval_ms.into());
+    read::watch(global, &args.read, &request, interval).await
 }
 
 reads! { process_service_client ProcessServiceClient

@@ -177,7 +177,8 @@ pub(crate) async fn watch<R: Read>(
 ) -> anyhow::Result<Exit> {
     let target = Target::of(global)?;
     let selection = args.selection.for_read(&target)?;
-    let answers = ask(global, &target, selection, read, interval).await?;
+    let answers = Answers::new(global.format()?);
+    let answers = ask(global, &target, selection, read, interval, answers).await?;
     let exit = Exit::of_read(answers.hosts, answers.failed, args.strict);
     answers.print()?;
     Ok(exit)
@@ -192,19 +193,44 @@ pub(crate) async fn change<R: Read>(
     let target = Target::of(global)?;
     fleet_only(&target, args.allow_empty)?;
     let selection = args.selection.for_change(&target)?;
-    let answers = match ask(global, &target, selection, read, Duration::ZERO).await {
+    change_on(global, &target, selection, args.allow_empty, read).await
+}
+
+/// The same on hosts that are settled already.
+pub(crate) async fn change_on<R: Read>(
+    global: &Global,
+    target: &Target,
+    selection: Option<agent::Selection>,
+    allow_empty: bool,
+    read: &R,
+) -> anyhow::Result<Exit> {
+    let answers = Answers::new(global.format()?);
+    let answers = match ask(global, target, selection, read, Duration::ZERO, answers).await {
         Err(why) if why.is::<Lost>() => {
             note(&format!("error: {why:#}; hosts may have done it: look before you repeat it"));
             return Ok(Exit::Partial);
         }
         answers => answers?,
     };
-    if answers.hosts == 0 && !args.allow_empty {
+    if answers.hosts == 0 && !allow_empty {
         bail!("no known host matches the selection; nothing was changed");
     }
     let exit = Exit::of_change(answers.hosts, answers.failed, answers.uncertain);
     answers.print()?;
     Ok(exit)
+}
+
+/// What hosts say, for a command that works with it and prints nothing.
+pub(crate) async fn rows<R: Read>(
+    global: &Global,
+    target: &Target,
+    selection: Option<agent::Selection>,
+    read: &R,
+) -> anyhow::Result<Vec<HostRow<R::Record>>> {
+    let answers = Answers::new(Format::Json);
+    let answers = ask(global, target, selection, read, Duration::ZERO, answers).await?;
+    answers.bar.finish_and_clear();
+    Ok(answers.rows)
 }
 
 async fn ask<R: Read>(
@@ -213,8 +239,8 @@ async fn ask<R: Read>(
     selection: Option<agent::Selection>,
     read: &R,
     interval: Duration,
+    mut answers: Answers<R::Record>,
 ) -> anyhow::Result<Answers<R::Record>> {
-    let mut answers = Answers::new(global.format()?);
     let told = pieces(global, target, selection, read, interval, |host, piece| match piece {
         Piece::Part(part) => {
             answers.part(host, read.records(part));

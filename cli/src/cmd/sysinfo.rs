@@ -28,7 +28,7 @@ pub(crate) async fn run(global: &Global, args: SysinfoArgs) -> anyhow::Result<Ex
     read::watch(global, &args.read, &request, interval).await
 }
 
-/// In milliseconds.
+/// In milliseconds, 5 s at most.
 pub(super) fn parse_interval(text: &str) -> Result<u32, String> {
     match u32::try_from(milliseconds(parse_duration(text)?)) {
         Ok(ms) if ms <= 5_000 => Ok(ms),

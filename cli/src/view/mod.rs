@@ -10,6 +10,7 @@ pub(crate) mod host;
 pub(crate) mod ipc;
 pub(crate) mod module;
 pub(crate) mod net;
+pub(crate) mod proc;
 pub(crate) mod process;
 pub(crate) mod read;
 pub(crate) mod stats;

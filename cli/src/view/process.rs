@@ -29,11 +29,7 @@ pub(crate) struct ProcessView {
 
 impl From<pb::Process> for ProcessView {
     fn from(process: pb::Process) -> Self {
-        // As ps(1) shows those without a command line.
-        let command = match process.args.as_slice() {
-            [] => format!("[{}]", process.comm),
-            args => args.join(" "),
-        };
+        let command = command(&process.comm, &process.args);
         Self {
             pid: process.pid,
             ppid: process.ppid,
@@ -83,8 +79,16 @@ impl Record for ProcessView {
     }
 }
 
+/// The command line in one; the name as ps(1) shows those without one.
+pub(crate) fn command(comm: &str, args: &[String]) -> String {
+    match args {
+        [] => format!("[{comm}]"),
+        args => args.join(" "),
+    }
+}
+
 /// The beginning of a command line: one is longer than the widest terminal, and a table as wide as it.
-fn shortened(command: &str) -> String {
+pub(crate) fn shortened(command: &str) -> String {
     const LONGEST: usize = 100;
     match command.char_indices().nth(LONGEST) {
         None => command.to_owned(),

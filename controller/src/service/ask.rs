@@ -58,7 +58,7 @@ impl Api {
         T: Twin<Part: Send> + Send + 'static,
         F: Future<Output = Result<Response<Streaming<T::Part>>, Status>> + Send + 'static,
     {
-        let chosen = self.chosen(selection);
+        let chosen = self.chosen::<Q>(selection);
         let names = |hosts: &Vec<HostView>| list(&names(hosts));
         let hosts = chosen.as_ref().map(names).unwrap_or_default();
         let audited = Audited::of_user(&caller, request.what(), hosts);
@@ -85,12 +85,19 @@ impl Api {
     }
 
     /// The hosts of a change, which must say whom it is about.
-    fn chosen(&self, selection: Option<pb::Selection>) -> Result<Vec<HostView>, Error> {
+    fn chosen<Q: Audit>(&self, selection: Option<pb::Selection>) -> Result<Vec<HostView>, Error> {
         let selection = selection
             .ok_or_else(|| Error::Invalid("selection: none given; say which hosts".to_owned()))?;
         let selection =
             Selection::try_from(selection).map_err(|error| Error::Invalid(error.to_string()))?;
-        self.registry.select(&selection)
+        let hosts = self.registry.select(&selection)?;
+        match hosts.len() {
+            1 => Ok(hosts),
+            count if Q::ONE_HOST => {
+                Err(Error::Invalid(format!("selection: {count} hosts; name exactly one host")))
+            }
+            _ => Ok(hosts),
+        }
     }
 
     /// The role that the store has for a user; the least for one of another version.

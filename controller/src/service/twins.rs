@@ -50,6 +50,15 @@ twins! {
     }
     ProcessService process_service_server process_service_client ProcessServiceClient {
         read list_processes ListProcessesStream ListProcessesRequest ListProcessesResponse,
+        read get_process_status GetProcessStatusStream GetProcessStatusRequest GetProcessStatusResponse,
+        read list_maps ListMapsStream ListMapsRequest ListMapsResponse,
+        read list_fds ListFdsStream ListFdsRequest ListFdsResponse,
+        read list_environment ListEnvironmentStream ListEnvironmentRequest ListEnvironmentResponse,
+        read list_limits ListLimitsStream ListLimitsRequest ListLimitsResponse,
+        read get_process_io GetProcessIoStream GetProcessIoRequest GetProcessIoResponse,
+        read list_cgroups ListCgroupsStream ListCgroupsRequest ListCgroupsResponse,
+        read list_namespaces ListNamespacesStream ListNamespacesRequest ListNamespacesResponse,
+        change signal_process SignalProcessStream SignalProcessRequest SignalProcessResponse,
     }
     SystemService system_service_server system_service_client SystemServiceClient {
         read get_system GetSystemStream GetSystemRequest GetSystemResponse,

@@ -4,4 +4,5 @@
 mod converge;
 mod parts;
 mod refusals;
+mod signal;
 mod support;

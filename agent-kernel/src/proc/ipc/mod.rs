@@ -5,7 +5,7 @@
 mod posix;
 mod sysv;
 
-use super::user::Users;
+use super::user::Names;
 use crate::error::Error;
 use std::path::Path;
 use std::sync::Arc;
@@ -142,7 +142,7 @@ pub struct IpcRoots<'a> {
 
 /// Lists every object; a kernel without a kind has none of it.
 pub fn ipc(roots: IpcRoots<'_>) -> Result<Vec<Ipc>, Error> {
-    let mut users = Users::of_host(roots.proc);
+    let mut users = Names::of_users(roots.proc);
     let mut all = sysv::list(roots.proc)?;
     all.extend(posix::shared_memory(roots.shm)?);
     all.extend(posix::queues(roots.mqueue)?);

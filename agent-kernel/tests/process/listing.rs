@@ -1,85 +1,14 @@
-//! Processes against ps(1), and against /proc read by the test. Only processes that the
-//! test started are looked at: the machine has others. Apart from the other kernel tests, because the
-//! end of many children is a signal, and the kernel gives up to verify a program when one comes.
+//! Listings against ps(1).
 
-use agent_kernel::proc::{Order, Process, Query, processes};
+use crate::support::{Children, PROC, listed, now, ps, within};
+use agent_kernel::proc::{Order, Process, Query, cpu_sample, processes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-const PROC: &str = "/proc";
-
-/// Processes of the test, killed at its end.
-#[derive(Default)]
-struct Children(Vec<Child>);
-
-impl Children {
-    fn start(&mut self, command: &mut Command) -> u32 {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("starts");
-        let pid = child.id();
-        self.0.push(child);
-        pid
-    }
-
-    fn pids(&self) -> BTreeSet<u32> {
-        self.0.iter().map(Child::id).collect()
-    }
-}
-
-impl Drop for Children {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn listed(query: Query) -> BTreeMap<u32, Process> {
-    let all = processes(Path::new(PROC), query).expect("a listing");
-    all.map(|process| process.map(|process| (process.pid, process)).expect("a process")).collect()
-}
-
-/// One line of ps for each process: its columns, split at blanks.
-fn ps(pids: &BTreeSet<u32>, columns: &str) -> BTreeMap<u32, Vec<String>> {
-    let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    let text = run(&format!("ps -ww -o pid=,{columns} -p {pids}"));
-    text.lines()
-        .map(|line| {
-            let mut words = line.split_whitespace().map(str::to_owned);
-            let pid = words.next().expect("a pid").parse().expect("a number");
-            (pid, words.collect())
-        })
-        .collect()
-}
-
-/// Waits for a condition.
-fn within(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::yield_now();
-    }
-}
-
-/// Runs a command of words without blanks that must succeed; what it said.
-fn run(line: &str) -> String {
-    let mut words = line.split_whitespace();
-    let output = Command::new(words.next().expect("a program")).args(words).output().expect(line);
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
-
-/// Since 1970.
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is set")
-}
 
 #[test]
 fn many_sleepers_are_those_that_ps_shows() {
@@ -142,7 +71,8 @@ fn names_of_odd_bytes_survive() {
     let mut expected = BTreeMap::new();
     for name in names {
         let path = folder.path().join(OsStr::from_bytes(name));
-        std::fs::copy("/bin/sleep", &path).expect("copied");
+        // A copy may be "busy": other tests start processes while it is open for writing.
+        std::os::unix::fs::symlink("/bin/sleep", &path).expect("a link");
         let argument = OsStr::from_bytes(b"1000");
         let pid = children.start(Command::new(&path).arg0(OsStr::from_bytes(name)).arg(argument));
         expected.insert(pid, name.to_vec());
@@ -206,4 +136,47 @@ fn a_storm_of_processes_is_no_error() {
             assert!(count.expect("no error") > 1);
         }
     });
+}
+
+#[test]
+fn a_share_of_an_interval_is_that_of_the_interval() {
+    let mut children = Children::default();
+    let busy = children.start(Command::new("sh").args(["-c", "while :; do :; done"]));
+    let gone = children.start(Command::new("sleep").arg("1000"));
+    // One that was busy for long and rests now.
+    let rests = children.start(Command::new("sh").args(["-c", "while :; do :; done"]));
+    let used = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+        let fields: Vec<_> = stat.split_whitespace().collect();
+        fields[13].parse::<u64>().expect("ticks")
+    };
+    within("both used time", || used(busy) >= 20 && used(rests) >= 20);
+    let signal = |pid: u32, signal| {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+        nix::sys::signal::kill(pid, signal).expect("signalled");
+    };
+    signal(rests, nix::sys::signal::Signal::SIGSTOP);
+    within("it rests", || listed(Query::default()).get(&rests).is_some_and(|it| it.state == 'T'));
+    let sample = cpu_sample(Path::new(PROC)).expect("a sample");
+    let before = used(busy);
+    signal(gone, nix::sys::signal::Signal::SIGKILL);
+    let new = children.start(Command::new("sh").args(["-c", "while :; do :; done"]));
+    within("time passes", || used(busy) >= before + 20 && used(new) >= 10);
+    let query = || Query { order: Order::Cpu, since: Some(sample.clone()), ..Query::default() };
+    let ours = listed(query());
+    for pid in [busy, new] {
+        let percent = ours[&pid].cpu_percent;
+        assert!(percent > 5.0 && percent <= 110.0, "{:?}", ours[&pid]);
+    }
+    assert!(ours[&rests].cpu_percent < 1e-9, "{:?}", ours[&rests]);
+    // Over its life it was busier than that.
+    let life = listed(Query::default());
+    assert!(life[&rests].cpu_percent > 1.0, "{:?}", life[&rests]);
+    assert!(ours.get(&gone).is_none_or(|it| it.state == 'Z'));
+    // The busiest come first, by the share of the interval.
+    let first: Vec<_> = processes(Path::new(PROC), query())
+        .expect("a listing")
+        .map(|process| process.expect("a process").cpu_percent)
+        .collect();
+    assert!(first.is_sorted_by(|a, b| a >= b), "{first:?}");
 }
