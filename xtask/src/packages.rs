@@ -6,15 +6,18 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
 /// Programs that the lab and the tests run, each with its package.
-const LAB: [(&str, &str); 8] = [
+const LAB: [(&str, &str); 11] = [
     ("bpftool", "bpftool"),
+    ("conntrack", "conntrack"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),
     ("ping", "iputils-ping"),
     ("ps", "procps"),
     ("setpriv", "util-linux"),
+    ("ss", "iproute2"),
 ];
 
 /// Sees to it that we are root and the lab's programs are there; an error says what to do.

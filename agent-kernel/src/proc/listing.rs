@@ -178,7 +178,7 @@ fn contains(text: &[u8], part: &str) -> bool {
     part.is_empty() || text.windows(part.len()).any(|window| window == part)
 }
 
-fn pids(root: &Path) -> io::Result<Vec<u32>> {
+pub(super) fn pids(root: &Path) -> io::Result<Vec<u32>> {
     let mut pids = Vec::new();
     for entry in std::fs::read_dir(root)? {
         pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));

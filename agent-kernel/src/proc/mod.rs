@@ -7,6 +7,7 @@ mod cgroup;
 mod clock;
 mod cpu;
 mod file;
+mod holder;
 mod listing;
 mod memory;
 mod pressure;
@@ -16,8 +17,10 @@ mod system;
 mod user;
 
 pub use cpu::{CpuTimes, Utilisation, cpu_times};
+pub use holder::{SocketHolder, SocketHolders, socket_holders};
 pub use listing::{Processes, processes};
 pub use memory::{Memory, Swap};
 pub use pressure::{Pressure, Stall, Stalls};
 pub use process::{Order, Process, Query};
 pub use system::{Cpus, Load, System, system};
+pub(crate) use user::Users;

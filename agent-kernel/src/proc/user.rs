@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 /// Names by id; each id is looked up once.
 #[derive(Debug)]
-pub(super) struct Users {
+pub(crate) struct Users {
     known: HashMap<u32, Option<Arc<str>>>,
 }
 
 impl Users {
     /// Reads the file that the host's first process sees: an agent in a container has another.
-    pub(super) fn of_host(root: &Path) -> Self {
+    pub(crate) fn of_host(root: &Path) -> Self {
         // Without it (no privilege, a fixture) the C library alone is asked.
         let passwd = std::fs::read(root.join("1/root/etc/passwd")).unwrap_or_default();
         Self { known: parse(&String::from_utf8_lossy(&passwd)) }
     }
 
     /// `None` for an id without a name.
-    pub(super) fn name(&mut self, uid: u32) -> Option<Arc<str>> {
+    pub(crate) fn name(&mut self, uid: u32) -> Option<Arc<str>> {
         let asked = || {
             let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
             user.map(|user| user.name.into())
