@@ -93,7 +93,7 @@ pub(crate) enum Command {
     Ps(ps::PsArgs),
     /// Kernel, processors, memory and load
     Sysinfo(sysinfo::SysinfoArgs),
-    /// Links, addresses, routes, neighbours and rules as the kernels have them
+    /// Links, addresses, routes, neighbours, rules, sockets and connections as the kernels have them
     Net(net::NetArgs),
     /// Tokens that hosts join with
     Token(token::TokenArgs),
@@ -226,6 +226,11 @@ mod tests {
             "kctl ps --sort cpu --limit 10 --name web --user 33 --cgroup system.slice -l role=web",
             "kctl sysinfo --interval 1s --host a",
             "kctl net routes -6 --table main --interface eth0 -l role=web --strict",
+            "kctl net sockets --tcp --udp -6 --state estab,TIME-WAIT --port 22 --no-processes --info",
+            "kctl net sockets --unix --listening --host a",
+            "kctl net conntrack -4 --protocol tcp --src 10.0.0.0/8 --dst fd09::1 --port 80",
+            "kctl net stats --interval 0 --interface eth0",
+            "kctl net stats --interval 500ms",
             "kctl token create --ttl 10m --uses 3 --host web-1",
             "kctl context import admin.toml --name prod",
             "kctl version --client",
@@ -256,6 +261,14 @@ mod tests {
             "kctl ps --sort size",
             "kctl ps --limit 0",
             "kctl net routes -4 -6",
+            "kctl net sockets --unix -4",
+            "kctl net sockets --unix --port 22",
+            "kctl net sockets --state OPEN",
+            "kctl net sockets --state ESTAB --listening",
+            "kctl net sockets --port 0",
+            "kctl net conntrack --port 65536",
+            "kctl net conntrack --src web-1",
+            "kctl net stats --interval 6s",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -61,4 +61,7 @@ twins! {
     GetSystemResponse get_system_response,
     ListNeighboursResponse list_neighbours_response,
     ListRulesResponse list_rules_response,
+    ListLinkStatsResponse list_link_stats_response,
+    ListSocketsResponse list_sockets_response,
+    ListConnectionsResponse list_connections_response,
 }

@@ -8,6 +8,7 @@ mod netlink;
 mod process;
 mod stats;
 mod system;
+mod text;
 
 pub(crate) use host::Lifeline;
 
@@ -48,7 +49,7 @@ pub(crate) async fn routes(
     Ok(Routes::new(blocklist)
         .add_service(HostServiceServer::new(host::Host::new(enforcer.clone(), lifeline.clone())))
         .add_service(StatsServiceServer::new(stats::Stats::new(enforcer.clone())))
-        .add_service(NetlinkServiceServer::new(netlink::Netlink))
+        .add_service(NetlinkServiceServer::new(netlink::Netlink::new(proc_root.to_owned())))
         .add_service(ProcessServiceServer::new(process::Processes::new(proc_root.to_owned())))
         .add_service(SystemServiceServer::new(system::Systems::new(proc_root.to_owned())))
         .add_service(health_service)

@@ -1,10 +1,10 @@
 //! `ProcessService`: what procfs tells of this host's processes.
 
 use super::chunks::{Chunks, chunks};
+use super::text::text;
 use crate::status::kernel;
 use agent_kernel::proc::{Order, Process, Query, processes};
 use kctl_proto::agent::v1::{self as pb, process_service_server::ProcessService};
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use tonic::{Request, Response, Status};
 
@@ -72,35 +72,5 @@ fn process_to_proto(process: Process) -> pb::Process {
         comm: text(&process.comm),
         args: process.args.iter().map(|arg| text(arg)).collect(),
         args_truncated: process.args_truncated,
-    }
-}
-
-/// Any bytes as text: what is no UTF-8 becomes `\xNN`.
-fn text(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        for byte in chunk.invalid() {
-            // Writing to a string can't fail.
-            let _ = write!(text, "\\x{byte:02x}");
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_bytes_become_text() {
-        for (bytes, expected) in [
-            (&b"a b"[..], "a b"),
-            ("café\n(x)".as_bytes(), "café\n(x)"),
-            (b"\xff\xfe(\x01", "\\xff\\xfe(\u{1}"),
-            (b"cut \xc3", "cut \\xc3"),
-        ] {
-            assert_eq!(text(bytes), expected);
-        }
     }
 }

@@ -1,0 +1,33 @@
+//! Text of the kernel and of processes, which may be any bytes.
+
+use std::fmt::Write as _;
+
+/// Any bytes as text: what is no UTF-8 becomes `\xNN`.
+pub(super) fn text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            // Writing to a string can't fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_bytes_become_text() {
+        for (bytes, expected) in [
+            (&b"a b"[..], "a b"),
+            ("café\n(x)".as_bytes(), "café\n(x)"),
+            (b"\xff\xfe(\x01", "\\xff\\xfe(\u{1}"),
+            (b"cut \xc3", "cut \\xc3"),
+        ] {
+            assert_eq!(text(bytes), expected);
+        }
+    }
+}
