@@ -185,13 +185,10 @@ pub async fn connections(
     filter: ConnectionFilter,
 ) -> Result<impl Iterator<Item = Result<Connection, Error>> + Send, Error> {
     blocking(move || {
-        let answer = request::raw_dump(question(filter.family)).map_err(known)?;
-        Ok(answer.objects(move |payload| {
-            let found = read(payload)?;
-            Ok(found
-                .filter(|(number, connection)| filter.keeps(*number, connection))
-                .map(|it| it.1))
-        }))
+        let keep = |payload: &[u8]| Ok(read(payload)?.is_some_and(|it| filter.keeps(&it)));
+        let keep = filter.leaves_to_us().then_some(&keep as request::Keep);
+        let answer = request::dump_kept(&question(filter.family), keep).map_err(known)?;
+        Ok(answer.objects(|payload| Ok(read(payload)?.map(|(_, connection)| connection))))
     })
     .await
 }
@@ -221,10 +218,16 @@ fn known(error: Error) -> Error {
 }
 
 impl ConnectionFilter {
-    fn keeps(&self, protocol: u8, connection: &Connection) -> bool {
+    /// Whether it asks for more than the kernel itself filters.
+    fn leaves_to_us(&self) -> bool {
+        let Self { family: _, protocol, src, dst, port } = self;
+        protocol.is_some() || src.is_some() || dst.is_some() || port.is_some()
+    }
+
+    fn keeps(&self, (protocol, connection): &(u8, Connection)) -> bool {
         let Flow { src, dst, .. } = &connection.original;
         let flows = [&connection.original, &connection.reply];
-        self.protocol.is_none_or(|only| only == protocol)
+        self.protocol.is_none_or(|only| only == *protocol)
             && self.src.is_none_or(|prefix| prefix.contains(src))
             && self.dst.is_none_or(|prefix| prefix.contains(dst))
             && self.port.is_none_or(|port| flows.iter().any(|flow| flow.has_port(port)))

@@ -16,6 +16,9 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 /// `struct nlmsghdr`
 const HEADER_BYTES: usize = 16;
 
+/// Whether an object is wanted, by its payload.
+pub(super) type Keep<'a> = &'a dyn Fn(&[u8]) -> io::Result<bool>;
+
 /// What the kernel is asked.
 #[derive(Debug)]
 pub(super) struct Question {
@@ -78,10 +81,15 @@ impl Answer {
 
 /// Every object that answers a dump request, as the kernel wrote it.
 pub(super) fn raw_dump(question: impl Into<Question>) -> Result<Answer, Error> {
-    let question = question.into();
+    dump_kept(&question.into(), None)
+}
+
+/// The same with those objects alone that `keep` keeps by their payload: a part of a list costs no more
+/// memory than that part, however much the kernel tells.
+pub(super) fn dump_kept(question: &Question, keep: Option<Keep>) -> Result<Answer, Error> {
     let mut attempts = 0;
     loop {
-        match ask(&question, NLM_F_REQUEST | NLM_F_DUMP) {
+        match ask(question, NLM_F_REQUEST | NLM_F_DUMP, keep) {
             // Something changed meanwhile, so the answer may lack objects.
             Err(error) if error.kind() == io::ErrorKind::Interrupted && attempts < MAX_ATTEMPTS => {
                 attempts += 1;
@@ -111,10 +119,10 @@ pub(super) fn one(message: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkM
 
 /// The same, as the kernel wrote it.
 pub(super) fn raw_one(question: impl Into<Question>) -> io::Result<Answer> {
-    ask(&question.into(), NLM_F_REQUEST | NLM_F_ACK)
+    ask(&question.into(), NLM_F_REQUEST | NLM_F_ACK, None)
 }
 
-fn ask(question: &Question, flags: u16) -> io::Result<Answer> {
+fn ask(question: &Question, flags: u16, keep: Option<Keep>) -> io::Result<Answer> {
     let mut socket = Socket::new(question.protocol)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -135,6 +143,10 @@ fn ask(question: &Question, flags: u16) -> io::Result<Answer> {
                 end = Some(message.error_number());
             }
         }
+        let datagram = match keep {
+            None => datagram,
+            Some(keep) => part(&datagram, keep)?,
+        };
         size += datagram.len();
         if size > MAX_ANSWER_BYTES {
             let why = "the list is larger than 256 MiB; ask for a part of it";
@@ -148,6 +160,19 @@ fn ask(question: &Question, flags: u16) -> io::Result<Answer> {
             Some(number) => return Err(io::Error::from_raw_os_error(number)),
         }
     }
+}
+
+/// The objects of a datagram that are kept.
+fn part(datagram: &[u8], keep: Keep) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    for message in messages(datagram) {
+        let message = message?;
+        if message.is_object() && keep(message.payload)? {
+            kept.extend(message.whole);
+            kept.resize(kept.len().next_multiple_of(4), 0);
+        }
+    }
+    Ok(kept)
 }
 
 /// `struct nlmsghdr` and what follows it.

@@ -3,7 +3,7 @@
 use super::block_on;
 use crate::support::{World, run};
 use agent_kernel::netlink::{Connection, ConnectionFilter, Family, Flow, connections};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 
 /// What both sides tell of one connection; what one does not tell is missing.
@@ -204,6 +204,30 @@ fn filtered_connections_are_those_that_conntrack_filters() {
     assert_eq!((found.len(), meant), (2, 1));
     // Nobody counts here.
     assert!(found.iter().all(|it| it.original.packets.is_none() && it.reply.bytes.is_none()));
+}
+
+#[test]
+fn many_connections_are_whole_and_a_part_of_them_is_that_part() {
+    let _world = World::new();
+    let line = |i: u32| {
+        let src = format!("10.{}.{}.1", i / 250, i % 250);
+        format!("-I -s {src} -d 192.0.2.1 -p udp --sport 1000 --dport 53 -t 1000\n")
+    };
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), (0..50_000).map(line).collect::<String>()).expect("written");
+    run(&format!("conntrack -R {}", file.path().display()));
+    let sources = |filter| -> BTreeSet<_> {
+        let found = read(filter);
+        let sources: BTreeSet<_> = found.iter().map(|it| it.original.src).collect();
+        assert_eq!(sources.len(), found.len(), "a connection was told twice");
+        sources
+    };
+    let all = sources(ConnectionFilter::default());
+    assert_eq!(all.len(), 50_000);
+    let src = "10.7.0.0/16".parse::<ipnet::IpNet>().expect("a prefix");
+    let part = sources(ConnectionFilter { src: Some(src), ..ConnectionFilter::default() });
+    assert_eq!(part.len(), 250);
+    assert!(part.iter().all(|it| src.contains(it)));
 }
 
 #[test]
