@@ -274,3 +274,32 @@ fn links_have_their_counters_and_rates_of_the_time_that_passed() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_link_that_is_replaced_meanwhile_has_no_rate() -> Result<()> {
+    with_lab(1, |lab| {
+        let mut answer = Value::Null;
+        // It is not there at every moment.
+        until("a replaced link is told", 2 * SOON, || {
+            let args = ["net", "stats", "--interval", "500ms", "-o", "json"];
+            answer = std::thread::scope(|scope| -> Result<Value> {
+                let watching = scope.spawn(|| lab.kctl(&args)?.json());
+                while !watching.is_finished() {
+                    run(lab, "web-1", "ip link add kt9 type bridge")?;
+                    run(lab, "web-1", "ip link del kt9")?;
+                }
+                watching.join().expect("no panic")
+            })?;
+            // Links that change faster than they are told are an error, which is no rate either.
+            if answer[0]["error"]["code"] == "FAILED_PRECONDITION" {
+                return Ok(false);
+            }
+            let stats = list(&answer[0], "stats")?;
+            let link = |name: &str| stats.iter().find(|it| it["interface"] == name);
+            ensure!(link("eth0").is_some_and(|it| it["rates"].is_object()), "{answer}");
+            ensure!(link("kt9").is_none_or(|it| it["rates"].is_null()), "{answer}");
+            Ok(link("kt9").is_some())
+        })?;
+        Ok(())
+    })
+}

@@ -303,15 +303,15 @@ fn links_are_those_that_ip_shows() {
             .collect()
     };
     // Counters move by themselves for a while: until both say the same, or the difference shows.
-    let mut ours = Vec::new();
+    let (mut ours, mut before) = (Vec::new(), Vec::new());
     for _ in 0..100 {
-        let before = theirs();
+        before = theirs();
         ours = read(None).iter().map(as_ip).collect();
         if before == theirs() {
             break;
         }
     }
-    assert_same(ours, theirs());
+    assert_same(ours, before);
     let kt0 = read(Some("kt0"));
     assert_eq!(kt0.len(), 1);
     assert_eq!(kt0[0].xdp.first().map(|xdp| xdp.id), Some(filter.program_id()));
