@@ -180,7 +180,7 @@ fn request(question: &Question, flags: u16) -> io::Result<Vec<u8>> {
     let length = u32::try_from(HEADER_BYTES + question.body.len());
     let mut bytes = length.map_err(|_| io::ErrorKind::InvalidInput)?.to_ne_bytes().to_vec();
     bytes.extend([question.kind.to_ne_bytes(), flags.to_ne_bytes()].as_flattened());
-    // Neither is checked on this socket, which asks once: the sequence number and the sender.
+    // Sequence number and port: the socket asks once, and is connected to the kernel alone.
     bytes.extend([0; 8]);
     bytes.extend(&question.body);
     Ok(bytes)

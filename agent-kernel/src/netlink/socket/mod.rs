@@ -75,10 +75,8 @@ impl SocketStates {
             (Self::Listening, SocketProtocol::Tcp) => 1 << LISTEN,
             (Self::Listening, SocketProtocol::Udp) => 1 << CLOSE,
             (Self::Listening, SocketProtocol::Unix) => 1 << LISTEN | 1 << CLOSE,
-            (Self::These(states), _) => {
-                let with = |state: u32, inner: u32| (states >> state & 1) << inner;
-                states | with(SYN_RECV, NEW_SYN_RECV) | with(CLOSE, BOUND_INACTIVE)
-            }
+            // One that is bound and no more has a bit of its own.
+            (Self::These(states), _) => states | (states >> CLOSE & 1) << BOUND_INACTIVE,
         }
     }
 }
@@ -186,16 +184,14 @@ pub struct TcpInfo {
     pub retransmits: u32,
 }
 
-// Numbers of netinet/tcp.h, and those that the kernel keeps to itself.
-const SYN_RECV: u32 = 3;
+// Numbers of netinet/tcp.h, and one that the kernel keeps to itself.
 const CLOSE: u32 = 7;
 const LISTEN: u32 = 10;
-const NEW_SYN_RECV: u32 = 12;
 const BOUND_INACTIVE: u32 = 13;
 const STATES: Words = &[
     (1, "ESTAB"),
     (2, "SYN-SENT"),
-    (SYN_RECV, "SYN-RECV"),
+    (3, "SYN-RECV"),
     (4, "FIN-WAIT-1"),
     (5, "FIN-WAIT-2"),
     (6, "TIME-WAIT"),
@@ -290,8 +286,7 @@ mod tests {
         assert_eq!(named(&[]).expect("any"), SocketStates::Any);
         let some = named(&["estab", "SYN-RECV"]).expect("states");
         assert_eq!(some, SocketStates::These(0b1010));
-        // Half open connections are another kind of object in the kernel, with a state of their own.
-        assert_eq!(some.bits(SocketProtocol::Tcp), 0b1010 | 1 << NEW_SYN_RECV);
+        assert_eq!(some.bits(SocketProtocol::Tcp), 0b1010);
         let error = named(&["ESTAB", "OPEN"]).expect_err("no state");
         assert!(error.to_string().starts_with("state \"OPEN\": must be one of ESTAB, SYN-SENT"));
         assert_eq!(error.kind(), ErrorKind::Invalid);

@@ -301,6 +301,43 @@ fn what_tcp_measured_is_what_it_tells_the_program() {
     drop(server);
 }
 
+/// The server's end is no socket yet, and has a state of its own in the kernel.
+#[test]
+fn half_open_connections_are_those_that_ss_shows() {
+    let _world = World::new();
+    let answers = "add table inet kctl_test
+        add chain inet kctl_test in { type filter hook input priority 0 ; }
+        add rule inet kctl_test in tcp flags & (syn | ack) == syn | ack drop";
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), answers).expect("written");
+    run(&format!("nft -f {}", file.path().display()));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let SocketAddr::V4(at) = listener.local_addr().expect("an address") else {
+        panic!("not an IPv4 address")
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let client = socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("a socket");
+    let begun = connect(client.as_raw_fd(), &nix::sys::socket::SockaddrIn::from(at));
+    assert_eq!(begun, Err(nix::errno::Errno::EINPROGRESS));
+    let rows = assert_as_ss(&SocketFilter::default(), "-tux");
+    let states: Vec<_> = rows.iter().map(|row| row.1.as_str()).collect();
+    assert_eq!(states, ["LISTEN", "SYN-RECV", "SYN-SENT"]);
+    for (state, option) in [("SYN-RECV", "syn-recv"), ("SYN-SENT", "syn-sent")] {
+        let states = SocketStates::named(&[state]).expect("a state");
+        let filter = SocketFilter {
+            protocols: vec![SocketProtocol::Tcp],
+            states,
+            ..SocketFilter::default()
+        };
+        let rows = read(filter.clone());
+        assert_eq!((rows.len(), rows[0].state.as_ref()), (1, state));
+        let theirs = run(&format!("ss -HOtn state {option}"));
+        assert_eq!(theirs.lines().count(), 1, "{theirs}");
+    }
+    let filter = SocketFilter { port: Some(at.port()), ..SocketFilter::default() };
+    assert_eq!(read(filter).len(), 3);
+}
+
 /// ss(8) of these days does not show it, but it keeps others from the port.
 #[test]
 fn a_bound_socket_that_does_not_listen_is_told() {
@@ -309,7 +346,9 @@ fn a_bound_socket_that_does_not_listen_is_told() {
     let bound = socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("a socket");
     let any: nix::sys::socket::SockaddrIn = "127.0.0.1:0".parse().expect("an address");
     bind(bound.as_raw_fd(), &any).expect("bound");
-    let found = read(SocketFilter { processes: true, ..SocketFilter::default() });
+    let states = SocketStates::named(&["UNCONN"]).expect("a state");
+    let found = read(SocketFilter { processes: true, states, ..SocketFilter::default() });
+    assert_eq!(found, all());
     let [socket] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!((socket.state.as_ref(), socket.peer), ("UNCONN", None));
     let holder = &socket.holders.list[0];
