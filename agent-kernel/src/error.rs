@@ -114,7 +114,7 @@ fn kind_of(error: &io::Error) -> ErrorKind {
         Errno::EINVAL | Errno::ERANGE | Errno::ENAMETOOLONG => ErrorKind::Invalid,
         Errno::E2BIG | Errno::ENOSPC | Errno::ENOMEM => ErrorKind::Full,
         Errno::EBUSY => ErrorKind::Busy,
-        Errno::EPERM | Errno::EACCES => ErrorKind::NoPermission,
+        Errno::EPERM | Errno::EACCES | Errno::EROFS => ErrorKind::NoPermission,
         Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPROTONOSUPPORT => ErrorKind::Unsupported,
         _ => ErrorKind::Io,
     }

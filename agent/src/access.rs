@@ -41,13 +41,36 @@ pub(crate) fn role<T>(request: &Request<T>) -> Role {
 }
 
 /// Refuses what shows secrets to all but admins. `what` is the object, for the error.
-pub(crate) fn secret<T>(request: &Request<T>, what: &str) -> Result<(), Status> {
-    match role(request) {
+pub(crate) fn secret(role: Role, what: &str) -> Result<(), Status> {
+    admin(role, &format!("{what}: it holds secrets"))
+}
+
+/// Refuses what sets the kernel to all but admins. `what` is the object, for the error.
+pub(crate) fn setting(role: Role, what: &str) -> Result<(), Status> {
+    admin(role, &format!("{what}: it sets the kernel"))
+}
+
+fn admin(role: Role, why: &str) -> Result<(), Status> {
+    match role {
         Role::Admin => Ok(()),
         other => Err(Status::permission_denied(format!(
-            "{what}: it holds secrets and wants the role admin; yours is {}",
+            "{why} and wants the role admin; yours is {}",
             other.name()
         ))),
+    }
+}
+
+/// `local:UID` for a call over the socket.
+pub(crate) fn local<T>(request: &Request<T>) -> Option<String> {
+    let peer = request.extensions().get::<Arc<Peer>>()?.unix?;
+    Some(format!("local:{}", peer.uid))
+}
+
+/// Logs a change that somebody made over the socket; those of a fleet are in the controller's log.
+pub(crate) fn audit(local: Option<&str>, what: &str, refused: Option<&Status>) {
+    if let Some(who) = local {
+        let outcome = refused.map_or("ok", Status::message);
+        tracing::info!(target: "audit", who, what, outcome);
     }
 }
 
@@ -90,7 +113,7 @@ mod tests {
                 let role = tonic::metadata::MetadataValue::from_static(role);
                 request.metadata_mut().insert(ROLE_METADATA, role);
             }
-            (role(&request), secret(&request, "file \"/proc/1/environ\"").is_ok())
+            (role(&request), secret(role(&request), "file \"/proc/1/environ\"").is_ok())
         };
         assert_eq!(called(Some(0), None), (Role::Admin, true));
         // Nobody makes himself an admin.

@@ -1,5 +1,6 @@
 //! How the agent is told what to do: flag over environment over file.
 
+use agent_kernel::file::{DEFAULT_WRITABLE, Writable};
 use agent_kernel::filter::Mode;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -117,6 +118,23 @@ pub(crate) struct Options {
     /// Where the host's procfs is mounted [default: /proc]
     #[arg(long, global = true, env = "KCTL_AGENT_PROC_ROOT", value_name = "FOLDER")]
     proc_root: Option<PathBuf>,
+    /// Where the host's sysfs is mounted [default: /sys]
+    #[arg(long, global = true, env = "KCTL_AGENT_SYS_ROOT", value_name = "FOLDER")]
+    sys_root: Option<PathBuf>,
+    /// What kctl may set on this host beside the usual tunables: a sysctl key or a path below /proc or
+    /// /sys, where * is a part of one name; repeatable (docs/sysctl.md)
+    #[arg(
+        long = "writable",
+        env = "KCTL_AGENT_WRITABLE",
+        value_name = "KEY|PATH",
+        value_delimiter = ','
+    )]
+    #[serde(default)]
+    writable: Vec<String>,
+    /// Let kctl set only what --writable says; true without a value
+    #[arg(long, env = "KCTL_AGENT_ONLY_WRITABLE", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_name = "BOOL")]
+    only_writable: Option<bool>,
 }
 
 /// The agent's configuration, whole.
@@ -133,6 +151,8 @@ pub(crate) struct Config {
     pub(crate) bpffs: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) proc_root: PathBuf,
+    pub(crate) sys_root: PathBuf,
+    pub(crate) writable: Writable,
 }
 
 /// Which interfaces to filter.
@@ -180,6 +200,7 @@ impl Options {
         let path = |flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
             flag.or(file).unwrap_or_else(|| default.into())
         };
+        let listed = if self.writable.is_empty() { file.writable } else { self.writable };
         let token_file = self.token_file.or(file.token_file).map(Token::File);
         Ok(Config {
             controller: self.controller.or(file.controller).map(with_port).transpose()?,
@@ -193,6 +214,8 @@ impl Options {
             bpffs: path(self.bpffs, file.bpffs, "/sys/fs/bpf/kctl"),
             socket: path(self.socket, file.socket, "/run/kctl/agent.sock"),
             proc_root: path(self.proc_root, file.proc_root, "/proc"),
+            sys_root: path(self.sys_root, file.sys_root, "/sys"),
+            writable: writable(&listed, self.only_writable.or(file.only_writable))?,
         })
     }
 
@@ -220,6 +243,11 @@ fn labels(given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
             Ok((key.to_owned(), value.to_owned()))
         })
         .collect()
+}
+
+fn writable(listed: &[String], only: Option<bool>) -> Result<Writable, agent_kernel::Error> {
+    let usual: &[_] = if only.unwrap_or(false) { &[] } else { DEFAULT_WRITABLE };
+    Writable::new(usual.iter().copied().chain(listed.iter().map(String::as_str)))
 }
 
 fn interfaces(chosen: Vec<String>) -> Interfaces {
@@ -274,7 +302,7 @@ mod tests {
         std::fs::write(
             &file,
             "controller = \"c\"\ninterface = [\"eth0\", \"eth1\"]\nmax-entries = 100\n\
-             mode = \"xdp-generic\"\n[labels]\nrole = \"web\"\n",
+             mode = \"xdp-generic\"\nsys-root = \"/host/sys\"\n[labels]\nrole = \"web\"\n",
         )
         .expect("writes");
         let config = parse(&["--config", path, "--interface", "auto"]).expect("valid");
@@ -282,6 +310,18 @@ mod tests {
         assert_eq!(config.interfaces, Interfaces { auto: true, names: vec![] });
         assert_eq!((config.max_entries, config.mode), (100, FilterMode::XdpGeneric));
         assert_eq!(config.labels["role"], "web");
+        assert_eq!(config.sys_root, PathBuf::from("/host/sys"));
+        let config = parse(&["--config", path, "--sys-root", "/s"]).expect("valid");
+        assert_eq!((config.sys_root, config.proc_root), ("/s".into(), "/proc".into()));
+
+        let config = parse(&["--writable", "kernel.hostname,/proc/own"]).expect("valid");
+        let usual = DEFAULT_WRITABLE.iter().copied();
+        let more = Writable::new(usual.chain(["kernel.hostname", "/proc/own"])).expect("valid");
+        assert_eq!(config.writable, more);
+        let config = parse(&["--only-writable", "--writable", "vm.swappiness"]).expect("valid");
+        assert_eq!(config.writable, Writable::new(["vm.swappiness"]).expect("valid"));
+        let error = parse(&["--writable", "/etc/passwd"]).expect_err("no setting").to_string();
+        assert!(error.contains("pattern \"/etc/passwd\""), "{error}");
 
         std::fs::write(&file, "colour = 1\n").expect("writes");
         let error = format!("{:#}", parse(&["--config", path]).expect_err("unknown key"));

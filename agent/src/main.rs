@@ -7,6 +7,7 @@ mod config;
 mod enforcer;
 mod identity;
 mod network;
+mod rollback;
 mod run;
 mod service;
 mod set;

@@ -2,8 +2,10 @@
 
 use crate::config::Config;
 use crate::enforcer::Enforcer;
+use crate::rollback::Rollback;
 use crate::service::{self, Lifeline};
 use crate::{identity, network, socket, uplink};
+use agent_kernel::file::Roots;
 use anyhow::Context as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::time::Duration;
@@ -36,7 +38,12 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     let tasks = TaskTracker::new();
     let lifeline = Lifeline::new();
-    let routes = service::routes(&enforcer, &lifeline, &config.proc_root).await?;
+    let roots = Roots { proc: config.proc_root.clone(), sys: config.sys_root.clone() };
+    let (tracker, stop) = (&tasks, cancel.clone());
+    let rollback =
+        Rollback::start(roots.clone(), enforcer.clone(), lifeline.clone(), tracker, stop);
+    let writable = config.writable.clone();
+    let routes = service::routes(&enforcer, &lifeline, &roots, writable, rollback).await?;
     let nudges = network::watch(&enforcer, &tasks, &cancel).await;
     let listener = socket::bind(&config.socket)?;
     tasks.spawn(socket::serve(listener, routes.clone(), cancel.clone()));

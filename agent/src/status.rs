@@ -2,7 +2,8 @@
 
 use crate::enforcer::{Refused, RefusedKind};
 use kctl_blocklist::InvalidEntry;
-use tonic::Status;
+use kctl_proto::agent::v1 as pb;
+use tonic::{Code, Status};
 
 /// For what the host refuses or fails at.
 pub(crate) fn to_status(refused: Refused) -> Status {
@@ -27,4 +28,17 @@ pub(crate) fn kernel(error: agent_kernel::Error) -> Status {
 /// For a malformed entry.
 pub(crate) fn invalid(error: InvalidEntry) -> Status {
     Status::invalid_argument(error.to_string())
+}
+
+/// As data, for answers that speak of many objects.
+pub(crate) fn as_data(status: &Status) -> pb::Error {
+    let code = match status.code() {
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::NotFound => "NOT_FOUND",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        _ => "INTERNAL",
+    };
+    pb::Error { code: code.to_owned(), message: status.message().to_owned() }
 }

@@ -2,7 +2,10 @@
 //! and environment and does nothing with them.
 
 use crate::{
-    cmd::{block, blocklist, context, hosts, net, protect, ps, stats, sysinfo, token, version},
+    cmd::{
+        block, blocklist, cat, context, cpufreq, disks, hosts, ipc, modules, net, protect, ps,
+        stats, sysctl, sysinfo, token, version,
+    },
     connect::Target,
     exit::usage,
     output::Format,
@@ -93,6 +96,20 @@ pub(crate) enum Command {
     Ps(ps::PsArgs),
     /// Kernel, processors, memory and load
     Sysinfo(sysinfo::SysinfoArgs),
+    /// Files below /proc and /sys, as they are
+    Cat(cat::CatArgs),
+    /// Kernel parameters: read and set
+    Sysctl(sysctl::SysctlArgs),
+    /// Short files below /sys and /proc: read and set
+    Sys(sysctl::SysArgs),
+    /// Governors and frequencies of processors: read and set
+    Cpufreq(cpufreq::CpufreqArgs),
+    /// Block devices and mounts
+    Disks(disks::DisksArgs),
+    /// Kernel modules
+    Modules(modules::ModulesArgs),
+    /// Shared memory, semaphores and message queues
+    Ipc(ipc::IpcArgs),
     /// Links, addresses, routes, neighbours, rules, sockets and connections as the kernels have them
     Net(net::NetArgs),
     /// Tokens that hosts join with
@@ -131,6 +148,11 @@ impl HostSelection {
             Selection::Names(self.host.iter().cloned().collect())
         };
         Some((&selection).into())
+    }
+
+    /// Whether it is one host, by name.
+    pub(crate) fn names_one_host(&self) -> bool {
+        self.host.len() == 1
     }
 
     /// For a read: nothing given means all.
@@ -225,12 +247,26 @@ mod tests {
             "kctl net links --host a,b",
             "kctl ps --sort cpu --limit 10 --name web --user 33 --cgroup system.slice -l role=web",
             "kctl sysinfo --interval 1s --host a",
+            "kctl disks --interval 1s --name vda --all --host a",
+            "kctl disks --mounts --all",
+            "kctl modules --name xfs --all -l role=web",
+            "kctl ipc --strict",
             "kctl net routes -6 --table main --interface eth0 -l role=web --strict",
             "kctl net sockets --tcp --udp -6 --state estab,TIME-WAIT --port 22 --no-processes --info",
             "kctl net sockets --unix --listening --host a",
             "kctl net conntrack -4 --protocol tcp --src 10.0.0.0/8 --dst fd09::1 --port 80",
             "kctl net stats --interval 0 --interface eth0",
             "kctl net stats --interval 500ms",
+            "kctl cat /proc/meminfo --max-bytes 100 --host a",
+            "kctl sysctl get",
+            "kctl sysctl get net.ipv4.conf.*.rp_filter vm.swappiness -l role=web",
+            "kctl sysctl set vm.swappiness=10 --all-hosts",
+            "kctl sys get /sys/block/*/queue/scheduler",
+            "kctl sys set /sys/block/vda/queue/scheduler none --host a",
+            "kctl sys set /proc/own -1 --host a --allow-empty",
+            "kctl cpufreq --cpu 0-3 --strict",
+            "kctl cpufreq --governor performance --all-hosts",
+            "kctl cpufreq --frequency 2.4GHz --cpu 1 --host a",
             "kctl token create --ttl 10m --uses 3 --host web-1",
             "kctl context import admin.toml --name prod",
             "kctl version --client",
@@ -258,6 +294,10 @@ mod tests {
             "kctl hosts -o xml",
             "kctl net",
             "kctl sysinfo --interval 1m",
+            "kctl disks --interval 1m",
+            "kctl disks --mounts --name vda",
+            "kctl disks --mounts --interval 1s",
+            "kctl modules xfs",
             "kctl ps --sort size",
             "kctl ps --limit 0",
             "kctl net routes -4 -6",
@@ -269,6 +309,14 @@ mod tests {
             "kctl net conntrack --port 65536",
             "kctl net conntrack --src web-1",
             "kctl net stats --interval 6s",
+            "kctl cat",
+            "kctl cat /etc/passwd",
+            "kctl cat /proc/version --max-bytes 0",
+            "kctl sysctl set vm.swappiness --all-hosts",
+            "kctl sys get",
+            "kctl sys set /sys/a --host a",
+            "kctl cpufreq --governor a --frequency 1GHz --all-hosts",
+            "kctl cpufreq --cpu 3-1",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -4,7 +4,11 @@
 use anyhow::Context as _;
 use clap::ValueEnum;
 use serde::Serialize;
-use std::{borrow::Cow, fmt::Write as _, io, io::Write as _};
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    io::{self, IsTerminal as _, Write as _},
+};
 
 /// What `-o` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -84,8 +88,40 @@ fn serialized<T: Serialize>(format: Format, value: &T) -> anyhow::Result<()> {
 
 /// Writes to standard output. A reader that went away (`| head`) has seen enough: no error.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    write(text.as_bytes())
+}
+
+/// The same for bytes from elsewhere: as they are, or for a terminal without what could steer it.
+pub(crate) fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    match io::stdout().is_terminal() {
+        true => print(&shown(bytes)),
+        false => write(bytes),
+    }
+}
+
+/// Bytes for a terminal: line feeds and tabs stay, other control characters and what is no UTF-8
+/// become `\xNN`.
+fn shown(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() && !matches!(character, '\n' | '\t') {
+                // Writing to a string can't fail.
+                let _ = write!(text, "\\x{:02x}", u32::from(character));
+            } else {
+                text.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+fn write(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("can't write to standard output"),
     }
@@ -181,5 +217,11 @@ mod tests {
         assert_eq!(count(2, "prefix"), "2 prefixes");
         assert_eq!(count(0, "entry"), "0 entries");
         assert_eq!(count(3, "host"), "3 hosts");
+    }
+
+    #[test]
+    fn bytes_do_not_steer_a_terminal() {
+        assert_eq!(shown(b"a\tb\n\x1b[31m\xff"), "a\tb\n\\x1b[31m\\xff");
+        assert_eq!(shown("é\u{9b}".as_bytes()), "é\\x9b");
     }
 }

@@ -14,8 +14,11 @@ use anyhow::Context as _;
 use kctl_blocklist::now_unix_ms;
 use kctl_proto::controller::v1::{
     blocklist_service_server::BlocklistServiceServer,
-    controller_service_server::ControllerServiceServer, hosts_service_server::HostsServiceServer,
-    join_service_server::JoinServiceServer, netlink_service_server::NetlinkServiceServer,
+    controller_service_server::ControllerServiceServer,
+    cpufreq_service_server::CpufreqServiceServer, disk_service_server::DiskServiceServer,
+    file_service_server::FileServiceServer, hosts_service_server::HostsServiceServer,
+    ipc_service_server::IpcServiceServer, join_service_server::JoinServiceServer,
+    module_service_server::ModuleServiceServer, netlink_service_server::NetlinkServiceServer,
     process_service_server::ProcessServiceServer, stats_service_server::StatsServiceServer,
     system_service_server::SystemServiceServer, token_service_server::TokenServiceServer,
 };
@@ -136,6 +139,11 @@ async fn api_routes(api: Api) -> Routes {
         .add_service(NetlinkServiceServer::new(api.clone()))
         .add_service(ProcessServiceServer::new(api.clone()))
         .add_service(SystemServiceServer::new(api.clone()))
+        .add_service(FileServiceServer::new(api.clone()))
+        .add_service(CpufreqServiceServer::new(api.clone()))
+        .add_service(DiskServiceServer::new(api.clone()))
+        .add_service(ModuleServiceServer::new(api.clone()))
+        .add_service(IpcServiceServer::new(api.clone()))
         .add_service(TokenServiceServer::new(api.clone()))
         .add_service(ControllerServiceServer::new(api))
         .add_service(health)

@@ -17,6 +17,9 @@ fn every_host_tells_what_its_kernel_is_and_how_busy() -> Result<()> {
         for row in [&rows[0], &local[0]] {
             assert_eq!(row["host"], "web-1", "{row}");
             assert_eq!(row["kernel"], kernel.trim(), "{row}");
+            let bits: u64 = fs::read_to_string("/proc/sys/kernel/tainted")?.trim().parse()?;
+            let taint = row["taint"].as_array().context("taint")?;
+            assert_eq!(taint.len(), bits.count_ones() as usize, "{row}");
             let cpu = &row["cpu"];
             let shares = ["user", "system", "idle", "iowait", "steal"];
             let share = |name| cpu[format!("{name}_percent")].as_f64();

@@ -64,4 +64,13 @@ twins! {
     ListLinkStatsResponse list_link_stats_response,
     ListSocketsResponse list_sockets_response,
     ListConnectionsResponse list_connections_response,
+    ReadFileResponse read_file_response,
+    ListValuesResponse list_values_response,
+    SetValueResponse set_value_response,
+    ListCpufreqResponse list_cpufreq_response,
+    SetCpufreqResponse set_cpufreq_response,
+    ListDisksResponse list_disks_response,
+    ListMountsResponse list_mounts_response,
+    ListModulesResponse list_modules_response,
+    ListIpcResponse list_ipc_response,
 }

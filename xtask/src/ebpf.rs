@@ -1,6 +1,6 @@
-//! Building the eBPF object, and comparing it with the committed one.
+//! Building the eBPF objects, and comparing them with the committed ones.
 //!
-//! The object is committed, so a plain build needs no eBPF toolchain. It comes out the same, byte for
+//! They are committed, so a plain build needs no eBPF toolchain. They come out the same, byte for
 //! byte, wherever this compiler builds this source; with another compiler only the source is compared.
 
 use std::{
@@ -20,9 +20,11 @@ use sha2::{Digest, Sha256};
 use crate::cargo::project;
 
 const TARGET: &str = "bpfel-unknown-none";
-const OBJECT: &str = "agent-kernel/bpf/kctl.bpf.o";
-const META: &str = "agent-kernel/bpf/kctl.bpf.json";
-/// What the object is made of.
+/// The programs: what the agent embeds, and what the benchmarks compare with. Beside each object lies
+/// what it was built from.
+const OBJECTS: [(&str, &str); 2] =
+    [("kctl", "agent-kernel/bpf/kctl.bpf"), ("tasks", "agent-kernel/benches/reads/tasks.bpf")];
+/// What the objects are made of.
 const SOURCES: [&str; 5] = [
     "agent-ebpf/Cargo.lock",
     "agent-ebpf/Cargo.toml",
@@ -43,48 +45,58 @@ struct Meta {
     sha256: String,
 }
 
-/// Builds the object into its place; with `check`, builds and compares it with what is there.
+/// Builds the objects into their places; with `check`, builds and compares them with what is there.
 pub(crate) fn build(check: bool) -> Result<()> {
     let toolchain = Toolchain::find()?;
     println!("ebpf: {} with {}", toolchain.version, toolchain.linker.display());
-    let object = without_dwarf(&toolchain.build()?)?;
-    let meta = Meta {
-        source_sha256: source_sha256()?,
-        rustc: toolchain.version,
-        sha256: hex(&Sha256::digest(&object)),
-    };
-    if check {
-        return compare(&meta);
+    let built = toolchain.build()?;
+    let source_sha256 = source_sha256()?;
+    for (program, place) in OBJECTS {
+        let object = without_dwarf(&fs::read(built.join(program))?)?;
+        let meta = Meta {
+            source_sha256: source_sha256.clone(),
+            rustc: toolchain.version.clone(),
+            sha256: hex(&Sha256::digest(&object)),
+        };
+        let (object_file, meta_file) = (format!("{place}.o"), format!("{place}.json"));
+        if check {
+            compare(&meta, &object_file, &meta_file)?;
+            continue;
+        }
+        fs::write(project().join(&object_file), &object)?;
+        fs::write(project().join(&meta_file), serde_json::to_string_pretty(&meta)? + "\n")?;
+        println!("ebpf: wrote {object_file} ({} bytes) and {meta_file}", object.len());
     }
-    fs::write(project().join(OBJECT), &object)?;
-    fs::write(project().join(META), serde_json::to_string_pretty(&meta)? + "\n")?;
-    println!("ebpf: wrote {OBJECT} ({} bytes) and {META}", object.len());
     Ok(())
 }
 
-fn compare(built: &Meta) -> Result<()> {
+fn compare(built: &Meta, object_file: &str, meta_file: &str) -> Result<()> {
     let again = "run `cargo xtask ebpf` and commit what it writes";
-    let committed = fs::read_to_string(project().join(META)).with_context(|| META)?;
-    let committed: Meta = serde_json::from_str(&committed).with_context(|| META)?;
-    let object = fs::read(project().join(OBJECT)).with_context(|| OBJECT)?;
+    let committed =
+        fs::read_to_string(project().join(meta_file)).with_context(|| meta_file.to_owned())?;
+    let committed: Meta = serde_json::from_str(&committed).with_context(|| meta_file.to_owned())?;
+    let object = fs::read(project().join(object_file)).with_context(|| object_file.to_owned())?;
     ensure!(
         committed.sha256 == hex(&Sha256::digest(&object)),
-        "{OBJECT} is not the object that {META} tells of; {again}"
+        "{object_file} is not the object that {meta_file} tells of; {again}"
     );
     ensure!(
         committed.source_sha256 == built.source_sha256,
-        "{OBJECT} was built from other source; {again}"
+        "{object_file} was built from other source; {again}"
     );
     if committed.rustc != built.rustc {
         println!(
-            "ebpf: warning: {OBJECT} was built by {}; its source is the same and builds with {} \
-             too, but the bytes were not compared",
+            "ebpf: warning: {object_file} was built by {}; its source is the same and builds with \
+             {} too, but the bytes were not compared",
             committed.rustc, built.rustc
         );
         return Ok(());
     }
-    ensure!(committed.sha256 == built.sha256, "{OBJECT} is not what its source builds; {again}");
-    println!("ebpf: {OBJECT} is what its source builds");
+    ensure!(
+        committed.sha256 == built.sha256,
+        "{object_file} is not what its source builds; {again}"
+    );
+    println!("ebpf: {object_file} is what its source builds");
     Ok(())
 }
 
@@ -154,8 +166,8 @@ impl Toolchain {
         Ok(self)
     }
 
-    /// Builds the program; its object, as the linker wrote it.
-    fn build(&self) -> Result<Vec<u8>> {
+    /// Builds the programs; the folder of their objects, as the linker wrote them.
+    fn build(&self) -> Result<PathBuf> {
         let folder = project().join("agent-ebpf");
         let target = project().join("target/ebpf");
         let cargo = || {
@@ -192,13 +204,13 @@ impl Toolchain {
         build
             .args(["build", "--release", "--locked", "--target", TARGET])
             // The target is unstable: assembly for it, in aya-ebpf and in our program.
-            .env("RUSTC_BOOTSTRAP", "aya_ebpf,kctl")
+            .env("RUSTC_BOOTSTRAP", "aya_ebpf,kctl,tasks")
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join(std::ffi::OsStr::new("\x1f")));
         if self.build_std {
             build.args(["-Z", "build-std=core"]).env("RUSTC_BOOTSTRAP", "1");
         }
         run(&mut build)?;
-        Ok(fs::read(target.join(TARGET).join("release/kctl"))?)
+        Ok(target.join(TARGET).join("release"))
     }
 }
 

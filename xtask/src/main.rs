@@ -1,5 +1,6 @@
 //! Tasks of the kctl project: `cargo xtask TASK`. One file a task; no task knows another.
 
+mod bench;
 mod cargo;
 mod demo;
 mod ebpf;
@@ -14,6 +15,14 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Tasks of the kctl project")]
 enum Task {
+    /// Measure what reading costs, beside other tools and the least that it can cost (root)
+    ///
+    /// It builds with optimization. It installs prometheus-node-exporter where that is missing, which
+    /// Debian starts as a service on port 9100.
+    Bench {
+        /// Only benchmarks with this text in their name: processes, counters, routes
+        filter: Option<String>,
+    },
     /// Show the main job for real: block an attacker on three hosts in network namespaces (root)
     Demo {
         /// Leave everything up, and print commands to play with, until Enter or Ctrl-C
@@ -39,6 +48,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
+        Task::Bench { filter } => bench::run(filter.as_deref()).map(|()| ExitCode::SUCCESS),
         Task::Demo { keep, release } => demo::run(keep, release).map(|()| ExitCode::SUCCESS),
         Task::Ebpf { check } => ebpf::build(check).map(|()| ExitCode::SUCCESS),
         Task::Test { unprivileged } => test::run(unprivileged),

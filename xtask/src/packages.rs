@@ -6,11 +6,14 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
 /// Programs that the lab and the tests run, each with its package.
-const LAB: [(&str, &str); 11] = [
+const LAB: [(&str, &str); 14] = [
     ("bpftool", "bpftool"),
     ("conntrack", "conntrack"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
+    ("losetup", "mount"),
+    ("lsblk", "util-linux"),
+    ("mkfs.ext4", "e2fsprogs"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),
@@ -20,9 +23,25 @@ const LAB: [(&str, &str); 11] = [
     ("ss", "iproute2"),
 ];
 
+/// Programs that the benchmarks compare with.
+const BENCH: [(&str, &str); 3] = [
+    ("ip", "iproute2"),
+    ("prometheus-node-exporter", "prometheus-node-exporter"),
+    ("ps", "procps"),
+];
+
 /// Sees to it that we are root and the lab's programs are there; an error says what to do.
 pub(crate) fn ensure_lab(task: &str) -> Result<()> {
-    let mut missing: Vec<_> = LAB
+    ensure_programs(&LAB, task)
+}
+
+/// The same for the benchmarks.
+pub(crate) fn ensure_bench(task: &str) -> Result<()> {
+    ensure_programs(&BENCH, task)
+}
+
+fn ensure_programs(programs: &[(&str, &'static str)], task: &str) -> Result<()> {
+    let mut missing: Vec<_> = programs
         .iter()
         .filter(|(program, _)| !is_installed(program))
         .map(|(_, package)| *package)

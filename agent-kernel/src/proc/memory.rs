@@ -1,7 +1,8 @@
 //! Memory and swap, as in proc_meminfo(5).
 
+use super::file::text;
 use crate::error::{Error, ErrorKind, named};
-use std::collections::HashMap;
+use std::path::Path;
 
 /// Physical memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,33 +33,39 @@ pub struct Swap {
     pub free_bytes: u64,
 }
 
-/// From the text of `meminfo`.
-pub(super) fn parse(meminfo: &str) -> Result<(Memory, Swap), Error> {
-    let values: HashMap<&str, u64> = meminfo
-        .lines()
-        .filter_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            let kib: u64 = value.trim().strip_suffix(" kB")?.parse().ok()?;
-            Some((key, kib.saturating_mul(1_024)))
-        })
-        .collect();
-    let bytes = |key: &str| values.get(key).copied();
-    let some = |key: &str| bytes(key).unwrap_or(0);
-    let total_bytes = bytes("MemTotal").ok_or_else(|| {
-        Error::new(ErrorKind::Unsupported, named("file", "meminfo"), "it has another form")
-    })?;
-    let memory = Memory {
-        total_bytes,
-        available_bytes: bytes("MemAvailable")
-            .unwrap_or_else(|| some("MemFree") + some("Buffers") + some("Cached")),
-        free_bytes: some("MemFree"),
-        buffers_bytes: some("Buffers"),
-        cached_bytes: some("Cached"),
-        shared_bytes: some("Shmem"),
-        slab_bytes: some("Slab"),
-    };
-    let swap = Swap { total_bytes: some("SwapTotal"), free_bytes: some("SwapFree") };
+/// How much there is now.
+pub fn memory(root: &Path) -> Result<(Memory, Swap), Error> {
+    parse(&text(root, "meminfo")?)
+}
+
+fn parse(meminfo: &str) -> Result<(Memory, Swap), Error> {
+    let (mut memory, mut swap) = (Memory::default(), Swap::default());
+    let (mut total, mut available) = (None, None);
+    for line in meminfo.lines() {
+        let Some((key, value)) = line.split_once(':') else { continue };
+        let place = match key {
+            "MemTotal" => total.insert(0),
+            "MemAvailable" => available.insert(0),
+            "MemFree" => &mut memory.free_bytes,
+            "Buffers" => &mut memory.buffers_bytes,
+            "Cached" => &mut memory.cached_bytes,
+            "Shmem" => &mut memory.shared_bytes,
+            "Slab" => &mut memory.slab_bytes,
+            "SwapTotal" => &mut swap.total_bytes,
+            "SwapFree" => &mut swap.free_bytes,
+            _ => continue,
+        };
+        let kib: Option<u64> = value.trim().strip_suffix(" kB").and_then(|kib| kib.parse().ok());
+        *place = kib.ok_or_else(unreadable)?.saturating_mul(1_024);
+    }
+    memory.total_bytes = total.ok_or_else(unreadable)?;
+    let estimated = memory.free_bytes + memory.buffers_bytes + memory.cached_bytes;
+    memory.available_bytes = available.unwrap_or(estimated);
     Ok((memory, swap))
+}
+
+fn unreadable() -> Error {
+    Error::new(ErrorKind::Unsupported, named("file", "meminfo"), "it has another form")
 }
 
 #[cfg(test)]
@@ -86,6 +93,6 @@ mod tests {
         let old = "MemTotal: 1000 kB\nMemFree: 100 kB\nBuffers: 20 kB\nCached: 300 kB\n";
         let (memory, swap) = parse(old).expect("memory");
         assert_eq!((memory.available_bytes, swap), (420 * 1_024, Swap::default()));
-        assert!(parse("").is_err());
+        assert!(parse("").is_err() && parse("MemTotal: many kB\n").is_err());
     }
 }

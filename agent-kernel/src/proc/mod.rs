@@ -1,4 +1,4 @@
-//! What procfs tells: processes, and the system as a whole.
+//! What procfs tells: processes, mounts, inter-process communication, and the system as a whole.
 //!
 //! Readers take the folder where procfs is mounted, so that an agent in a container reads its host and
 //! tests read fixtures. They must not know who asks, nor how an answer travels.
@@ -8,19 +8,25 @@ mod clock;
 mod cpu;
 mod file;
 mod holder;
+mod ipc;
 mod listing;
 mod memory;
+mod mount;
 mod pressure;
 mod process;
 mod stat;
 mod system;
+mod taint;
 mod user;
 
 pub use cpu::{CpuTimes, Utilisation, cpu_times};
 pub use holder::{SocketHolder, SocketHolders, socket_holders};
+pub use ipc::{Id, Ipc, IpcRoots, Kind, Msg, Owner, Sem, Shm, ipc};
 pub use listing::{Processes, processes};
-pub use memory::{Memory, Swap};
+pub use memory::{Memory, Swap, memory};
+pub use mount::{Mount, Mounts, Usage, Usages, mounts};
 pub use pressure::{Pressure, Stall, Stalls};
 pub use process::{Order, Process, Query};
-pub use system::{Cpus, Load, System, system};
+pub use system::{Cpus, Load, System, load, system};
+pub use taint::Taint;
 pub(crate) use user::Users;

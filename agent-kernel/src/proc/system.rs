@@ -2,8 +2,9 @@
 
 use super::cpu::{boot_unix, cpus};
 use super::file::text;
-use super::memory::{self, Memory, Swap};
+use super::memory::{Memory, Swap, memory};
 use super::pressure::{Pressure, pressure};
+use super::taint::{Taint, taints};
 use crate::error::{Error, ErrorKind, named};
 use std::path::Path;
 
@@ -28,6 +29,8 @@ pub struct System {
     pub load: Load,
     /// Pressure stall information.
     pub pressure: Pressure,
+    /// Why the kernel is tainted; empty for one that is not, `None` where it does not tell.
+    pub taint: Option<Vec<Taint>>,
 }
 
 /// Processors that are online.
@@ -59,7 +62,7 @@ pub struct Load {
 /// Reads it all.
 pub fn system(root: &Path) -> Result<System, Error> {
     let stat = text(root, "stat")?;
-    let (memory, swap) = memory::parse(&text(root, "meminfo")?)?;
+    let (memory, swap) = memory(root)?;
     Ok(System {
         kernel: text(root, "sys/kernel/osrelease")?.trim().to_owned(),
         kernel_version: text(root, "sys/kernel/version")?.trim().to_owned(),
@@ -68,8 +71,9 @@ pub fn system(root: &Path) -> Result<System, Error> {
         cpus: cpus(&stat, &text(root, "cpuinfo")?),
         memory,
         swap,
-        load: load(&text(root, "loadavg")?)?,
+        load: load(root)?,
         pressure: pressure(root)?,
+        taint: taints(root),
     })
 }
 
@@ -81,7 +85,12 @@ pub(super) fn uptime_seconds(uptime: &str) -> Result<f64, Error> {
     })
 }
 
-fn load(loadavg: &str) -> Result<Load, Error> {
+/// How many tasks ran or waited lately.
+pub fn load(root: &Path) -> Result<Load, Error> {
+    parse_load(&text(root, "loadavg")?)
+}
+
+fn parse_load(loadavg: &str) -> Result<Load, Error> {
     let parse = || {
         let mut words = loadavg.split_whitespace();
         let mut mean = || words.next()?.parse().ok();
@@ -102,8 +111,8 @@ mod tests {
     #[test]
     fn loads_and_uptimes_are_read() {
         let expected = Load { one: 7.54, five: 6.37, fifteen: 6.0, running: 7, threads: 148 };
-        assert_eq!(load("7.54 6.37 6.00 7/148 9387\n").expect("a load"), expected);
-        assert!(load("7.54 6.37\n").is_err());
+        assert_eq!(parse_load("7.54 6.37 6.00 7/148 9387\n").expect("a load"), expected);
+        assert!(parse_load("7.54 6.37\n").is_err());
         assert_eq!(uptime_seconds("6334.63 5339.65\n").expect("an uptime"), 6334.63);
         assert!(uptime_seconds("").is_err());
     }

@@ -1,8 +1,11 @@
-//! The host's status, from what the enforcer owns. It changes nothing.
+//! The host's status, from what the enforcer owns.
 
 use super::{Enforcement, Interface};
 use agent_kernel::filter::Filter;
 use kctl_proto::agent::v1 as pb;
+
+/// How many settings that were put back are told.
+const ROLLED_BACK: usize = 8;
 
 impl Enforcement {
     /// Everything at once, as the controller and `kctl hosts` see it.
@@ -31,7 +34,16 @@ impl Enforcement {
             suspended_entries: count(self.set.suspended().len()),
             refusal: self.refusal.clone(),
             not_enforced: self.not_enforced(),
+            rolled_back: self.rolled_back.iter().cloned().collect(),
         }
+    }
+
+    /// Notes a network setting that was put back.
+    pub(crate) fn rolled_back(&mut self, setting: pb::RolledBack) {
+        if self.rolled_back.len() == ROLLED_BACK {
+            self.rolled_back.pop_front();
+        }
+        self.rolled_back.push_back(setting);
     }
 
     /// The chosen interfaces, and how each is filtered or why not.

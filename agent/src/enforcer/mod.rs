@@ -16,7 +16,7 @@ use crate::store::{Boot, Store};
 use agent_kernel::filter::{Attached, Filter, FilterConfig};
 use agent_kernel::{ErrorKind, sys};
 use kctl_proto::agent::v1 as pb;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -141,6 +141,8 @@ pub(crate) struct Enforcement {
     /// Why the connected controller's store is not taken.
     refusal: String,
     kernel: String,
+    /// Network settings that were put back, for the status.
+    rolled_back: VecDeque<pb::RolledBack>,
     status: watch::Sender<pb::HostStatus>,
 }
 
@@ -172,6 +174,7 @@ impl Enforcement {
             uplinks: BTreeSet::new(),
             refusal: String::new(),
             kernel: sys::kernel_release()?,
+            rolled_back: VecDeque::new(),
             status: watch::Sender::new(pb::HostStatus::default()),
         };
         if let Some(aside) = stored.set_aside {

@@ -1,5 +1,6 @@
 //! `BlocklistService`: what this host blocks.
 
+use crate::access;
 use crate::enforcer::{Apply, Block, Enforcer, Unblock};
 use crate::set::Held;
 use crate::status::{invalid, to_status};
@@ -11,10 +12,8 @@ use kctl_blocklist::{Action, Entry, EntryKey, Service, now_unix_ms, parse_prefix
 use kctl_proto::agent::v1::{
     self as pb, apply_blocklist_request::Part, blocklist_service_server::BlocklistService,
 };
-use kctl_rpc::Peer;
 use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Entries in one message of a listing.
@@ -165,8 +164,7 @@ fn held(entry: pb::Entry) -> Result<Held, Status> {
 }
 
 fn local_source<T>(request: &Request<T>) -> Result<String, Status> {
-    let peer = request.extensions().get::<Arc<Peer>>().and_then(|peer| peer.unix);
-    peer.map(|peer| format!("local:{}", peer.uid)).ok_or_else(|| {
+    access::local(request).ok_or_else(|| {
         Status::permission_denied("local entries are made over the host's own socket")
     })
 }

@@ -1,7 +1,7 @@
 //! `SystemService`: what procfs tells of this host as a whole.
 
 use crate::status::kernel;
-use agent_kernel::proc::{self, CpuTimes, Stall, Stalls, System};
+use agent_kernel::proc::{self, CpuTimes, Stall, Stalls, System, Taint};
 use kctl_proto::agent::v1::{self as pb, system_service_server::SystemService};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,9 +53,13 @@ impl SystemService for Systems {
 }
 
 fn interval(ms: u32) -> Result<Duration, Status> {
+    watched(if ms == 0 { INTERVAL_MS } else { ms })
+}
+
+/// How long something is watched.
+pub(super) fn watched(ms: u32) -> Result<Duration, Status> {
     match ms {
-        0 => Ok(Duration::from_millis(INTERVAL_MS.into())),
-        1..=LONGEST_INTERVAL_MS => Ok(Duration::from_millis(ms.into())),
+        0..=LONGEST_INTERVAL_MS => Ok(Duration::from_millis(ms.into())),
         _ => Err(Status::invalid_argument(format!(
             "interval {ms} ms: must be at most {LONGEST_INTERVAL_MS} ms"
         ))),
@@ -105,7 +109,16 @@ fn system_to_proto(system: System, before: &CpuTimes, after: &CpuTimes) -> pb::S
             memory: pressure.memory.map(stalls_to_proto),
             io: pressure.io.map(stalls_to_proto),
         }),
+        taint: system.taint.map(|taints| pb::system::Taints { taints: taints_to_proto(&taints) }),
     }
+}
+
+pub(super) fn taints_to_proto(taints: &[Taint]) -> Vec<pb::Taint> {
+    let taint = |taint: &Taint| pb::Taint {
+        letter: taint.letter.to_string(),
+        meaning: taint.meaning.to_owned(),
+    };
+    taints.iter().map(taint).collect()
 }
 
 fn stalls_to_proto(stalls: Stalls) -> pb::system::Stalls {

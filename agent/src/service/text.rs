@@ -1,4 +1,4 @@
-//! Text of the kernel and of processes, which may be any bytes.
+//! Names and paths as text: the kernel takes any bytes, messages take UTF-8.
 
 use std::fmt::Write as _;
 
@@ -13,6 +13,11 @@ pub(super) fn text(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// The same for what there may be none of, which is empty on the wire.
+pub(super) fn text_or_empty(bytes: Option<Vec<u8>>) -> String {
+    bytes.as_deref().map(text).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -2,16 +2,22 @@
 
 pub(crate) mod block;
 pub(crate) mod blocklist;
+pub(crate) mod cat;
 mod change;
 pub(crate) mod context;
+pub(crate) mod cpufreq;
+pub(crate) mod disks;
 pub(crate) mod hosts;
 mod input;
+pub(crate) mod ipc;
+pub(crate) mod modules;
 pub(crate) mod net;
 mod prefixes;
 pub(crate) mod protect;
 pub(crate) mod ps;
 mod read;
 pub(crate) mod stats;
+pub(crate) mod sysctl;
 pub(crate) mod sysinfo;
 pub(crate) mod token;
 pub(crate) mod version;
@@ -34,6 +40,13 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Stats(args) => stats::run(global, &args).await,
         Command::Ps(args) => ps::run(global, args).await,
         Command::Sysinfo(args) => sysinfo::run(global, args).await,
+        Command::Cat(args) => cat::run(global, args).await,
+        Command::Sysctl(args) => sysctl::sysctl(global, args).await,
+        Command::Sys(args) => sysctl::sys(global, args).await,
+        Command::Cpufreq(args) => cpufreq::run(global, args).await,
+        Command::Disks(args) => disks::run(global, args).await,
+        Command::Modules(args) => modules::run(global, args).await,
+        Command::Ipc(args) => ipc::run(global, args).await,
         Command::Net(args) => net::run(global, args).await,
         Command::Token(args) => token::run(global, args).await,
         Command::Context(args) => context::run(global, args).await,

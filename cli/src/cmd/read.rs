@@ -4,8 +4,8 @@
 use super::block::fleet_only;
 use crate::{
     args::{Global, HostSelection},
-    connect::{Connection, Lost, READ_TIMEOUT, Target},
-    exit::Exit,
+    connect::{Lost, READ_TIMEOUT, Target},
+    exit::{Exit, usage},
     output::{self, Format, note},
     time::milliseconds,
     view::{
@@ -34,6 +34,26 @@ pub(crate) struct ReadArgs {
     selection: HostSelection,
 }
 
+impl ReadArgs {
+    /// For a command that is a read or a change.
+    pub(super) fn new(strict: bool, selection: HostSelection) -> Self {
+        Self { strict, selection }
+    }
+
+    pub(super) fn strict(&self) -> bool {
+        self.strict
+    }
+
+    pub(super) fn selection(&self, target: &Target) -> anyhow::Result<Option<agent::Selection>> {
+        self.selection.for_read(target)
+    }
+
+    /// Whether it is about one host, by name.
+    pub(super) fn names_one_host(&self) -> bool {
+        self.selection.names_one_host()
+    }
+}
+
 /// Arguments of every change that hosts make at once or not at all.
 #[derive(Debug, Args)]
 pub(crate) struct ChangeArgs {
@@ -44,14 +64,22 @@ pub(crate) struct ChangeArgs {
     allow_empty: bool,
 }
 
+impl ChangeArgs {
+    /// For a command that turns out to be a read.
+    pub(super) fn into_selection(self) -> anyhow::Result<HostSelection> {
+        match self.allow_empty {
+            true => Err(usage("--allow-empty is about a change, and this is a read")),
+            false => Ok(self.selection),
+        }
+    }
+}
+
 /// What is asked for: one call of an agent, and its twin of the controller.
-pub(crate) trait Read {
+pub(crate) trait Ask {
     /// A part of one host's answer.
     type Part;
     /// The same from the controller.
     type Twin: Twin<Part = Self::Part>;
-    /// What the parts consist of.
-    type Record: Record;
 
     /// Asks one agent.
     async fn of_agent(&self, channel: Channel) -> Result<Response<Streaming<Self::Part>>, Status>;
@@ -63,21 +91,24 @@ pub(crate) trait Read {
         selection: Option<agent::Selection>,
         timeout_ms: u64,
     ) -> Result<Response<Streaming<Self::Twin>>, Status>;
-
-    /// What a part consists of.
-    fn records(part: Self::Part) -> Vec<Self::Record>;
 }
 
-/// Reads that are one call of the agent's service and its twin of the controller's: the module of their
-/// client and the client; then request, response, its list, the call, and what is shown.
-macro_rules! reads {
-    ($clients:ident $client:ident
-        $($request:ident $response:ident $list:ident $call:ident $view:ident),* $(,)?
-    ) => {$(
-        impl $crate::cmd::read::Read for kctl_proto::agent::v1::$request {
+/// What is asked for, and shown as a row a host.
+pub(crate) trait Read: Ask {
+    /// What the parts consist of.
+    type Record: Record;
+
+    /// What a part consists of.
+    fn records(&self, part: Self::Part) -> Vec<Self::Record>;
+}
+
+/// Calls of the agent's service and their twins of the controller's: the module of their client and the
+/// client; then request, response and the call.
+macro_rules! asks {
+    ($clients:ident $client:ident $($request:ident $response:ident $call:ident),* $(,)?) => {$(
+        impl $crate::cmd::read::Ask for kctl_proto::agent::v1::$request {
             type Part = kctl_proto::agent::v1::$response;
             type Twin = kctl_proto::controller::v1::$response;
-            type Record = $view;
 
             async fn of_agent(
                 &self,
@@ -103,12 +134,28 @@ macro_rules! reads {
                     .$call(request)
                     .await
             }
-
-            fn records(part: Self::Part) -> Vec<Self::Record> {
-                part.$list.into_iter().map($view::from).collect()
-            }
         }
     )*};
+}
+pub(crate) use asks;
+
+/// The same for those whose answers are lists: request, response, the list in it, the call, and what is
+/// shown.
+macro_rules! reads {
+    ($clients:ident $client:ident
+        $($request:ident $response:ident $list:ident $call:ident $view:ident),* $(,)?
+    ) => {
+        $crate::cmd::read::asks! { $clients $client $($request $response $call),* }
+        $(
+            impl $crate::cmd::read::Read for kctl_proto::agent::v1::$request {
+                type Record = $view;
+
+                fn records(&self, part: Self::Part) -> Vec<Self::Record> {
+                    part.$list.into_iter().map($view::from).collect()
+                }
+            }
+        )*
+    };
 }
 pub(crate) use reads;
 
@@ -168,48 +215,50 @@ async fn ask<R: Read>(
     interval: Duration,
 ) -> anyhow::Result<Answers<R::Record>> {
     let mut answers = Answers::new(global.format()?);
-    let connection = target.connect(global).await?;
-    let wait = connection.wait(READ_TIMEOUT) + interval;
-    match target {
-        Target::Controller(_) => of_fleet(&connection, read, selection, wait, &mut answers).await?,
-        Target::Agent(_) => of_agent(&connection, read, wait, &mut answers).await?,
-    }
+    let told = pieces(global, target, selection, read, interval, |host, piece| match piece {
+        Piece::Part(part) => {
+            answers.part(host, read.records(part));
+            Ok(())
+        }
+        Piece::Error(error) => answers.failed(host, error),
+        Piece::End => answers.end(host),
+    });
+    told.await?;
+    answers.cut_short()?;
     Ok(answers)
 }
 
-async fn of_fleet<R: Read>(
-    connection: &Connection,
-    read: &R,
+/// Asks, and hands on what each host says as it comes.
+pub(super) async fn pieces<A: Ask>(
+    global: &Global,
+    target: &Target,
     selection: Option<agent::Selection>,
-    wait: Duration,
-    answers: &mut Answers<R::Record>,
+    ask: &A,
+    interval: Duration,
+    mut hear: impl FnMut(String, Piece<A::Part>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let call = read.of_fleet(connection.channel.clone(), selection, milliseconds(wait));
-    let mut stream = connection.call(wait, call).await?;
-    while let Some(message) = connection.next(wait, &mut stream).await? {
-        let (host, piece) = message.into_piece();
-        match piece {
-            Some(Piece::Part(part)) => answers.part(host, R::records(part)),
-            Some(Piece::Error(error)) => answers.failed(host, error)?,
-            Some(Piece::End) => answers.end(host)?,
-            None => answers.failed(host, agent::Error::default())?,
+    let connection = target.connect(global).await?;
+    let wait = connection.wait(READ_TIMEOUT) + interval;
+    let channel = connection.channel.clone();
+    match target {
+        Target::Controller(_) => {
+            let call = ask.of_fleet(channel, selection, milliseconds(wait));
+            let mut stream = connection.call(wait, call).await?;
+            while let Some(message) = connection.next(wait, &mut stream).await? {
+                let (host, piece) = message.into_piece();
+                hear(host, piece.unwrap_or_else(|| Piece::Error(agent::Error::default())))?;
+            }
+        }
+        Target::Agent(_) => {
+            let host = super::hosts::local_status(&connection).await?.name;
+            let mut stream = connection.call(wait, ask.of_agent(channel)).await?;
+            while let Some(part) = connection.next(wait, &mut stream).await? {
+                hear(host.clone(), Piece::Part(part))?;
+            }
+            hear(host, Piece::End)?;
         }
     }
-    answers.cut_short()
-}
-
-async fn of_agent<R: Read>(
-    connection: &Connection,
-    read: &R,
-    wait: Duration,
-    answers: &mut Answers<R::Record>,
-) -> anyhow::Result<()> {
-    let host = super::hosts::local_status(connection).await?.name;
-    let mut stream = connection.call(wait, read.of_agent(connection.channel.clone())).await?;
-    while let Some(part) = connection.next(wait, &mut stream).await? {
-        answers.part(host.clone(), R::records(part));
-    }
-    answers.end(host)
+    Ok(())
 }
 
 /// What the hosts have told so far.

@@ -29,7 +29,7 @@ pub(crate) async fn run(global: &Global, args: SysinfoArgs) -> anyhow::Result<Ex
 }
 
 /// In milliseconds.
-fn parse_interval(text: &str) -> Result<u32, String> {
+pub(super) fn parse_interval(text: &str) -> Result<u32, String> {
     match u32::try_from(milliseconds(parse_duration(text)?)) {
         Ok(ms) if ms <= 5_000 => Ok(ms),
         _ => Err("must be at most 5s".to_owned()),

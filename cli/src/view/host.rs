@@ -32,6 +32,8 @@ pub(crate) struct HostRow {
     protected: Vec<String>,
     management_ports: Vec<u32>,
     missing: Vec<MissingView>,
+    /// Network settings that cut the host off and were put back.
+    rolled_back: Vec<RolledBackView>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -52,6 +54,16 @@ struct MissingView {
     what: String,
     why: String,
     remedy: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct RolledBackView {
+    time: Option<String>,
+    path: String,
+    /// What it was put back to.
+    value: String,
+    /// Why it could not be.
+    error: Option<String>,
 }
 
 impl From<controller::Host> for HostRow {
@@ -118,6 +130,7 @@ impl HostRow {
             protected: status.protected,
             management_ports: status.management_ports,
             missing: status.missing.into_iter().map(MissingView::from).collect(),
+            rolled_back: status.rolled_back.into_iter().map(RolledBackView::from).collect(),
         }
     }
 
@@ -133,6 +146,17 @@ impl HostRow {
 impl From<agent::Missing> for MissingView {
     fn from(missing: agent::Missing) -> Self {
         Self { what: missing.what, why: missing.why, remedy: missing.remedy }
+    }
+}
+
+impl From<agent::RolledBack> for RolledBackView {
+    fn from(setting: agent::RolledBack) -> Self {
+        Self {
+            time: rfc3339(setting.time_unix_ms),
+            path: setting.path,
+            value: setting.value,
+            error: some(setting.error),
+        }
     }
 }
 
@@ -237,6 +261,12 @@ pub(crate) fn description(row: &HostRow, now_unix_ms: i64) -> String {
     fact("kept ports:", ports.join(", "));
     for missing in &row.missing {
         fact("missing:", format!("{}: {}; {}", missing.what, missing.why, missing.remedy));
+    }
+    for setting in &row.rolled_back {
+        let RolledBackView { time, path, value, error } = setting;
+        let error = error.as_ref().map(|why| format!(" failed: {why}")).unwrap_or_default();
+        let time = cell(time.as_ref());
+        fact("put back:", format!("{path} to {value:?} at {time}: it cut the host off{error}"));
     }
     text
 }

@@ -2,13 +2,19 @@
 //! people. It asks nobody anything.
 
 pub(crate) mod change;
+pub(crate) mod cpufreq;
+pub(crate) mod disk;
 pub(crate) mod entry;
+pub(crate) mod file;
 pub(crate) mod host;
+pub(crate) mod ipc;
+pub(crate) mod module;
 pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod read;
 pub(crate) mod stats;
 pub(crate) mod system;
+pub(crate) mod value;
 
 use kctl_blocklist::{Action, Protocol};
 use kctl_proto::agent::v1 as pb;
@@ -90,6 +96,11 @@ pub(crate) fn some(text: String) -> Option<String> {
 /// An optional number for people.
 pub(crate) fn cell<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
+}
+
+/// Two digits after the point are more than anybody measures.
+pub(crate) fn hundredths(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
 }
 
 /// A size for people: `512B`, `1.7M`, `12G`.

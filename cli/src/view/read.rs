@@ -8,8 +8,6 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 pub(crate) trait Record: Serialize {
     /// Key of the list in a host's row.
     const NOUN: &'static str;
-    /// Whether a host's row is the one record itself, and not a list.
-    const SINGLE: bool = false;
     /// Columns for people.
     const COLUMNS: &'static [&'static str];
     /// Further columns of `-o wide`.
@@ -17,6 +15,11 @@ pub(crate) trait Record: Serialize {
 
     /// A cell for every column, the wide ones last.
     fn cells(&self) -> Vec<String>;
+
+    /// Whether it is the whole answer: then its fields are in the host's row, and there is no list.
+    fn is_whole(&self) -> bool {
+        false
+    }
 }
 
 /// `{"host":…,"routes":[…]}` or `{"host":…,"error":{…}}`
@@ -36,7 +39,9 @@ struct SingleRow<'a, T> {
 
 impl<T: Record> Serialize for HostRow<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if let (true, Ok([record])) = (T::SINGLE, self.result.as_deref()) {
+        if let Ok([record]) = self.result.as_deref()
+            && record.is_whole()
+        {
             return SingleRow { host: &self.host, record }.serialize(serializer);
         }
         let mut row = serializer.serialize_map(Some(2))?;

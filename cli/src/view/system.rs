@@ -1,6 +1,6 @@
 //! One host as a whole.
 
-use super::{read::Record, size, some};
+use super::{hundredths, read::Record, size, some};
 use crate::time::rfc3339;
 use kctl_proto::agent::v1::{self as pb, system};
 use serde::Serialize;
@@ -17,6 +17,20 @@ pub(crate) struct SystemView {
     swap: SwapView,
     load: LoadView,
     pressure: PressureView,
+    taint: Option<Vec<TaintView>>,
+}
+
+/// Why a kernel or a module is tainted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct TaintView {
+    pub(crate) letter: String,
+    meaning: String,
+}
+
+impl From<pb::Taint> for TaintView {
+    fn from(taint: pb::Taint) -> Self {
+        Self { letter: taint.letter, meaning: taint.meaning }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -109,13 +123,15 @@ impl From<pb::System> for SystemView {
                 memory: pressure.memory.map(StallsView::from),
                 io: pressure.io.map(StallsView::from),
             },
+            taint: system
+                .taint
+                .map(|taint| taint.taints.into_iter().map(TaintView::from).collect()),
         }
     }
 }
 
 impl From<system::Cpu> for CpuView {
     fn from(cpu: system::Cpu) -> Self {
-        let hundredths = |value: f64| (value * 100.0).round() / 100.0;
         Self {
             count: cpu.count,
             model: some(cpu.model),
@@ -159,11 +175,14 @@ impl From<system::Stalls> for StallsView {
 
 impl Record for SystemView {
     const NOUN: &'static str = "system";
-    const SINGLE: bool = true;
     const COLUMNS: &'static [&'static str] =
         &["KERNEL", "UPTIME", "CPUS", "CPU%", "LOAD", "MEMORY", "SWAP"];
     const WIDE_COLUMNS: &'static [&'static str] =
-        &["USER%", "SYSTEM%", "IOWAIT%", "STEAL%", "PRESSURE CPU/MEMORY/IO", "MODEL"];
+        &["USER%", "SYSTEM%", "IOWAIT%", "STEAL%", "PRESSURE CPU/MEMORY/IO", "TAINT", "MODEL"];
+
+    fn is_whole(&self) -> bool {
+        true
+    }
 
     fn cells(&self) -> Vec<String> {
         let cpu = &self.cpu;
@@ -191,6 +210,7 @@ impl Record for SystemView {
             percent(cpu.iowait_percent),
             percent(cpu.steal_percent),
             [&pressure.cpu, &pressure.memory, &pressure.io].map(some).join("/"),
+            self.taint.iter().flatten().map(|taint| taint.letter.as_str()).collect(),
             cpu.model.clone().unwrap_or_default(),
         ]
     }
@@ -222,6 +242,12 @@ mod tests {
                 cpu: Some(system::Stalls { some: Some(stall), full: None }),
                 ..system::Pressure::default()
             }),
+            taint: Some(system::Taints {
+                taints: vec![pb::Taint {
+                    letter: "W".to_owned(),
+                    meaning: "kernel warning".to_owned(),
+                }],
+            }),
             ..pb::System::default()
         };
         let view = SystemView::from(system);
@@ -232,10 +258,12 @@ mod tests {
         assert_eq!(json["memory"]["used_bytes"], 1_u64 << 30);
         assert_eq!(json["pressure"]["cpu"]["some"]["avg10"], 1.5);
         assert_eq!(json["pressure"]["io"], Value::Null);
+        let taint = serde_json::json!([{"letter": "W", "meaning": "kernel warning"}]);
+        assert_eq!(json["taint"], taint);
         let cells = view.cells();
         assert_eq!(cells.len(), SystemView::COLUMNS.len() + SystemView::WIDE_COLUMNS.len());
         assert_eq!(cells[..4], ["6.18.44", "2h", "2", "12.3"]);
         assert_eq!(cells[5..7], ["1.0G/4.0G", "none"]);
-        assert_eq!(cells[11], "1.5/-/-");
+        assert_eq!(cells[11..13], ["1.5/-/-", "W"]);
     }
 }

@@ -2,7 +2,10 @@
 //! on what it says. A new one is a line in the table below; it knows nothing of what is asked.
 
 use super::{Answers, Api};
-use crate::auth::Caller;
+use crate::{
+    audit::{Audit, list},
+    auth::Caller,
+};
 use kctl_proto::{agent::v1 as agent, controller::v1 as api};
 use kctl_rpc::MAX_MESSAGE_BYTES;
 use tonic::{Request, Response, Status};
@@ -53,5 +56,45 @@ twins! {
     }
     SystemService system_service_server system_service_client SystemServiceClient {
         read get_system GetSystemStream GetSystemRequest GetSystemResponse,
+    }
+    DiskService disk_service_server disk_service_client DiskServiceClient {
+        read list_disks ListDisksStream ListDisksRequest ListDisksResponse,
+        read list_mounts ListMountsStream ListMountsRequest ListMountsResponse,
+    }
+    ModuleService module_service_server module_service_client ModuleServiceClient {
+        read list_modules ListModulesStream ListModulesRequest ListModulesResponse,
+    }
+    IpcService ipc_service_server ipc_service_client IpcServiceClient {
+        read list_ipc ListIpcStream ListIpcRequest ListIpcResponse,
+    }
+    FileService file_service_server file_service_client FileServiceClient {
+        read read_file ReadFileStream ReadFileRequest ReadFileResponse,
+        read list_values ListValuesStream ListValuesRequest ListValuesResponse,
+        change set_value SetValueStream SetValueRequest SetValueResponse,
+    }
+    CpufreqService cpufreq_service_server cpufreq_service_client CpufreqServiceClient {
+        read list_cpufreq ListCpufreqStream ListCpufreqRequest ListCpufreqResponse,
+        change set_cpufreq SetCpufreqStream SetCpufreqRequest SetCpufreqResponse,
+    }
+}
+
+impl Audit for agent::SetValueRequest {
+    fn what(&self) -> String {
+        format!("set {}={}", self.path, self.value)
+    }
+}
+
+impl Audit for agent::SetCpufreqRequest {
+    fn what(&self) -> String {
+        use agent::set_cpufreq_request::Target;
+        let target = match &self.target {
+            Some(Target::Governor(governor)) => format!("governor {governor}"),
+            Some(Target::FrequencyHz(hz)) => format!("frequency {hz} Hz"),
+            None => "nothing".to_owned(),
+        };
+        match self.cpus.as_slice() {
+            [] => format!("cpufreq {target}"),
+            cpus => format!("cpufreq {target} on processors {}", list(cpus)),
+        }
     }
 }

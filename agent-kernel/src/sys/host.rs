@@ -1,4 +1,4 @@
-//! A few facts of the system, read from procfs and system calls. It must not know the filter.
+//! A few facts of the host, read from procfs and system calls.
 
 use crate::error::{Error, named};
 use std::collections::BTreeSet;
