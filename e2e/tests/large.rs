@@ -10,8 +10,9 @@ use kctl_e2e::{Lab, with_lab};
 use serde_json::Value;
 
 const ROUTES: usize = 100_000;
-/// The kernel's answer is 6 MB, and a part of it on its way some ten times as large as in the kernel.
-const MOST_MEMORY_KIB: u64 = 100 << 10;
+/// The kernel's answer is 10 MB, which the agent holds while it reads and sends it 500 routes at a time.
+/// All of them read at once were 40 to 75 MB.
+const MOST_GROWTH_KIB: u64 = 28 << 10;
 
 /// The process of a host's agent, as the host's own sockets tell it.
 fn agent_pid(lab: &Lab, host: &str) -> Result<u64> {
@@ -48,6 +49,8 @@ fn a_hundred_thousand_routes_arrive_whole_and_cost_the_agent_little() -> Result<
         ip.arg("-batch").arg(&file).stdin(Stdio::null());
         lab.place("web-1")?.namespace.output(ip)?.code(0)?;
         let pid = agent_pid(lab, "web-1")?;
+        // From now on: what it needed to start is no part of it (proc_pid_clear_refs(5)).
+        std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
         let before = peak_kib(pid)?;
         let args = ["net", "routes", "--table", "9", "-o", "jsonl", "--timeout", "60s"];
         let answer = lab.kctl(&args)?.code(0)?;
@@ -57,7 +60,7 @@ fn a_hundred_thousand_routes_arrive_whole_and_cost_the_agent_little() -> Result<
         ensure!((routes.len(), distinct.len()) == (ROUTES, ROUTES), "{} routes", routes.len());
         let after = peak_kib(pid)?;
         eprintln!("agent: {before} KiB before, {after} KiB at most; read in {:?}", answer.elapsed);
-        ensure!(after < MOST_MEMORY_KIB, "{before} KiB before, {after} KiB at most");
+        ensure!(after - before < MOST_GROWTH_KIB, "{before} KiB before, {after} KiB at most");
         Ok(())
     })
 }
