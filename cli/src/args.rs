@@ -114,7 +114,7 @@ pub(crate) enum Command {
     Modules(modules::ModulesArgs),
     /// Shared memory, semaphores and message queues
     Ipc(ipc::IpcArgs),
-    /// Links, addresses, routes, neighbours and rules as the kernels have them
+    /// Links, addresses, routes, neighbours, rules, sockets and connections as the kernels have them
     Net(net::NetArgs),
     /// Tokens that hosts join with
     Token(token::TokenArgs),
@@ -262,6 +262,11 @@ mod tests {
             "kctl modules --name xfs --all -l role=web",
             "kctl ipc --strict",
             "kctl net routes -6 --table main --interface eth0 -l role=web --strict",
+            "kctl net sockets --tcp --udp -6 --state estab,TIME-WAIT --port 22 --no-processes --info",
+            "kctl net sockets --unix --listening --host a",
+            "kctl net conntrack -4 --protocol tcp --src 10.0.0.0/8 --dst fd09::1 --port 80",
+            "kctl net stats --interval 0 --interface eth0",
+            "kctl net stats --interval 500ms",
             "kctl cat /proc/meminfo --max-bytes 100 --host a",
             "kctl sysctl get",
             "kctl sysctl get net.ipv4.conf.*.rp_filter vm.swappiness -l role=web",
@@ -318,6 +323,14 @@ mod tests {
             "kctl signal 7 TERM -l role=web",
             "kctl signal 7 TERM --host a --start-time yesterday",
             "kctl net routes -4 -6",
+            "kctl net sockets --unix -4",
+            "kctl net sockets --unix --port 22",
+            "kctl net sockets --state OPEN",
+            "kctl net sockets --state ESTAB --listening",
+            "kctl net sockets --port 0",
+            "kctl net conntrack --port 65536",
+            "kctl net conntrack --src web-1",
+            "kctl net stats --interval 6s",
             "kctl cat",
             "kctl cat /etc/passwd",
             "kctl cat /proc/version --max-bytes 0",

@@ -6,18 +6,21 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
 /// Programs that the lab and the tests run, each with its package.
-const LAB: [(&str, &str); 11] = [
+const LAB: [(&str, &str); 14] = [
     ("bpftool", "bpftool"),
+    ("conntrack", "conntrack"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
     ("losetup", "mount"),
     ("lsblk", "util-linux"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),
     ("ping", "iputils-ping"),
     ("ps", "procps"),
     ("setpriv", "util-linux"),
+    ("ss", "iproute2"),
 ];
 
 /// Programs that the benchmarks compare with.

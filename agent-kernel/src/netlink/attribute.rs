@@ -1,4 +1,4 @@
-//! Attributes of routing netlink messages, read where they lie: a table of 100,000 routes is read
+//! Attributes of netlink messages, read where they lie: a table of 100,000 routes is read
 //! without an allocation an attribute, and one that nobody asked for can't fail the rest. It must
 //! not know what they are about.
 
@@ -46,6 +46,21 @@ pub(super) fn u8(value: &[u8]) -> io::Result<u8> {
 /// A number in the host's byte order.
 pub(super) fn u32(value: &[u8]) -> io::Result<u32> {
     value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)).ok_or_else(cut_short)
+}
+
+/// A small number in network byte order, a port or an id.
+pub(super) fn be16(value: &[u8]) -> io::Result<u16> {
+    value.first_chunk().map(|bytes| u16::from_be_bytes(*bytes)).ok_or_else(cut_short)
+}
+
+/// A number in network byte order, as netfilter tells them.
+pub(super) fn be32(value: &[u8]) -> io::Result<u32> {
+    value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)).ok_or_else(cut_short)
+}
+
+/// A counter in network byte order.
+pub(super) fn be64(value: &[u8]) -> io::Result<u64> {
+    value.first_chunk().map(|bytes| u64::from_be_bytes(*bytes)).ok_or_else(cut_short)
 }
 
 /// A name, which ends at the first zero.

@@ -63,7 +63,7 @@ pub async fn interfaces() -> Result<Vec<Interface>, Error> {
 pub(crate) fn xdp_on(index: u32) -> io::Result<Option<Xdp>> {
     let mut message = LinkMessage::default();
     message.header.index = index;
-    let answers = request::one(RouteNetlinkMessage::GetLink(message))?;
+    let answers = request::one(&RouteNetlinkMessage::GetLink(message))?;
     Ok(answers.iter().find_map(|answer| match answer {
         RouteNetlinkMessage::NewLink(link) => xdp(&link.attributes),
         _ => None,

@@ -132,7 +132,7 @@ pub async fn links(
             None => request::raw_dump(&RouteNetlinkMessage::GetLink(message))?,
             Some(index) => {
                 message.header.index = index;
-                request::raw_one(RouteNetlinkMessage::GetLink(message))
+                request::raw_one(&RouteNetlinkMessage::GetLink(message))
                     .map_err(|error| Error::io(request::OBJECT, error))?
             }
         };

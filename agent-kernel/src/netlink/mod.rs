@@ -1,28 +1,35 @@
-//! Routing netlink: links, addresses, routes, neighbours and rules, and when they change.
+//! What the kernel tells over netlink: links with their rates, addresses, routes, neighbours and rules,
+//! and when they change; sockets; tracked connections.
 //! Everything is about the network namespace of the calling thread. It must not know the filter.
 
 mod address;
 mod attribute;
+mod conntrack;
 mod family;
 mod gateway;
 mod interface;
 mod link;
 mod names;
 mod neighbour;
+mod rate;
 mod request;
 mod route;
 mod rule;
+mod socket;
 mod watch;
 
 pub use address::{Addr, AddrFilter, addrs};
+pub use conntrack::{Connection, ConnectionFilter, Flow, connections, ip_protocol};
 pub use family::Family;
 pub use gateway::default_gateways;
 pub use interface::{Address, Interface, interfaces};
 pub(crate) use interface::{Xdp, xdp_on};
 pub use link::{Link, Statistics, XdpProgram, links};
 pub use neighbour::{Neighbour, NeighbourFilter, neighbours};
+pub use rate::{Rates, rates};
 pub use route::{NextHop, Route, RouteFilter, routes};
 pub use rule::{Rule, rules};
+pub use socket::{Queue, Socket, SocketFilter, SocketProtocol, SocketStates, TcpInfo, sockets};
 pub use watch::{Change, Watch};
 
 use crate::Error;

@@ -1,4 +1,4 @@
-//! What numbers of routing netlink are called: the words of ip(8), and links by their index.
+//! What numbers of netlink are called: the words of ip(8), and links by their index.
 
 use super::{
     attribute::{attributes, header, text},

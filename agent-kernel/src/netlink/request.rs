@@ -1,10 +1,9 @@
-//! Asking the kernel over routing netlink (rtnetlink(7)) and taking its answer. It must not know
-//! what is asked.
+//! Asking the kernel over netlink(7) and taking its answer. It must not know what is asked.
 
 use crate::{Error, ErrorKind};
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable as _,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -16,6 +15,28 @@ const MAX_ATTEMPTS: u32 = 10;
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 /// `struct nlmsghdr`
 const HEADER_BYTES: usize = 16;
+
+/// Whether an object is wanted, by its payload.
+pub(super) type Keep<'a> = &'a dyn Fn(&[u8]) -> io::Result<bool>;
+
+/// What the kernel is asked.
+#[derive(Debug)]
+pub(super) struct Question {
+    /// Of netlink(7), `NETLINK_ROUTE`.
+    pub(super) protocol: isize,
+    /// What kind of message it is.
+    pub(super) kind: u16,
+    /// What follows the message's header.
+    pub(super) body: Vec<u8>,
+}
+
+impl From<&RouteNetlinkMessage> for Question {
+    fn from(message: &RouteNetlinkMessage) -> Self {
+        let mut body = vec![0; message.buffer_len()];
+        message.serialize(&mut body);
+        Self { protocol: NETLINK_ROUTE, kind: message.message_type(), body }
+    }
+}
 
 /// A whole answer as the kernel wrote it, some 60 bytes a route.
 #[derive(Debug, Default)]
@@ -59,13 +80,24 @@ impl Answer {
 }
 
 /// Every object that answers a dump request, as the kernel wrote it.
-pub(super) fn raw_dump(message: &RouteNetlinkMessage) -> Result<Answer, Error> {
+pub(super) fn raw_dump(question: impl Into<Question>) -> Result<Answer, Error> {
+    dump_kept(&question.into(), None)
+}
+
+/// The same with those objects alone that `keep` keeps by their payload: a part of a list costs no more
+/// memory than that part, however much the kernel tells.
+pub(super) fn dump_kept(question: &Question, keep: Option<Keep>) -> Result<Answer, Error> {
     let mut attempts = 0;
     loop {
-        match ask(message.clone(), NLM_F_REQUEST | NLM_F_DUMP) {
+        match ask(question, NLM_F_REQUEST | NLM_F_DUMP, keep) {
             // Something changed meanwhile, so the answer may lack objects.
             Err(error) if error.kind() == io::ErrorKind::Interrupted && attempts < MAX_ATTEMPTS => {
                 attempts += 1;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                let why =
+                    "it changes faster than the kernel tells it; ask again, or for a part of it";
+                return Err(Error::new(ErrorKind::Busy, OBJECT, why));
             }
             Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
                 return Err(Error::new(ErrorKind::Full, OBJECT, error.to_string()));
@@ -81,29 +113,23 @@ pub(super) fn dump(message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMess
 }
 
 /// The answer to a request for one object.
-pub(super) fn one(message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+pub(super) fn one(message: &RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
     raw_one(message)?.parsed()
 }
 
 /// The same, as the kernel wrote it.
-pub(super) fn raw_one(message: RouteNetlinkMessage) -> io::Result<Answer> {
-    ask(message, NLM_F_REQUEST | NLM_F_ACK)
+pub(super) fn raw_one(question: impl Into<Question>) -> io::Result<Answer> {
+    ask(&question.into(), NLM_F_REQUEST | NLM_F_ACK, None)
 }
 
-fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Answer> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
+fn ask(question: &Question, flags: u16, keep: Option<Keep>) -> io::Result<Answer> {
+    let mut socket = Socket::new(question.protocol)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     // Makes the kernel heed filters in dump requests. One before 4.20 can't: what it tells too much
     // is left out when it is read.
     let _ = socket.set_netlink_get_strict_chk(true);
-    let mut header = NetlinkHeader::default();
-    header.flags = flags;
-    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
+    socket.send(&request(question, flags)?, 0)?;
     let mut answer = Answer::default();
     let mut size = 0;
     let mut interrupted = false;
@@ -117,6 +143,10 @@ fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Answer> {
                 end = Some(message.error_number());
             }
         }
+        let datagram = match keep {
+            None => datagram,
+            Some(keep) => part(&datagram, keep)?,
+        };
         size += datagram.len();
         if size > MAX_ANSWER_BYTES {
             let why = "the list is larger than 256 MiB; ask for a part of it";
@@ -130,6 +160,30 @@ fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Answer> {
             Some(number) => return Err(io::Error::from_raw_os_error(number)),
         }
     }
+}
+
+/// The objects of a datagram that are kept.
+fn part(datagram: &[u8], keep: Keep) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    for message in messages(datagram) {
+        let message = message?;
+        if message.is_object() && keep(message.payload)? {
+            kept.extend(message.whole);
+            kept.resize(kept.len().next_multiple_of(4), 0);
+        }
+    }
+    Ok(kept)
+}
+
+/// `struct nlmsghdr` and what follows it.
+fn request(question: &Question, flags: u16) -> io::Result<Vec<u8>> {
+    let length = u32::try_from(HEADER_BYTES + question.body.len());
+    let mut bytes = length.map_err(|_| io::ErrorKind::InvalidInput)?.to_ne_bytes().to_vec();
+    bytes.extend([question.kind.to_ne_bytes(), flags.to_ne_bytes()].as_flattened());
+    // Sequence number and port: the socket asks once, and is connected to the kernel alone.
+    bytes.extend([0; 8]);
+    bytes.extend(&question.body);
+    Ok(bytes)
 }
 
 /// One message of a datagram.

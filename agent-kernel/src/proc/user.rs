@@ -7,26 +7,26 @@ use std::sync::Arc;
 
 /// Names by id; each id is looked up once.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(crate) struct Names {
     known: HashMap<u32, Option<Arc<str>>>,
     ask: fn(u32) -> Option<String>,
 }
 
 impl Names {
     /// Of users.
-    pub(super) fn of_users(root: &Path) -> Self {
+    pub(crate) fn of_users(root: &Path) -> Self {
         let ask = |uid: u32| User::from_uid(uid.into()).ok().flatten().map(|user| user.name);
         Self { known: host_file(root, "passwd"), ask }
     }
 
     /// Of groups.
-    pub(super) fn of_groups(root: &Path) -> Self {
+    pub(crate) fn of_groups(root: &Path) -> Self {
         let ask = |gid: u32| Group::from_gid(gid.into()).ok().flatten().map(|group| group.name);
         Self { known: host_file(root, "group"), ask }
     }
 
     /// `None` for an id without a name.
-    pub(super) fn name(&mut self, id: u32) -> Option<Arc<str>> {
+    pub(crate) fn name(&mut self, id: u32) -> Option<Arc<str>> {
         let asked = || (self.ask)(id).map(Arc::from);
         self.known.entry(id).or_insert_with(asked).clone()
     }

@@ -74,7 +74,7 @@ pub(crate) async fn routes(
     Ok(Routes::new(blocklist)
         .add_service(HostServiceServer::new(host::Host::new(enforcer.clone(), lifeline.clone())))
         .add_service(StatsServiceServer::new(stats::Stats::new(enforcer.clone())))
-        .add_service(NetlinkServiceServer::new(netlink::Netlink))
+        .add_service(NetlinkServiceServer::new(netlink::Netlink::new(roots.proc.clone())))
         .add_service(ProcessServiceServer::new(process::Processes::new(roots.proc.clone())))
         .add_service(SystemServiceServer::new(system::Systems::new(roots.proc.clone())))
         .add_service(FileServiceServer::new(files))

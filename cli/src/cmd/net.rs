@@ -1,13 +1,19 @@
-//! `net`: what routing netlink tells of hosts.
+//! `net`: what netlink tells of hosts.
 
 use super::read::{self, ReadArgs, reads};
 use crate::{
     args::Global,
     exit::Exit,
-    view::net::{AddrView, LinkView, NeighView, RouteView, RuleView},
+    time::{milliseconds, parse_duration},
+    view::net::{
+        AddrView, ConnectionView, LinkStatsView, LinkView, NeighView, RouteView, RuleView,
+        SocketView,
+    },
 };
 use clap::{Args, Subcommand};
-use kctl_proto::agent::v1 as agent;
+use kctl_blocklist::parse_prefix;
+use kctl_proto::agent::v1::{self as agent, list_sockets_request::Protocol};
+use std::time::Duration;
 
 /// Arguments of `net`.
 #[derive(Debug, Args)]
@@ -28,6 +34,12 @@ enum NetCommand {
     Neigh(NeighArgs),
     /// Rules: which table a packet's route is looked up in
     Rules(RulesArgs),
+    /// TCP, UDP and unix sockets, and the processes that hold them
+    Sockets(SocketsArgs),
+    /// Connections that the kernel tracks, with address translation
+    Conntrack(ConntrackArgs),
+    /// Counters of links, and how fast they grow
+    Stats(StatsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +90,75 @@ struct NeighArgs {
 struct RulesArgs {
     #[command(flatten)]
     family: FamilyArgs,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+#[derive(Debug, Args)]
+struct SocketsArgs {
+    /// Only TCP; --tcp, --udp and --unix add up
+    #[arg(long)]
+    tcp: bool,
+    /// Only UDP
+    #[arg(long)]
+    udp: bool,
+    /// Only unix sockets
+    #[arg(long, conflicts_with_all = ["inet", "inet6", "port"])]
+    unix: bool,
+    #[command(flatten)]
+    family: FamilyArgs,
+    /// Only those that wait for peers: LISTEN, and UDP and unix sockets in UNCONN
+    #[arg(long)]
+    listening: bool,
+    /// Only in these states: ESTAB, LISTEN, TIME-WAIT, UNCONN and the others of ss(8)
+    #[arg(
+        long,
+        value_name = "STATE[,STATE…]",
+        value_delimiter = ',',
+        conflicts_with = "listening"
+    )]
+    #[arg(value_parser = parse_state)]
+    state: Vec<String>,
+    /// Only TCP and UDP with this port at either end
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// Leave out which processes hold them, which is most of the work
+    #[arg(long)]
+    no_processes: bool,
+    /// Also round trip time, congestion window and retransmits of TCP
+    #[arg(long)]
+    info: bool,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+#[derive(Debug, Args)]
+struct ConntrackArgs {
+    #[command(flatten)]
+    family: FamilyArgs,
+    /// Only of this protocol: tcp, udp, icmp, icmpv6, sctp or a number
+    #[arg(long, value_name = "PROTOCOL")]
+    protocol: Option<String>,
+    /// Only those that began there
+    #[arg(long, value_name = "PREFIX", value_parser = prefix)]
+    src: Option<String>,
+    /// Only those that were meant to go there
+    #[arg(long, value_name = "PREFIX", value_parser = prefix)]
+    dst: Option<String>,
+    /// Only with this port at either end, before or after address translation
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+#[derive(Debug, Args)]
+struct StatsArgs {
+    #[command(flatten)]
+    interface: InterfaceArg,
+    /// How long to watch how fast the counters grow, up to 5s; 0 tells no rates
+    #[arg(long, value_name = "DURATION", value_parser = parse_interval, default_value = "1s")]
+    interval: u32,
     #[command(flatten)]
     read: ReadArgs,
 }
@@ -144,6 +225,75 @@ pub(crate) async fn run(global: &Global, args: NetArgs) -> anyhow::Result<Exit> 
             let request = agent::ListRulesRequest { family: args.family.number() };
             read::run(global, &args.read, &request).await
         }
+        NetCommand::Sockets(args) => read::run(global, &args.read, &args.request()).await,
+        NetCommand::Conntrack(args) => {
+            let request = agent::ListConnectionsRequest {
+                family: args.family.number(),
+                protocol: args.protocol.unwrap_or_default(),
+                src: args.src.unwrap_or_default(),
+                dst: args.dst.unwrap_or_default(),
+                port: args.port.unwrap_or_default().into(),
+            };
+            read::run(global, &args.read, &request).await
+        }
+        NetCommand::Stats(args) => {
+            let (interface, interval_ms) = (args.interface.name(), args.interval);
+            let request = agent::ListLinkStatsRequest { interface, interval_ms };
+            let interval = Duration::from_millis(interval_ms.into());
+            read::watch(global, &args.read, &request, interval).await
+        }
+    }
+}
+
+impl SocketsArgs {
+    fn request(&self) -> agent::ListSocketsRequest {
+        let protocols =
+            [(self.tcp, Protocol::Tcp), (self.udp, Protocol::Udp), (self.unix, Protocol::Unix)];
+        let chosen = protocols.into_iter().filter(|(chosen, _)| *chosen);
+        agent::ListSocketsRequest {
+            protocols: chosen.map(|(_, protocol)| protocol.into()).collect(),
+            family: self.family.number(),
+            states: self.state.clone(),
+            listening: self.listening,
+            port: self.port.unwrap_or_default().into(),
+            processes: !self.no_processes,
+            tcp_info: self.info,
+        }
+    }
+}
+
+const STATES: [&str; 11] = [
+    "ESTAB",
+    "SYN-SENT",
+    "SYN-RECV",
+    "FIN-WAIT-1",
+    "FIN-WAIT-2",
+    "TIME-WAIT",
+    "UNCONN",
+    "CLOSE-WAIT",
+    "LAST-ACK",
+    "LISTEN",
+    "CLOSING",
+];
+
+fn parse_state(text: &str) -> Result<String, String> {
+    let known = STATES.iter().find(|state| state.eq_ignore_ascii_case(text));
+    let known = known.ok_or_else(|| format!("must be one of {}", STATES.join(", ")))?;
+    Ok((*known).to_owned())
+}
+
+fn prefix(text: &str) -> Result<String, String> {
+    parse_prefix(text).map(|prefix| prefix.to_string()).map_err(|error| error.to_string())
+}
+
+/// In milliseconds.
+fn parse_interval(text: &str) -> Result<u32, String> {
+    if matches!(text, "0" | "0s" | "0ms") {
+        return Ok(0);
+    }
+    match u32::try_from(milliseconds(parse_duration(text)?)) {
+        Ok(ms) if ms <= 5_000 => Ok(ms),
+        _ => Err("must be at most 5s".to_owned()),
     }
 }
 
@@ -165,6 +315,9 @@ reads! { netlink_service_client NetlinkServiceClient
     ListRoutesRequest ListRoutesResponse routes list_routes RouteView,
     ListNeighboursRequest ListNeighboursResponse neighbours list_neighbours NeighView,
     ListRulesRequest ListRulesResponse rules list_rules RuleView,
+    ListSocketsRequest ListSocketsResponse sockets list_sockets SocketView,
+    ListConnectionsRequest ListConnectionsResponse connections list_connections ConnectionView,
+    ListLinkStatsRequest ListLinkStatsResponse stats list_link_stats LinkStatsView,
 }
 
 #[cfg(test)]
@@ -178,5 +331,17 @@ mod tests {
         for text in ["", "0", "mine", "-1", "4294967296"] {
             assert!(parse_table(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn states_intervals_and_prefixes_are_checked_before_anybody_is_asked() {
+        assert_eq!(parse_state("time-wait").as_deref(), Ok("TIME-WAIT"));
+        assert!(parse_state("OPEN").is_err());
+        assert_eq!((parse_interval("0"), parse_interval("5s")), (Ok(0), Ok(5_000)));
+        for text in ["6s", "1", "-1s", ""] {
+            assert!(parse_interval(text).is_err(), "{text:?}");
+        }
+        assert_eq!(prefix("10.0.0.5").as_deref(), Ok("10.0.0.5/32"));
+        assert!(prefix("10.0.0.5/33").is_err());
     }
 }

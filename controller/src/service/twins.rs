@@ -47,6 +47,9 @@ twins! {
         read list_routes ListRoutesStream ListRoutesRequest ListRoutesResponse,
         read list_neighbours ListNeighboursStream ListNeighboursRequest ListNeighboursResponse,
         read list_rules ListRulesStream ListRulesRequest ListRulesResponse,
+        read list_link_stats ListLinkStatsStream ListLinkStatsRequest ListLinkStatsResponse,
+        read list_sockets ListSocketsStream ListSocketsRequest ListSocketsResponse,
+        read list_connections ListConnectionsStream ListConnectionsRequest ListConnectionsResponse,
     }
     ProcessService process_service_server process_service_client ProcessServiceClient {
         read list_processes ListProcessesStream ListProcessesRequest ListProcessesResponse,

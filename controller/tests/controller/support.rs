@@ -161,10 +161,14 @@ pub(crate) fn selector(text: &str) -> pb::Selection {
     pb::Selection { hosts: Some(pb::selection::Hosts::Selector(text.to_owned())) }
 }
 
+/// Longer than a busy machine takes to answer.
+const PATIENT_MS: u64 = 10_000;
+
 pub(crate) fn block(prefix: &str, selection: pb::Selection) -> api::BlockRequest {
     api::BlockRequest {
         prefixes: vec![prefix.to_owned()],
         selection: Some(selection),
+        timeout_ms: PATIENT_MS,
         ..api::BlockRequest::default()
     }
 }
@@ -173,6 +177,7 @@ pub(crate) fn unblock(prefix: &str, selection: pb::Selection) -> api::UnblockReq
     api::UnblockRequest {
         prefixes: vec![prefix.to_owned()],
         selection: Some(selection),
+        timeout_ms: PATIENT_MS,
         ..api::UnblockRequest::default()
     }
 }

@@ -1,6 +1,11 @@
 //! Objects of the kernel as messages. What there is none of is empty on the wire.
 
-use agent_kernel::netlink::{Addr, Family, Link, Neighbour, NextHop, Route, Rule, Statistics};
+use crate::service::text::text as any_bytes;
+use agent_kernel::netlink::{
+    Addr, Connection, Family, Flow, Link, Neighbour, NextHop, Queue, Route, Rule, Socket,
+    Statistics, TcpInfo,
+};
+use agent_kernel::proc::SocketHolder;
 use kctl_proto::agent::v1 as pb;
 use std::ops::RangeInclusive;
 
@@ -25,7 +30,7 @@ pub(super) fn link(link: Link) -> pb::Link {
     }
 }
 
-fn statistics(counted: Statistics) -> pb::link::Statistics {
+pub(super) fn statistics(counted: Statistics) -> pb::link::Statistics {
     pb::link::Statistics {
         rx_packets: counted.rx_packets,
         tx_packets: counted.tx_packets,
@@ -117,6 +122,79 @@ pub(super) fn rule(rule: Rule) -> pb::Rule {
         l3mdev: rule.l3mdev,
         suppress_prefix_len: rule.suppress_prefix_len,
         protocol: rule.protocol.into_owned(),
+    }
+}
+
+pub(super) fn socket(socket: Socket) -> pb::Socket {
+    let (rx_queue_bytes, tx_queue_bytes, backlog, backlog_limit) = match socket.queue {
+        Queue::Bytes { rx, tx } => (Some(rx), Some(tx), None, None),
+        Queue::Backlog { length, limit } => (None, None, Some(length), Some(limit)),
+    };
+    pb::Socket {
+        protocol: socket.protocol.name().to_owned(),
+        family: socket.family.map(family).unwrap_or_default(),
+        r#type: socket.kind.into_owned(),
+        state: socket.state.into_owned(),
+        local_address: text(socket.local.map(|end| end.ip())),
+        local_port: socket.local.map(|end| end.port().into()),
+        peer_address: text(socket.peer.map(|end| end.ip())),
+        peer_port: socket.peer.map(|end| end.port().into()),
+        interface: socket.interface.unwrap_or_default(),
+        path: socket.path.as_deref().map(any_bytes).unwrap_or_default(),
+        peer_inode: socket.peer_inode.unwrap_or_default(),
+        rx_queue_bytes,
+        tx_queue_bytes,
+        backlog,
+        backlog_limit,
+        uid: socket.uid,
+        user: text(socket.user),
+        inode: socket.inode.unwrap_or_default(),
+        cookie: socket.cookie,
+        tcp: socket.tcp.map(tcp),
+        processes: socket.holders.list.into_iter().map(holder).collect(),
+        processes_truncated: socket.holders.truncated,
+    }
+}
+
+fn tcp(info: TcpInfo) -> pb::socket::Tcp {
+    pb::socket::Tcp {
+        rtt_us: info.rtt_us,
+        rtt_var_us: info.rtt_var_us,
+        congestion_window: info.congestion_window,
+        retransmits: info.retransmits,
+    }
+}
+
+fn holder(holder: SocketHolder) -> pb::socket::Process {
+    pb::socket::Process { pid: holder.pid, comm: any_bytes(&holder.comm), fd: holder.fd }
+}
+
+pub(super) fn connection(connection: Connection) -> pb::Connection {
+    pb::Connection {
+        family: family(connection.family),
+        protocol: connection.protocol.into_owned(),
+        state: text(connection.state),
+        original: Some(flow(connection.original)),
+        reply: Some(flow(connection.reply)),
+        timeout_seconds: connection.timeout_seconds,
+        mark: connection.mark,
+        zone: connection.zone.into(),
+        status: words(connection.status),
+        id: connection.id,
+    }
+}
+
+fn flow(flow: Flow) -> pb::connection::Flow {
+    pb::connection::Flow {
+        src: flow.src.to_string(),
+        dst: flow.dst.to_string(),
+        src_port: flow.src_port.map(u32::from),
+        dst_port: flow.dst_port.map(u32::from),
+        icmp_type: flow.icmp_type.map(u32::from),
+        icmp_code: flow.icmp_code.map(u32::from),
+        icmp_id: flow.icmp_id.map(u32::from),
+        packets: flow.packets,
+        bytes: flow.bytes,
     }
 }
 

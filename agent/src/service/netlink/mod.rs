@@ -1,16 +1,28 @@
-//! `NetlinkService`: what routing netlink tells of this host.
+//! `NetlinkService`: what netlink tells of this host.
 
 mod convert;
+mod filter;
+mod stats;
 
 use super::chunks::{Chunks, chunks};
 use crate::status::kernel;
-use agent_kernel::netlink::{self, AddrFilter, Family, NeighbourFilter, RouteFilter};
+use agent_kernel::netlink::{self, AddrFilter, NeighbourFilter, RouteFilter};
+use filter::{family, some};
 use kctl_proto::agent::v1::{self as pb, netlink_service_server::NetlinkService};
+use std::path::PathBuf;
 use tonic::{Request, Response, Status};
 
-/// Answers for the agent's network namespace.
+/// Answers for the agent's network namespace, and for the processes of one procfs mount.
 #[derive(Debug)]
-pub(super) struct Netlink;
+pub(super) struct Netlink {
+    proc_root: PathBuf,
+}
+
+impl Netlink {
+    pub(super) fn new(proc_root: PathBuf) -> Self {
+        Self { proc_root }
+    }
+}
 
 #[tonic::async_trait]
 impl NetlinkService for Netlink {
@@ -81,17 +93,42 @@ impl NetlinkService for Netlink {
         let rules = rules.map(|rule| rule.map(convert::rule));
         Ok(Response::new(chunks(rules, |rules| pb::ListRulesResponse { rules }, kernel)))
     }
-}
 
-fn family(family: pb::Family) -> Option<Family> {
-    match family {
-        pb::Family::Unspecified => None,
-        pb::Family::Inet => Some(Family::Inet),
-        pb::Family::Inet6 => Some(Family::Inet6),
+    type ListLinkStatsStream = Chunks<pb::ListLinkStatsResponse>;
+
+    async fn list_link_stats(
+        &self,
+        request: Request<pb::ListLinkStatsRequest>,
+    ) -> Result<Response<Self::ListLinkStatsStream>, Status> {
+        let request = request.into_inner();
+        let interval = stats::interval(request.interval_ms)?;
+        let stats = stats::watch(some(request.interface), interval).await.map_err(kernel)?;
+        let message = |stats| pb::ListLinkStatsResponse { stats };
+        Ok(Response::new(chunks(stats.into_iter().map(Ok), message, kernel)))
     }
-}
 
-/// Empty means any on the wire.
-fn some(text: String) -> Option<String> {
-    (!text.is_empty()).then_some(text)
+    type ListSocketsStream = Chunks<pb::ListSocketsResponse>;
+
+    async fn list_sockets(
+        &self,
+        request: Request<pb::ListSocketsRequest>,
+    ) -> Result<Response<Self::ListSocketsStream>, Status> {
+        let filter = filter::sockets(&request.into_inner())?;
+        let sockets = netlink::sockets(self.proc_root.clone(), filter).await.map_err(kernel)?;
+        let sockets = sockets.map(|socket| socket.map(convert::socket));
+        Ok(Response::new(chunks(sockets, |sockets| pb::ListSocketsResponse { sockets }, kernel)))
+    }
+
+    type ListConnectionsStream = Chunks<pb::ListConnectionsResponse>;
+
+    async fn list_connections(
+        &self,
+        request: Request<pb::ListConnectionsRequest>,
+    ) -> Result<Response<Self::ListConnectionsStream>, Status> {
+        let filter = filter::connections(&request.into_inner())?;
+        let found = netlink::connections(filter).await.map_err(kernel)?;
+        let found = found.map(|connection| connection.map(convert::connection));
+        let message = |connections| pb::ListConnectionsResponse { connections };
+        Ok(Response::new(chunks(found, message, kernel)))
+    }
 }

@@ -31,15 +31,15 @@ struct XdpView {
 
 /// What a link counted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct StatisticsView {
-    rx_packets: u64,
-    tx_packets: u64,
-    rx_bytes: u64,
-    tx_bytes: u64,
-    rx_errors: u64,
-    tx_errors: u64,
-    rx_dropped: u64,
-    tx_dropped: u64,
+pub(super) struct StatisticsView {
+    pub(super) rx_packets: u64,
+    pub(super) tx_packets: u64,
+    pub(super) rx_bytes: u64,
+    pub(super) tx_bytes: u64,
+    pub(super) rx_errors: u64,
+    pub(super) tx_errors: u64,
+    pub(super) rx_dropped: u64,
+    pub(super) tx_dropped: u64,
     multicast: u64,
     collisions: u64,
 }
@@ -63,18 +63,24 @@ impl From<pb::Link> for LinkView {
                 .into_iter()
                 .map(|xdp| XdpView { mode: xdp.mode, program: xdp.program })
                 .collect(),
-            statistics: StatisticsView {
-                rx_packets: counted.rx_packets,
-                tx_packets: counted.tx_packets,
-                rx_bytes: counted.rx_bytes,
-                tx_bytes: counted.tx_bytes,
-                rx_errors: counted.rx_errors,
-                tx_errors: counted.tx_errors,
-                rx_dropped: counted.rx_dropped,
-                tx_dropped: counted.tx_dropped,
-                multicast: counted.multicast,
-                collisions: counted.collisions,
-            },
+            statistics: counted.into(),
+        }
+    }
+}
+
+impl From<pb::link::Statistics> for StatisticsView {
+    fn from(counted: pb::link::Statistics) -> Self {
+        Self {
+            rx_packets: counted.rx_packets,
+            tx_packets: counted.tx_packets,
+            rx_bytes: counted.rx_bytes,
+            tx_bytes: counted.tx_bytes,
+            rx_errors: counted.rx_errors,
+            tx_errors: counted.tx_errors,
+            rx_dropped: counted.rx_dropped,
+            tx_dropped: counted.tx_dropped,
+            multicast: counted.multicast,
+            collisions: counted.collisions,
         }
     }
 }

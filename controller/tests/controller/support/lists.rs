@@ -19,6 +19,9 @@ impl NetlinkService for Agent {
     type ListRoutesStream = Answers<pb::ListRoutesResponse>;
     type ListNeighboursStream = Answers<pb::ListNeighboursResponse>;
     type ListRulesStream = Answers<pb::ListRulesResponse>;
+    type ListLinkStatsStream = Answers<pb::ListLinkStatsResponse>;
+    type ListSocketsStream = Answers<pb::ListSocketsResponse>;
+    type ListConnectionsStream = Answers<pb::ListConnectionsResponse>;
 
     async fn list_rules(
         &self,
@@ -58,6 +61,27 @@ impl NetlinkService for Agent {
         &self,
         _request: Request<pb::ListNeighboursRequest>,
     ) -> Result<Response<Self::ListNeighboursStream>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn list_link_stats(
+        &self,
+        _request: Request<pb::ListLinkStatsRequest>,
+    ) -> Result<Response<Self::ListLinkStatsStream>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn list_sockets(
+        &self,
+        _request: Request<pb::ListSocketsRequest>,
+    ) -> Result<Response<Self::ListSocketsStream>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn list_connections(
+        &self,
+        _request: Request<pb::ListConnectionsRequest>,
+    ) -> Result<Response<Self::ListConnectionsStream>, Status> {
         Err(Status::unimplemented("not needed"))
     }
 }

@@ -1,0 +1,66 @@
+//! A large routing table through agent, controller and kctl, and what it costs the agent.
+
+use std::{
+    collections::BTreeSet,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use kctl_e2e::{Lab, with_lab};
+use serde_json::Value;
+
+const ROUTES: usize = 100_000;
+/// The kernel's answer is 10 MB, which the agent holds while it reads and sends it 500 routes at a time.
+/// All of them read at once were 40 to 75 MB.
+const MOST_GROWTH_KIB: u64 = 28 << 10;
+
+/// The process of a host's agent, as the host's own sockets tell it.
+fn agent_pid(lab: &Lab, host: &str) -> Result<u64> {
+    let answer = lab.json(&["net", "sockets", "--host", host, "--unix", "--listening"])?;
+    let socket = lab.agent(host)?.socket.display().to_string();
+    let sockets = answer[0]["sockets"].as_array().context("sockets")?;
+    let own = sockets.iter().find(|it| it["path"] == *socket).context("the agent's socket")?;
+    own["processes"][0]["pid"].as_u64().with_context(|| own.to_string())
+}
+
+/// The most memory that a process ever had, KiB.
+fn peak_kib(pid: u64) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+#[test]
+fn a_hundred_thousand_routes_arrive_whole_and_cost_the_agent_little() -> Result<()> {
+    with_lab(1, |lab| {
+        let lines: String = (0..ROUTES)
+            .map(|i| {
+                format!(
+                    "route add 10{}.{}.{}.0/24 dev lo table 9\n",
+                    i / 62_500,
+                    i / 250 % 250,
+                    i % 250
+                )
+            })
+            .collect();
+        let file = lab.scratch().join("routes");
+        std::fs::write(&file, lines)?;
+        let mut ip = Command::new("ip");
+        ip.arg("-batch").arg(&file).stdin(Stdio::null());
+        lab.place("web-1")?.namespace.output(ip)?.code(0)?;
+        let pid = agent_pid(lab, "web-1")?;
+        // From now on: what it needed to start is no part of it (proc_pid_clear_refs(5)).
+        std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
+        let before = peak_kib(pid)?;
+        let args = ["net", "routes", "--table", "9", "-o", "jsonl", "--timeout", "60s"];
+        let answer = lab.kctl(&args)?.code(0)?;
+        let row: Value = serde_json::from_str(answer.stdout.trim())?;
+        let routes = row["routes"].as_array().context("routes")?;
+        let distinct: BTreeSet<_> = routes.iter().map(|route| route["dst"].as_str()).collect();
+        ensure!((routes.len(), distinct.len()) == (ROUTES, ROUTES), "{} routes", routes.len());
+        let after = peak_kib(pid)?;
+        eprintln!("agent: {before} KiB before, {after} KiB at most; read in {:?}", answer.elapsed);
+        ensure!(after - before < MOST_GROWTH_KIB, "{before} KiB before, {after} KiB at most");
+        Ok(())
+    })
+}
