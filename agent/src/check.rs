@@ -12,8 +12,7 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<ExitCode> {
     report.line("kernel", sys::kernel_release());
     report.line("boot id", sys::boot_id(&config.proc_root));
     report.line("filter", load(config));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let interfaces = runtime.block_on(netlink::interfaces());
+    let interfaces = netlink::interfaces();
     report.line("netlink", interfaces.as_ref().map(|all| format!("{} interfaces", all.len())));
     for interface in interfaces.iter().flatten() {
         let chosen = config.interfaces.names.contains(&interface.name)

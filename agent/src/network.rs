@@ -60,16 +60,17 @@ async fn follow(
 }
 
 async fn look(enforcer: &Enforcer) {
-    match read().await {
-        Ok(network) => drop(enforcer.run(move |it| it.look(network)).await),
-        Err(error) => tracing::error!(%error, "the network can't be read"),
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(network)) => drop(enforcer.run(move |it| it.look(network)).await),
+        Ok(Err(error)) => tracing::error!(%error, "the network can't be read"),
+        Err(panicked) => tracing::error!(%panicked, "the network can't be read"),
     }
 }
 
-async fn read() -> Result<Network, Error> {
+fn read() -> Result<Network, Error> {
     Ok(Network {
-        interfaces: netlink::interfaces().await?,
-        gateways: netlink::default_gateways().await?,
+        interfaces: netlink::interfaces()?,
+        gateways: netlink::default_gateways()?,
         resolvers: sys::resolvers(Path::new("/etc/resolv.conf"))?,
         ssh_ports: ssh_ports(Path::new("/etc/ssh")),
     })

@@ -55,12 +55,10 @@ fn bare() -> usize {
 
 pub(crate) fn bench(criterion: &mut Criterion) {
     fill();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
     let mut group = criterion.benchmark_group("routes");
     group.bench_function("kctl", |bencher| {
         bencher.iter(|| {
-            let list = runtime.block_on(routes(RouteFilter::default())).expect("routes");
+            let list = routes(RouteFilter::default()).expect("routes");
             let mut count = 0;
             for route in list {
                 black_box(route.expect("a route"));

@@ -2,7 +2,6 @@
 
 use super::{
     attribute::{address, attributes, header, text, u32},
-    blocking,
     family::{Answers, Family},
     names::{Links, Words, bits, word},
     route::SCOPES,
@@ -68,21 +67,18 @@ const FLAGS: Words = &[
 ];
 
 /// Every address that the filter leaves, read as they are taken. NotFound: no such interface.
-pub async fn addrs(
+pub fn addrs(
     filter: AddrFilter,
 ) -> Result<impl Iterator<Item = Result<Addr, Error>> + Send, Error> {
-    blocking(move || {
-        let links = Links::read()?;
-        let index = filter.interface.map(|name| links.index(&name)).transpose()?;
-        let answers = Answers::dump(filter.family, |family| {
-            let mut message = AddressMessage::default();
-            message.header.family = family.into();
-            message.header.index = index.unwrap_or_default();
-            RouteNetlinkMessage::GetAddress(message)
-        })?;
-        Ok(answers.objects(move |family, payload| read(family, payload, index, &links)))
-    })
-    .await
+    let links = Links::read()?;
+    let index = filter.interface.map(|name| links.index(&name)).transpose()?;
+    let answers = Answers::dump(filter.family, |family| {
+        let mut message = AddressMessage::default();
+        message.header.family = family.into();
+        message.header.index = index.unwrap_or_default();
+        RouteNetlinkMessage::GetAddress(message)
+    })?;
+    Ok(answers.objects(move |family, payload| read(family, payload, index, &links)))
 }
 
 fn read(

@@ -2,7 +2,6 @@
 
 use super::{
     attribute::{address, attributes, be16, be32, be64, header, u8},
-    blocking,
     family::Family,
     names::{Words, bits, word},
     request::{self, Question},
@@ -181,16 +180,13 @@ pub fn ip_protocol(text: &str) -> Result<u8, Error> {
 
 /// Every tracked connection of the calling thread's network namespace that the filter leaves, read as
 /// they are taken. Unsupported: this kernel does not tell them.
-pub async fn connections(
+pub fn connections(
     filter: ConnectionFilter,
 ) -> Result<impl Iterator<Item = Result<Connection, Error>> + Send, Error> {
-    blocking(move || {
-        let keep = |payload: &[u8]| Ok(read(payload)?.is_some_and(|it| filter.keeps(&it)));
-        let keep = filter.leaves_to_us().then_some(&keep as request::Keep);
-        let answer = request::dump_kept(&question(filter.family), keep).map_err(known)?;
-        Ok(answer.objects(|payload| Ok(read(payload)?.map(|(_, connection)| connection))))
-    })
-    .await
+    let keep = |payload: &[u8]| Ok(read(payload)?.is_some_and(|it| filter.keeps(&it)));
+    let keep = filter.leaves_to_us().then_some(&keep as request::Keep);
+    let answer = request::dump_kept(&question(filter.family), keep).map_err(known)?;
+    Ok(answer.objects(|payload| Ok(read(payload)?.map(|(_, connection)| connection))))
 }
 
 /// `struct nfgenmsg`: the kernel itself leaves a family, and tells both for none.

@@ -1,6 +1,6 @@
 //! Gateways of default routes.
 
-use super::{blocking, request};
+use super::request;
 use crate::Error;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
@@ -10,24 +10,21 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// The gateways of the default routes of every table and both families.
-pub async fn default_gateways() -> Result<BTreeSet<IpAddr>, Error> {
-    blocking(|| {
-        let mut gateways = BTreeSet::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family;
-            for answer in request::dump(&RouteNetlinkMessage::GetRoute(message))? {
-                if let RouteNetlinkMessage::NewRoute(route) = answer
-                    && route.header.destination_prefix_length == 0
-                    && route.header.kind == RouteType::Unicast
-                {
-                    collect(&route.attributes, &mut gateways);
-                }
+pub fn default_gateways() -> Result<BTreeSet<IpAddr>, Error> {
+    let mut gateways = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        for answer in request::dump(&RouteNetlinkMessage::GetRoute(message))? {
+            if let RouteNetlinkMessage::NewRoute(route) = answer
+                && route.header.destination_prefix_length == 0
+                && route.header.kind == RouteType::Unicast
+            {
+                collect(&route.attributes, &mut gateways);
             }
         }
-        Ok(gateways)
-    })
-    .await
+    }
+    Ok(gateways)
 }
 
 fn collect(attributes: &[RouteAttribute], gateways: &mut BTreeSet<IpAddr>) {

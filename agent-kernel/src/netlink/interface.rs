@@ -1,6 +1,6 @@
 //! Interfaces with their addresses and XDP programs.
 
-use super::{blocking, request};
+use super::request;
 use crate::Error;
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -50,13 +50,10 @@ pub(crate) struct Xdp {
 }
 
 /// Every interface with its addresses, by index.
-pub async fn interfaces() -> Result<Vec<Interface>, Error> {
-    blocking(|| {
-        let links = request::dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-        let addresses = request::dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
-        Ok(join(links, addresses))
-    })
-    .await
+pub fn interfaces() -> Result<Vec<Interface>, Error> {
+    let links = request::dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let addresses = request::dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    Ok(join(links, addresses))
 }
 
 /// The XDP program on an interface; no such device is an error.

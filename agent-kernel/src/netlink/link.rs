@@ -2,7 +2,6 @@
 
 use super::{
     attribute::{address, attributes, header, link_address, text, u8, u32},
-    blocking,
     names::{Links, Words, bits, word},
     request,
 };
@@ -121,24 +120,24 @@ const FLAGS: Words = &[
 const IP_TUNNELS: [u16; 5] = [768, 769, 776, 778, 823];
 
 /// Every link, or the one of this name, read as they are taken. NotFound: no such link.
-pub async fn links(
+pub fn links(
     name: Option<String>,
 ) -> Result<impl Iterator<Item = Result<Link, Error>> + Send, Error> {
-    blocking(move || {
-        let names = Links::read()?;
-        let index = name.as_deref().map(|name| names.index(name)).transpose()?;
-        let mut message = LinkMessage::default();
-        let answer = match index {
-            None => request::raw_dump(&RouteNetlinkMessage::GetLink(message))?,
-            Some(index) => {
-                message.header.index = index;
-                request::raw_one(&RouteNetlinkMessage::GetLink(message))
-                    .map_err(|error| Error::io(request::OBJECT, error))?
-            }
-        };
-        Ok(answer.objects(move |payload| read(payload, &names).map(Some)))
-    })
-    .await
+    let mut message = LinkMessage::default();
+    let (answer, names) = match name {
+        None => {
+            let answer = request::raw_dump(&RouteNetlinkMessage::GetLink(message))?;
+            let names = Links::of(&answer)?;
+            (answer, names)
+        }
+        Some(name) => {
+            let names = Links::read()?;
+            message.header.index = names.index(&name)?;
+            let answer = request::raw_one(&RouteNetlinkMessage::GetLink(message));
+            (answer.map_err(|error| Error::io(request::OBJECT, error))?, names)
+        }
+    };
+    Ok(answer.objects(move |payload| read(payload, &names).map(Some)))
 }
 
 fn read(payload: &[u8], names: &Links) -> io::Result<Link> {

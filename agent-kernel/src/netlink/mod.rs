@@ -1,6 +1,7 @@
 //! What the kernel tells over netlink: links with their rates, addresses, routes, neighbours and rules,
 //! and when they change; sockets; tracked connections.
-//! Everything is about the network namespace of the calling thread. It must not know the filter.
+//! Everything is about the network namespace of the calling thread, which waits for the kernel: a dump
+//! takes microseconds, a large one its milliseconds. It must not know the filter.
 
 mod address;
 mod attribute;
@@ -31,15 +32,3 @@ pub use route::{NextHop, Route, RouteFilter, routes};
 pub use rule::{Rule, rules};
 pub use socket::{Queue, Socket, SocketFilter, SocketProtocol, SocketStates, TcpInfo, sockets};
 pub use watch::{Change, Watch};
-
-use crate::Error;
-
-/// The kernel answers a dump at once, but a large one takes its milliseconds of system calls.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Error::wrapped(request::OBJECT, error)),
-    }
-}

@@ -8,7 +8,7 @@ use crate::{Error, ErrorKind, error::named};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use nix::libc;
-use std::{borrow::Cow, collections::HashMap, io};
+use std::{borrow::Cow, io};
 
 /// Words for numbers.
 pub(super) type Words = &'static [(u32, &'static str)];
@@ -24,9 +24,9 @@ pub(super) fn bits(words: Words, set: u32) -> Vec<&'static str> {
     words.iter().filter(|(bit, _)| set & bit != 0).map(|(_, word)| *word).collect()
 }
 
-/// Links by index.
+/// Names of links, by index in order.
 #[derive(Debug, Default)]
-pub(super) struct Links(HashMap<u32, String>);
+pub(super) struct Links(Vec<(u32, String)>);
 
 impl Links {
     /// Those of the calling thread's network namespace.
@@ -34,13 +34,22 @@ impl Links {
         let mut message = LinkMessage::default();
         // Counters are most of what the kernel tells about a link, and most of its work.
         message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let answer = request::raw_dump(&RouteNetlinkMessage::GetLink(message))?;
-        answer.objects(|payload| link(payload).map(Some)).collect::<Result<_, _>>().map(Self)
+        Self::of(&request::raw_dump(&RouteNetlinkMessage::GetLink(message))?)
+    }
+
+    /// Those of a list of links.
+    pub(super) fn of(answer: &request::Answer) -> Result<Self, Error> {
+        let links = answer.payloads().map(|payload| payload.and_then(link));
+        let mut links: Vec<_> =
+            links.collect::<Result<_, _>>().map_err(|error| Error::io(request::OBJECT, error))?;
+        links.sort_unstable();
+        Ok(Self(links))
     }
 
     /// A link's name; `if7` for one that came or went meanwhile.
     pub(super) fn name(&self, index: u32) -> String {
-        self.0.get(&index).cloned().unwrap_or_else(|| format!("if{index}"))
+        let found = self.0.binary_search_by_key(&index, |(index, _)| *index);
+        found.map_or_else(|_| format!("if{index}"), |at| self.0[at].1.clone())
     }
 
     /// The index of a link.

@@ -2,7 +2,6 @@
 
 use super::{
     attribute::{address, attributes, header, link_address},
-    blocking,
     family::{Answers, Family},
     names::{Links, Words, bits, word},
 };
@@ -67,22 +66,19 @@ const FLAGS: Words = &[
 
 /// Every neighbour that the filter leaves, read as they are taken; not those that the host only
 /// answers for (proxies). NotFound: no such interface.
-pub async fn neighbours(
+pub fn neighbours(
     filter: NeighbourFilter,
 ) -> Result<impl Iterator<Item = Result<Neighbour, Error>> + Send, Error> {
-    blocking(move || {
-        let links = Links::read()?;
-        let index = filter.interface.map(|name| links.index(&name)).transpose()?;
-        let answers = Answers::dump(filter.family, |family| {
-            let mut message = NeighbourMessage::default();
-            message.header.family = family.into();
-            message.attributes.extend(index.map(NeighbourAttribute::IfIndex));
-            RouteNetlinkMessage::GetNeighbour(message)
-        })?;
-        let all = filter.all;
-        Ok(answers.objects(move |family, payload| read(family, payload, (index, all), &links)))
-    })
-    .await
+    let links = Links::read()?;
+    let index = filter.interface.map(|name| links.index(&name)).transpose()?;
+    let answers = Answers::dump(filter.family, |family| {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family.into();
+        message.attributes.extend(index.map(NeighbourAttribute::IfIndex));
+        RouteNetlinkMessage::GetNeighbour(message)
+    })?;
+    let all = filter.all;
+    Ok(answers.objects(move |family, payload| read(family, payload, (index, all), &links)))
 }
 
 fn read(

@@ -45,25 +45,38 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The objects in it, read as they are taken, a datagram of some 32 KiB at a time. `read` gets a
-    /// message's payload, and leaves out what it answers `None` for.
+    /// The objects in it, read one by one as they are taken. `read` gets a message's payload, and leaves
+    /// out what it answers `None` for.
     pub(super) fn objects<T>(
         self,
         read: impl Fn(&[u8]) -> io::Result<Option<T>> + Send,
-    ) -> impl Iterator<Item = Result<T, Error>> + Send
-    where
-        T: Send,
-    {
-        self.datagrams.into_iter().flat_map(move |datagram| {
-            let objects = messages(&datagram).filter_map(|message| {
-                let read = message.and_then(|message| match message.is_object() {
-                    true => read(message.payload),
+    ) -> impl Iterator<Item = Result<T, Error>> + Send {
+        let mut datagrams = self.datagrams.into_iter();
+        let (mut datagram, mut at) = (Vec::new(), 0);
+        std::iter::from_fn(move || {
+            loop {
+                // A datagram of which nothing is kept is empty.
+                while at >= datagram.len() {
+                    (datagram, at) = (datagrams.next()?, 0);
+                }
+                let told = message(&datagram[at..]);
+                at += told.as_ref().map_or(datagram.len(), Message::space);
+                let object = told.and_then(|told| match told.is_object() {
+                    true => read(told.payload),
                     false => Ok(None),
                 });
-                read.map_err(|error| Error::io(OBJECT, error)).transpose()
-            });
-            objects.collect::<Vec<_>>()
+                if let Some(object) = object.transpose() {
+                    return Some(object.map_err(|error| Error::io(OBJECT, error)));
+                }
+            }
         })
+    }
+
+    /// The payload of each object.
+    pub(super) fn payloads(&self) -> impl Iterator<Item = io::Result<&[u8]>> {
+        let all = self.datagrams.iter().flat_map(|datagram| messages(datagram));
+        let objects = all.filter(|told| told.as_ref().map_or(true, Message::is_object));
+        objects.map(|told| told.map(|told| told.payload))
     }
 
     fn parsed(&self) -> io::Result<Vec<RouteNetlinkMessage>> {
@@ -200,6 +213,11 @@ impl Message<'_> {
         self.payload.first_chunk().map_or(0, |number| i32::from_ne_bytes(*number).saturating_neg())
     }
 
+    /// Messages start at multiples of four bytes.
+    fn space(&self) -> usize {
+        self.whole.len().next_multiple_of(4)
+    }
+
     fn is_object(&self) -> bool {
         !matches!(self.kind, NLMSG_DONE | NLMSG_ERROR)
     }
@@ -212,8 +230,7 @@ fn messages(datagram: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>> {
             return None;
         }
         let message = message(rest);
-        // Messages start at multiples of four bytes.
-        let length = message.as_ref().map_or(rest.len(), |it| it.whole.len().next_multiple_of(4));
+        let length = message.as_ref().map_or(rest.len(), Message::space);
         rest = rest.get(length..).unwrap_or_default();
         Some(message)
     })

@@ -2,7 +2,6 @@
 
 use super::{
     attribute::{address, attributes, header, u32},
-    blocking,
     family::{Answers, Family},
     names::{Links, Words, bits, word},
 };
@@ -128,23 +127,20 @@ const FLAGS: Words = &[
 ];
 
 /// Every route that the filter leaves, read as they are taken. NotFound: no such interface.
-pub async fn routes(
+pub fn routes(
     filter: RouteFilter,
 ) -> Result<impl Iterator<Item = Result<Route, Error>> + Send, Error> {
-    blocking(move || {
-        let links = Links::read()?;
-        let through = filter.interface.as_deref().map(|name| links.index(name)).transpose()?;
-        let answers =
-            Answers::dump(filter.family, |family| dump_request(family, filter.table, through))?;
-        Ok(answers.objects(move |family, payload| {
-            let route = read(family, payload, &links)?;
-            Ok(route.filter(|route| {
-                filter.table.is_none_or(|table| table == route.table)
-                    && filter.interface.as_deref().is_none_or(|name| route.goes_through(name))
-            }))
+    let links = Links::read()?;
+    let through = filter.interface.as_deref().map(|name| links.index(name)).transpose()?;
+    let answers =
+        Answers::dump(filter.family, |family| dump_request(family, filter.table, through))?;
+    Ok(answers.objects(move |family, payload| {
+        let route = read(family, payload, &links)?;
+        Ok(route.filter(|route| {
+            filter.table.is_none_or(|table| table == route.table)
+                && filter.interface.as_deref().is_none_or(|name| route.goes_through(name))
         }))
-    })
-    .await
+    }))
 }
 
 impl Route {

@@ -2,7 +2,6 @@
 
 use super::{
     attribute::{address, attributes, header, text, u8, u32},
-    blocking,
     family::{Answers, Family},
     names::{Words, word},
     route::{PROTOCOLS, prefix},
@@ -89,18 +88,15 @@ const ACTIONS: Words = &[
 ];
 
 /// Every rule of one family or of both, read as they are taken.
-pub async fn rules(
+pub fn rules(
     family: Option<Family>,
 ) -> Result<impl Iterator<Item = Result<Rule, Error>> + Send, Error> {
-    blocking(move || {
-        let answers = Answers::dump(family, |family| {
-            let mut message = RuleMessage::default();
-            message.header.family = family.into();
-            RouteNetlinkMessage::GetRule(message)
-        })?;
-        Ok(answers.objects(|family, payload| read(family, payload).map(Some)))
-    })
-    .await
+    let answers = Answers::dump(family, |family| {
+        let mut message = RuleMessage::default();
+        message.header.family = family.into();
+        RouteNetlinkMessage::GetRule(message)
+    })?;
+    Ok(answers.objects(|family, payload| read(family, payload).map(Some)))
 }
 
 fn read(family: Family, payload: &[u8]) -> io::Result<Rule> {

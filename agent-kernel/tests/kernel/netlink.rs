@@ -28,7 +28,7 @@ fn interfaces_are_those_that_ip_shows() {
     let mut filter = world.filter(1);
     filter.attach("kt0", agent_kernel::filter::Mode::Auto).expect("attached");
 
-    let ours = block_on(interfaces()).expect("interfaces");
+    let ours = interfaces().expect("interfaces");
     let shown = json("ip -j -d addr show");
     let shown = shown.as_array().expect("a list");
     assert_eq!(ours.len(), shown.len());
@@ -78,7 +78,7 @@ fn default_gateways_of_every_table_and_hop_are_found() {
     let expected: BTreeSet<IpAddr> = ["10.9.0.2", "10.9.0.3", "10.9.0.4", "fd09::2"]
         .map(|address| address.parse().expect("valid"))
         .into();
-    assert_eq!(block_on(default_gateways()).expect("routes"), expected);
+    assert_eq!(default_gateways().expect("routes"), expected);
 }
 
 #[test]

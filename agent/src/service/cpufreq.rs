@@ -1,7 +1,7 @@
 //! `CpufreqService`: how fast the processors run.
 
+use super::blocking::blocking;
 use crate::access;
-use crate::status::kernel;
 use agent_kernel::cpufreq::{self, Target};
 use agent_kernel::file::Writable;
 use kctl_proto::agent::v1::{self as pb, cpufreq_service_server::CpufreqService};
@@ -27,8 +27,7 @@ impl Processors {
         act: impl FnOnce(PathBuf) -> Result<T, agent_kernel::Error> + Send + 'static,
     ) -> Result<T, Status> {
         let root = self.sys_root.clone();
-        let done = tokio::task::spawn_blocking(move || act(root)).await;
-        done.map_err(|panicked| Status::internal(panicked.to_string()))?.map_err(kernel)
+        blocking(move || act(root)).await
     }
 }
 

@@ -1,10 +1,9 @@
 //! `DiskService`: what sysfs tells of this host's block devices, and procfs of its mounts.
 
+use super::blocking::blocking;
 use super::chunks::{Chunks, chunks};
 use super::system::watched;
 use super::text::{text, text_or_empty};
-use crate::status::kernel;
-use agent_kernel::Error;
 use agent_kernel::file::Roots;
 use agent_kernel::proc::{Mount, Mounts, Usage, Usages, mounts};
 use agent_kernel::sys::{self, Counters, Disk, DiskQuery, DiskRates, Operations, Sample};
@@ -29,13 +28,6 @@ impl Disks {
         let (proc_root, sys_root) = (roots.proc.clone(), roots.sys.clone());
         Self { proc_root, sys_root, usages: Usages::default() }
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(read).await;
-    done.map_err(|panicked| Status::internal(panicked.to_string()))?.map_err(kernel)
 }
 
 #[tonic::async_trait]

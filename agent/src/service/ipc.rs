@@ -1,5 +1,6 @@
 //! `IpcService`: objects of inter-process communication of the agent's own IPC namespace and mounts.
 
+use super::blocking::blocking;
 use super::chunks::{Chunks, chunks};
 use super::text::text;
 use crate::status::kernel;
@@ -35,13 +36,11 @@ impl IpcService for Objects {
         _: Request<pb::ListIpcRequest>,
     ) -> Result<Response<Self::ListIpcStream>, Status> {
         let proc_root = self.proc_root.clone();
-        let read = move || {
+        let found = blocking(move || {
             let (shm, mqueue) = (Path::new(SHM), Path::new(MQUEUE));
             ipc(IpcRoots { proc: &proc_root, shm, mqueue })
-        };
-        let found = tokio::task::spawn_blocking(read).await;
-        let found = found.map_err(|error| Status::internal(error.to_string()))?;
-        let found = found.map_err(kernel)?.into_iter().map(|object| Ok(ipc_to_proto(object)));
+        });
+        let found = found.await?.into_iter().map(|object| Ok(ipc_to_proto(object)));
         Ok(Response::new(chunks(found, |ipc| pb::ListIpcResponse { ipc }, kernel)))
     }
 }

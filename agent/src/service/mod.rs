@@ -1,6 +1,7 @@
 //! The services of `kctl.agent.v1`: parse, act, convert. They know neither who may call them nor how
 //! the caller came in.
 
+mod blocking;
 mod blocklist;
 mod chunks;
 mod cpufreq;

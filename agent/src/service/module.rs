@@ -1,5 +1,6 @@
 //! `ModuleService`: what procfs and sysfs tell of this host's kernel modules.
 
+use super::blocking::blocking;
 use super::chunks::{Chunks, chunks};
 use super::system::taints_to_proto;
 use super::text::{text, text_or_empty};
@@ -37,10 +38,8 @@ impl ModuleService for Modules {
         let request = request.into_inner();
         let query = ModuleQuery { name: request.name, all: request.all, secret };
         let (proc_root, sys_root) = (self.proc_root.clone(), self.sys_root.clone());
-        let read = move || modules(&proc_root, &sys_root, &query);
-        let found = tokio::task::spawn_blocking(read).await;
-        let found = found.map_err(|error| Status::internal(error.to_string()))?;
-        let found = found.map_err(kernel)?.into_iter().map(|module| Ok(module_to_proto(module)));
+        let found = blocking(move || modules(&proc_root, &sys_root, &query)).await?;
+        let found = found.into_iter().map(|module| Ok(module_to_proto(module)));
         let message = |modules| pb::ListModulesResponse { modules };
         Ok(Response::new(chunks(found, message, kernel)))
     }

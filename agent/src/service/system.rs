@@ -1,6 +1,6 @@
 //! `SystemService`: what procfs tells of this host as a whole.
 
-use crate::status::kernel;
+use super::blocking::blocking;
 use agent_kernel::proc::{self, CpuTimes, Stall, Stalls, System, Taint};
 use kctl_proto::agent::v1::{self as pb, system_service_server::SystemService};
 use std::path::PathBuf;
@@ -29,8 +29,7 @@ impl Systems {
         read: impl FnOnce(PathBuf) -> Result<T, agent_kernel::Error> + Send + 'static,
     ) -> Result<T, Status> {
         let root = self.proc_root.clone();
-        let done = tokio::task::spawn_blocking(move || read(root)).await;
-        done.map_err(|panicked| Status::internal(panicked.to_string()))?.map_err(kernel)
+        blocking(move || read(root)).await
     }
 }
 

@@ -5,7 +5,6 @@ mod inet;
 mod unix;
 
 use super::{
-    blocking,
     family::Family,
     names::{Links, Words},
     request::{self, Question},
@@ -209,27 +208,24 @@ type Found = Box<dyn Iterator<Item = Result<Socket, Error>> + Send>;
 /// Every socket of the calling thread's network namespace that the filter leaves, read as they are
 /// taken. `proc_root` is where its processes and its users' names are. Unsupported: this kernel can't
 /// tell some of them.
-pub async fn sockets(
+pub fn sockets(
     proc_root: PathBuf,
     filter: SocketFilter,
 ) -> Result<impl Iterator<Item = Result<Socket, Error>> + Send, Error> {
-    blocking(move || {
-        let links = Arc::new(Links::read()?);
-        let mut found: Vec<Found> = Vec::new();
-        for protocol in [SocketProtocol::Tcp, SocketProtocol::Udp] {
-            if filter.wants(protocol) {
-                found.extend(inet::dump(protocol, &filter, &links)?);
-            }
+    let links = Arc::new(Links::read()?);
+    let mut found: Vec<Found> = Vec::new();
+    for protocol in [SocketProtocol::Tcp, SocketProtocol::Udp] {
+        if filter.wants(protocol) {
+            found.extend(inet::dump(protocol, &filter, &links)?);
         }
-        if filter.wants(SocketProtocol::Unix) {
-            found.push(unix::dump(&filter)?);
-        }
-        // After the sockets, so that whoever holds one of these still is found.
-        let mut owners = Owners::read(proc_root, filter.processes)?;
-        let owned = move |socket: Result<Socket, Error>| socket.map(|it| owners.of(it));
-        Ok(found.into_iter().flatten().map(owned))
-    })
-    .await
+    }
+    if filter.wants(SocketProtocol::Unix) {
+        found.push(unix::dump(&filter)?);
+    }
+    // After the sockets, so that whoever holds one of these still is found.
+    let mut owners = Owners::read(proc_root, filter.processes)?;
+    let owned = move |socket: Result<Socket, Error>| socket.map(|it| owners.of(it));
+    Ok(found.into_iter().flatten().map(owned))
 }
 
 /// Who has the sockets.

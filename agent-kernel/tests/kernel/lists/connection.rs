@@ -1,6 +1,5 @@
 //! Tracked connections, compared field by field with conntrack(8).
 
-use super::block_on;
 use crate::support::{World, run};
 use agent_kernel::netlink::{Connection, ConnectionFilter, Family, Flow, connections};
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +9,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 type Row = BTreeMap<String, String>;
 
 fn read(filter: ConnectionFilter) -> Vec<Connection> {
-    let found = block_on(connections(filter)).expect("connections");
+    let found = connections(filter).expect("connections");
     found.collect::<Result<_, _>>().expect("whole connections")
 }
 

@@ -1,6 +1,6 @@
 //! Lists that are large, and lists that change while they are told.
 
-use super::{all_routes, block_on};
+use super::all_routes;
 use crate::support::{World, run};
 use agent_kernel::ErrorKind;
 use agent_kernel::netlink::{AddrFilter, Family, Route, RouteFilter, addrs};
@@ -116,7 +116,7 @@ fn an_interrupted_list_is_asked_for_again() {
     batch(lines("add", 0..5_000));
     let staying: BTreeSet<_> = (3_000..5_000).map(address).collect();
     let listed = || -> Result<BTreeSet<String>, agent_kernel::Error> {
-        let found = block_on(addrs(AddrFilter { family: Some(Family::Inet), interface: None }))?;
+        let found = addrs(AddrFilter { family: Some(Family::Inet), interface: None })?;
         let found = found.map(|addr| addr.map(|addr| addr.address.to_string()));
         let found: Vec<_> = found.collect::<Result<_, _>>()?;
         let distinct: BTreeSet<_> = found.iter().cloned().collect();

@@ -12,14 +12,7 @@ use agent_kernel::netlink::{
     links, neighbours, routes,
 };
 use serde_json::{Value, json};
-use std::future::Future;
 use std::net::IpAddr;
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    // Its blocking threads inherit this thread's namespaces.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(future)
-}
 
 /// Links of the kinds that this kernel has, addresses and routes of both families, rules, neighbours.
 fn fill() -> World {
@@ -101,7 +94,7 @@ fn all_routes(filter: RouteFilter) -> Vec<Route> {
 }
 
 fn try_routes(filter: RouteFilter) -> Result<Vec<Route>, agent_kernel::Error> {
-    block_on(routes(filter))?.collect()
+    routes(filter)?.collect()
 }
 
 /// A route as `ip -j -d -N` has it, without what we don't tell.
@@ -192,14 +185,14 @@ fn filtered_routes_are_those_of_all_that_match() {
     };
     assert!(check(filter, &through) > 10);
     let none = RouteFilter { interface: Some("eth7".to_owned()), ..RouteFilter::default() };
-    let error = block_on(routes(none)).map(drop).expect_err("no such link");
+    let error = routes(none).map(drop).expect_err("no such link");
     assert_eq!(error.to_string(), "link \"eth7\": no such device");
 }
 
 #[test]
 fn addresses_are_those_that_ip_shows() {
     let _world = fill();
-    let ours = block_on(addrs(AddrFilter::default())).expect("addresses");
+    let ours = addrs(AddrFilter::default()).expect("addresses");
     let ours: Vec<Addr> = ours.collect::<Result<_, _>>().expect("whole addresses");
     let mut theirs = Vec::new();
     for link in list("ip -j -d addr show") {
@@ -241,7 +234,7 @@ fn addresses_are_those_that_ip_shows() {
         theirs.into_iter().map(rounded).collect(),
     );
     let of_br0 = AddrFilter { family: Some(Family::Inet), interface: Some("br0".to_owned()) };
-    let filtered = block_on(addrs(of_br0)).expect("addresses");
+    let filtered = addrs(of_br0).expect("addresses");
     let filtered: Vec<_> = filtered.collect::<Result<_, _>>().expect("whole addresses");
     let expected: Vec<_> = ours
         .into_iter()
@@ -257,7 +250,7 @@ fn links_are_those_that_ip_shows() {
     filter.attach("kt0", Mode::Generic).expect("attached");
     run("ip link set vx0 down");
     let read = |name: Option<&str>| -> Vec<Link> {
-        let links = block_on(links(name.map(str::to_owned))).expect("links");
+        let links = links(name.map(str::to_owned)).expect("links");
         links.collect::<Result<_, _>>().expect("whole links")
     };
     let as_ip = |link: &Link| {
@@ -315,7 +308,7 @@ fn links_are_those_that_ip_shows() {
     let kt0 = read(Some("kt0"));
     assert_eq!(kt0.len(), 1);
     assert_eq!(kt0[0].xdp.first().map(|xdp| xdp.id), Some(filter.program_id()));
-    let error = block_on(links(Some("eth7".to_owned()))).map(drop).expect_err("no such link");
+    let error = links(Some("eth7".to_owned())).map(drop).expect_err("no such link");
     assert_eq!(error.to_string(), "link \"eth7\": no such device");
 }
 
@@ -340,7 +333,7 @@ fn neighbours_are_those_that_ip_shows() {
         value["lladdr"].as_str().is_some_and(|mac| mac.starts_with("02:00:00:00:00:"))
     };
     let read = |filter: NeighbourFilter| -> Vec<Neighbour> {
-        let found = block_on(neighbours(filter)).expect("neighbours");
+        let found = neighbours(filter).expect("neighbours");
         found.collect::<Result<_, _>>().expect("whole neighbours")
     };
     for (all, line, count) in

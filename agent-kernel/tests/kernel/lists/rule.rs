@@ -1,6 +1,6 @@
 //! Rules, compared with ip-rule(8).
 
-use super::{assert_same, block_on, fill, list};
+use super::{assert_same, fill, list};
 use agent_kernel::netlink::{Family, Rule, rules};
 use serde_json::{Value, json};
 
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 fn rules_are_those_that_ip_shows() {
     let _world = fill();
     for (family, name) in [(Family::Inet, "-4"), (Family::Inet6, "-6")] {
-        let ours = block_on(rules(Some(family))).expect("rules");
+        let ours = rules(Some(family)).expect("rules");
         let ours: Vec<Rule> = ours.collect::<Result<_, _>>().expect("whole rules");
         let theirs = list(&format!("ip -j -d {name} rule show"));
         assert_same(ours.iter().map(rule_as_ip).collect(), theirs);
     }
-    let both = block_on(rules(None)).expect("rules").count();
+    let both = rules(None).expect("rules").count();
     assert_eq!(both, list("ip -j -4 rule").len() + list("ip -j -6 rule").len());
 }
 

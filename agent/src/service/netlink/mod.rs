@@ -4,6 +4,7 @@ mod convert;
 mod filter;
 mod stats;
 
+use super::blocking::blocking;
 use super::chunks::{Chunks, chunks};
 use crate::status::kernel;
 use agent_kernel::netlink::{self, AddrFilter, NeighbourFilter, RouteFilter};
@@ -32,7 +33,8 @@ impl NetlinkService for Netlink {
         &self,
         request: Request<pb::ListLinksRequest>,
     ) -> Result<Response<Self::ListLinksStream>, Status> {
-        let links = netlink::links(some(request.into_inner().interface)).await.map_err(kernel)?;
+        let name = some(request.into_inner().interface);
+        let links = blocking(move || netlink::links(name)).await?;
         let links = links.map(|link| link.map(convert::link));
         Ok(Response::new(chunks(links, |links| pb::ListLinksResponse { links }, kernel)))
     }
@@ -46,7 +48,7 @@ impl NetlinkService for Netlink {
         let request = request.into_inner();
         let family = family(request.family());
         let filter = AddrFilter { family, interface: some(request.interface) };
-        let addrs = netlink::addrs(filter).await.map_err(kernel)?;
+        let addrs = blocking(move || netlink::addrs(filter)).await?;
         let addrs = addrs.map(|addr| addr.map(convert::addr));
         Ok(Response::new(chunks(addrs, |addrs| pb::ListAddrsResponse { addrs }, kernel)))
     }
@@ -61,7 +63,7 @@ impl NetlinkService for Netlink {
         let family = family(request.family());
         let table = (request.table != 0).then_some(request.table);
         let filter = RouteFilter { family, table, interface: some(request.interface) };
-        let routes = netlink::routes(filter).await.map_err(kernel)?;
+        let routes = blocking(move || netlink::routes(filter)).await?;
         let routes = routes.map(|route| route.map(convert::route));
         Ok(Response::new(chunks(routes, |routes| pb::ListRoutesResponse { routes }, kernel)))
     }
@@ -76,7 +78,7 @@ impl NetlinkService for Netlink {
         let family = family(request.family());
         let (interface, all) = (some(request.interface), request.all);
         let filter = NeighbourFilter { family, interface, all };
-        let found = netlink::neighbours(filter).await.map_err(kernel)?;
+        let found = blocking(move || netlink::neighbours(filter)).await?;
         let found = found.map(|neighbour| neighbour.map(convert::neighbour));
         let message = |neighbours| pb::ListNeighboursResponse { neighbours };
         Ok(Response::new(chunks(found, message, kernel)))
@@ -89,7 +91,7 @@ impl NetlinkService for Netlink {
         request: Request<pb::ListRulesRequest>,
     ) -> Result<Response<Self::ListRulesStream>, Status> {
         let family = family(request.into_inner().family());
-        let rules = netlink::rules(family).await.map_err(kernel)?;
+        let rules = blocking(move || netlink::rules(family)).await?;
         let rules = rules.map(|rule| rule.map(convert::rule));
         Ok(Response::new(chunks(rules, |rules| pb::ListRulesResponse { rules }, kernel)))
     }
@@ -102,7 +104,7 @@ impl NetlinkService for Netlink {
     ) -> Result<Response<Self::ListLinkStatsStream>, Status> {
         let request = request.into_inner();
         let interval = stats::interval(request.interval_ms)?;
-        let stats = stats::watch(some(request.interface), interval).await.map_err(kernel)?;
+        let stats = stats::watch(some(request.interface), interval).await?;
         let message = |stats| pb::ListLinkStatsResponse { stats };
         Ok(Response::new(chunks(stats.into_iter().map(Ok), message, kernel)))
     }
@@ -114,7 +116,8 @@ impl NetlinkService for Netlink {
         request: Request<pb::ListSocketsRequest>,
     ) -> Result<Response<Self::ListSocketsStream>, Status> {
         let filter = filter::sockets(&request.into_inner())?;
-        let sockets = netlink::sockets(self.proc_root.clone(), filter).await.map_err(kernel)?;
+        let root = self.proc_root.clone();
+        let sockets = blocking(move || netlink::sockets(root, filter)).await?;
         let sockets = sockets.map(|socket| socket.map(convert::socket));
         Ok(Response::new(chunks(sockets, |sockets| pb::ListSocketsResponse { sockets }, kernel)))
     }
@@ -126,7 +129,7 @@ impl NetlinkService for Netlink {
         request: Request<pb::ListConnectionsRequest>,
     ) -> Result<Response<Self::ListConnectionsStream>, Status> {
         let filter = filter::connections(&request.into_inner())?;
-        let found = netlink::connections(filter).await.map_err(kernel)?;
+        let found = blocking(move || netlink::connections(filter)).await?;
         let found = found.map(|connection| connection.map(convert::connection));
         let message = |connections| pb::ListConnectionsResponse { connections };
         Ok(Response::new(chunks(found, message, kernel)))

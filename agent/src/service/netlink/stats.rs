@@ -1,10 +1,8 @@
 //! Counters of links and how fast they grow.
 
 use super::convert;
-use agent_kernel::{
-    Error,
-    netlink::{Link, Rates, links, rates},
-};
+use crate::service::blocking::blocking;
+use agent_kernel::netlink::{Link, Rates, links, rates};
 use kctl_proto::agent::v1 as pb;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -26,7 +24,7 @@ pub(super) fn interval(ms: u32) -> Result<Duration, Status> {
 pub(super) async fn watch(
     name: Option<String>,
     interval: Duration,
-) -> Result<Vec<pb::LinkStats>, Error> {
+) -> Result<Vec<pb::LinkStats>, Status> {
     let before = Reading::take(name.clone()).await?;
     if interval.is_zero() {
         return Ok(before.links.into_iter().map(|link| stats(link, None)).collect());
@@ -43,11 +41,14 @@ struct Reading {
 }
 
 impl Reading {
-    async fn take(name: Option<String>) -> Result<Self, Error> {
-        let links = links(name).await?;
-        // The kernel has told everything when it is answered; what follows is reading that.
-        let at = Instant::now();
-        Ok(Self { at, links: links.collect::<Result<_, _>>()? })
+    async fn take(name: Option<String>) -> Result<Self, Status> {
+        blocking(move || {
+            let links = links(name)?;
+            // The kernel has told everything; what follows is reading that.
+            let at = Instant::now();
+            Ok(Self { at, links: links.collect::<Result<_, _>>()? })
+        })
+        .await
     }
 }
 

@@ -3,6 +3,7 @@
 mod convert;
 mod detail;
 
+use super::blocking::blocking;
 use super::chunks::{Chunks, chunks};
 use super::system::watched;
 use super::text::text;
@@ -31,8 +32,7 @@ impl Processes {
         read: impl FnOnce(&Path) -> Result<T, agent_kernel::Error> + Send + 'static,
     ) -> Result<T, Status> {
         let root = self.proc_root.clone();
-        let done = tokio::task::spawn_blocking(move || read(&root)).await;
-        done.map_err(|panicked| Status::internal(panicked.to_string()))?.map_err(kernel)
+        blocking(move || read(&root)).await
     }
 }
 
