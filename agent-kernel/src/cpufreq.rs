@@ -126,7 +126,7 @@ fn scaled(sys_root: &Path) -> Result<Vec<u32>, Error> {
 
 fn none(object: &str) -> Error {
     let why =
-        "the kernel does not scale its frequency (no driver for it, as in most virtual machines)";
+        "the kernel does not scale frequencies here: it has no driver, as in most virtual machines";
     Error::new(ErrorKind::Unsupported, object, why)
 }
 

@@ -10,7 +10,7 @@ use crate::{
     time::milliseconds,
     view::{
         ErrorView,
-        read::{HostRow, Record, table},
+        read::{HostRow, Record, table, without},
     },
 };
 use anyhow::bail;
@@ -348,9 +348,20 @@ impl<T: Record> Answers<T> {
     fn print(mut self) -> anyhow::Result<()> {
         self.bar.finish_and_clear();
         self.rows.sort_by(|a, b| a.host.cmp(&b.host));
-        if self.format != Format::Jsonl {
-            let wide = self.format == Format::Wide;
-            output::rows(self.format, "hosts", &self.rows, || table(&self.rows, wide))?;
+        let wide = self.format == Format::Wide;
+        let shown = |row: &HostRow<T>| row.result.as_ref().map_or(true, |list| !list.is_empty());
+        match self.format {
+            // Printed as they came.
+            Format::Jsonl => return Ok(()),
+            Format::Table | Format::Wide if !self.rows.is_empty() => {
+                if self.rows.iter().any(shown) {
+                    output::print(&table(&self.rows, wide).to_string())?;
+                }
+                if let Some(remark) = without(&self.rows) {
+                    note(&remark);
+                }
+            }
+            format => output::rows(format, "hosts", &self.rows, || table(&self.rows, wide))?,
         }
         Ok(())
     }
@@ -418,7 +429,16 @@ mod tests {
         assert!(
             lines(&rows, false).starts_with("HOST  NUMBER  ERROR\na             gone\nb     1\n")
         );
-        rows.retain(|row| row.result.is_ok());
+        assert_eq!(without(&rows), None);
+        rows.push(HostRow { host: "d".to_owned(), result: Ok(Vec::new()) });
+        assert_eq!(without(&rows).as_deref(), Some("no numbers on d"));
+        let many = |at: usize| HostRow::<Number> { host: format!("h{at}"), result: Ok(Vec::new()) };
+        let many: Vec<_> = (0..12).map(many).collect();
+        let remark = without(&many).expect("a remark");
+        assert!(remark.starts_with("no numbers on h0, h1") && remark.ends_with("h9 and 2 more"));
+        rows.pop();
+        let failed: Vec<_> = rows.extract_if(.., |row| row.result.is_err()).collect();
+        assert!(lines(&failed, true).starts_with("HOST  ERROR\na     gone\n"));
         assert_eq!(
             lines(&rows, true),
             "HOST  NUMBER  TWICE\nb     1       2\nb     2       4\nb     4       8\n"

@@ -4,6 +4,9 @@ use super::ErrorView;
 use crate::output::Table;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
+/// So many hosts are named in a remark.
+const NAMED: usize = 10;
+
 /// What a list consists of.
 pub(crate) trait Record: Serialize {
     /// Key of the list in a host's row.
@@ -54,8 +57,29 @@ impl<T: Record> Serialize for HostRow<T> {
     }
 }
 
+/// Who has nothing to show: a table has no line of them. `None` when all have something.
+pub(crate) fn without<T: Record>(rows: &[HostRow<T>]) -> Option<String> {
+    let nothing = |row: &&HostRow<T>| row.result.as_ref().is_ok_and(Vec::is_empty);
+    let hosts: Vec<&str> = rows.iter().filter(nothing).map(|row| row.host.as_str()).collect();
+    let (first, more) = hosts.split_at(hosts.len().min(NAMED));
+    let names = first.join(", ");
+    match (hosts.len(), more.len()) {
+        (0, _) => None,
+        (_, 0) => Some(format!("no {} on {names}", T::NOUN)),
+        (_, more) => Some(format!("no {} on {names} and {more} more", T::NOUN)),
+    }
+}
+
 /// A line a record; hosts that failed have a line with the reason.
 pub(crate) fn table<T: Record>(rows: &[HostRow<T>], wide: bool) -> Table {
+    if rows.iter().all(|row| row.result.is_err()) {
+        let mut table = Table::new(&["HOST", "ERROR"]);
+        for row in rows {
+            let why = row.result.as_ref().err().map(|error| error.message.clone());
+            table.row([row.host.clone(), why.unwrap_or_default()]);
+        }
+        return table;
+    }
     let more = if wide { T::WIDE_COLUMNS } else { &[] };
     let columns = T::COLUMNS.len() + more.len();
     let error: &[_] = if rows.iter().any(|row| row.result.is_err()) { &["ERROR"] } else { &[] };
