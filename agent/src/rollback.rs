@@ -12,9 +12,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long the controller may be silent after a setting, with the answer to the last ping.
+/// How long after a setting the controller is asked whether it still answers.
 pub(crate) const GUARDED: Duration = Duration::from_secs(10);
-/// How long that ping may take.
+/// How long its answer may take.
 const PING: Duration = Duration::from_secs(1);
 /// Settings that are watched at once; more have to wait.
 const MOST: usize = 256;
@@ -56,7 +56,7 @@ impl Rollback {
 
     /// Whether there is a controller to be cut off from.
     pub(crate) async fn has_controller(&self) -> bool {
-        self.lifeline.is_alive(PING).await
+        self.lifeline.is_connected() && self.lifeline.is_alive(PING).await
     }
 
     /// Watches over a setting from now on; false when too many are watched already.
@@ -75,7 +75,7 @@ struct Watch {
 impl Watch {
     async fn run(mut self, mut queue: mpsc::Receiver<Made>) {
         loop {
-            let due = self.made.first().map(|made| made.until - PING);
+            let due = self.made.first().map(|made| made.until);
             tokio::select! {
                 made = queue.recv() => match made {
                     Some(made) => self.add(made),
@@ -98,7 +98,7 @@ impl Watch {
     async fn look(&mut self) {
         if self.lifeline.is_alive(PING).await {
             let now = Instant::now();
-            let proven = self.made.extract_if(.., |made| made.until <= now + PING);
+            let proven = self.made.extract_if(.., |made| made.until <= now);
             for made in proven {
                 tracing::info!(path = made.path, "set; the controller answers: kept");
             }

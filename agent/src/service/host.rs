@@ -22,6 +22,11 @@ impl Lifeline {
         Self { ping: watch::Sender::new(0), pong: watch::Sender::new(0) }
     }
 
+    /// Whether there is a controller to answer.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.ping.receiver_count() > 0
+    }
+
     /// Whether the controller answers within `limit`.
     pub(crate) async fn is_alive(&self, limit: Duration) -> bool {
         let mut number = 0;

@@ -2,6 +2,7 @@
 //! for ever: such a thread costs no other call anything, and there are only so many. It must not know
 //! what is answered.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -50,7 +51,10 @@ impl Threads {
         let (sender, receiver) = mpsc::channel(WAITING);
         let parts = Parts(sender);
         let thread = std::thread::Builder::new().name("file".to_owned()).spawn(move || {
-            if let Err(status) = work(&parts) {
+            // The end of the parts would look like the end of the answer.
+            let worked = catch_unwind(AssertUnwindSafe(|| work(&parts)));
+            let result = worked.unwrap_or_else(|_| Err(Status::internal("the reader panicked")));
+            if let Err(status) = result {
                 // Nobody listens any more.
                 let _ = parts.0.blocking_send(Err(status));
             }
@@ -75,6 +79,14 @@ mod tests {
         let answers = answers.expect("a thread").into_inner();
         let said: Vec<_> = answers.map(|it| it.map_err(|status| status.code())).collect().await;
         assert_eq!(said, [Ok(1), Ok(2), Err(tonic::Code::NotFound)]);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_no_end() {
+        let answers = Threads::new().answer::<()>(|_| panic!("a bug"));
+        let said: Vec<_> = answers.expect("a thread").into_inner().collect().await;
+        let codes: Vec<_> = said.into_iter().map(|it| it.map_err(|status| status.code())).collect();
+        assert_eq!(codes, [Err(tonic::Code::Internal)]);
     }
 
     #[tokio::test]
