@@ -1,16 +1,16 @@
 //! Reading the small files of procfs: by folder descriptor, into a buffer that is used again.
 
 use crate::error::{Error, named};
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
-use std::fs::File;
-use std::io::{self, Read as _};
+use rustix::buffer::spare_capacity;
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::{read, retry_on_intr};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// Opens a folder for [`read_at`] alone.
 pub(super) fn open_folder(at: impl AsFd, name: &str) -> io::Result<OwnedFd> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(openat(at, name, flags, Mode::empty())?)
 }
 
@@ -22,26 +22,20 @@ pub(super) fn read_at(
     limit: usize,
 ) -> io::Result<bool> {
     buffer.clear();
-    let mut file = File::from(openat(folder, name, OFlag::O_CLOEXEC, Mode::empty())?);
-    let mut filled = 0;
+    let file = openat(folder, name, OFlags::CLOEXEC, Mode::empty())?;
     loop {
-        if filled == limit {
-            return Ok(file.read(&mut [0])? > 0);
+        if buffer.len() >= limit {
+            let more = buffer.len() > limit || retry_on_intr(|| read(&file, &mut [0_u8]))? > 0;
+            buffer.truncate(limit);
+            return Ok(more);
         }
-        if filled == buffer.len() {
-            buffer.resize((filled + 4_096).min(limit), 0);
-        }
-        match file.read(&mut buffer[filled..]) {
-            Ok(count) => {
-                filled += count;
-                // The files of a process are made in one piece: a read that leaves room met the end.
-                if filled < buffer.len() {
-                    buffer.truncate(filled);
-                    return Ok(false);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        buffer.reserve(4_096.min(limit - buffer.len()));
+        let room = buffer.capacity() - buffer.len();
+        // The files of a process are made in one piece: a read that leaves room met the end.
+        if retry_on_intr(|| read(&file, spare_capacity(buffer)))? < room {
+            let more = buffer.len() > limit;
+            buffer.truncate(limit);
+            return Ok(more);
         }
     }
 }

@@ -125,7 +125,13 @@ impl Processes {
         if !wanted.is_empty() && user.as_deref() != Some(wanted) && uid.to_string() != *wanted {
             return Ok(None);
         }
-        let Some(cgroup) = read_cgroup(&folder, pid, &mut self.buffer)? else { return Ok(None) };
+        let cgroup = match self.query.without_cgroup && self.query.cgroup.is_empty() {
+            true => None,
+            false => match read_cgroup(&folder, pid, &mut self.buffer)? {
+                Some(cgroup) => cgroup,
+                None => return Ok(None),
+            },
+        };
         if !contains(cgroup.as_deref().unwrap_or_default(), &self.query.cgroup) {
             return Ok(None);
         }
@@ -349,7 +355,11 @@ mod tests {
         // The folder of the program does not count.
         assert!(named("usr").is_empty());
         let cgroup = Query { cgroup: "db.slice".into(), ..Query::default() };
-        assert_eq!(fixture.pids(cgroup), [9]);
+        assert_eq!(fixture.pids(cgroup.clone()), [9]);
+        // It is left out only where nobody looks for it.
+        assert_eq!(fixture.pids(Query { without_cgroup: true, ..cgroup }), [9]);
+        let without = fixture.list(Query { without_cgroup: true, ..Query::default() });
+        assert!(without.len() == 3 && without.iter().all(|it| it.cgroup.is_none()));
         let uid = nix::unistd::geteuid().to_string();
         assert_eq!(fixture.pids(Query { user: uid, ..Query::default() }), [9, 10, 200]);
         assert!(fixture.pids(Query { user: "nobody-like".into(), ..Query::default() }).is_empty());

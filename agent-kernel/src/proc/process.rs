@@ -26,6 +26,8 @@ pub struct Query {
     pub user: String,
     /// In the cgroup's path; empty means any.
     pub cgroup: String,
+    /// Leave cgroup and container out, where the cgroup is not looked for: the dearest part of a process.
+    pub without_cgroup: bool,
     /// What comes first.
     pub order: Order,
     /// How many at most.
@@ -59,7 +61,7 @@ pub struct Process {
     pub start_unix_ms: i64,
     /// Whether it is the kernel's own.
     pub kernel_thread: bool,
-    /// The path of its cgroup; `None` where the kernel has no cgroups.
+    /// The path of its cgroup; `None` where the kernel has no cgroups, and where it was left out.
     pub cgroup: Option<Vec<u8>>,
     /// The id of its container, as the cgroup's path tells it.
     pub container_id: Option<String>,

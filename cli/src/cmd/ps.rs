@@ -4,7 +4,7 @@ use super::{
     read::{self, ReadArgs, reads},
     sysinfo::parse_interval,
 };
-use crate::{args::Global, exit::Exit, view::process::ProcessView};
+use crate::{args::Global, exit::Exit, output::Format, view::process::ProcessView};
 use clap::{Args, ValueEnum};
 use kctl_proto::agent::v1 as agent;
 use std::time::Duration;
@@ -60,6 +60,8 @@ pub(crate) async fn run(global: &Global, args: PsArgs) -> anyhow::Result<Exit> {
         order: order.into(),
         limit: args.limit.unwrap_or_default(),
         interval_ms: args.interval.unwrap_or_default(),
+        // The only form that does not show it.
+        without_cgroup: global.format()? == Format::Table,
     };
     let interval = Duration::from_millis(request.interval_ms.into());
     read::watch(global, &args.read, &request, interval).await

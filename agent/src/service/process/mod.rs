@@ -222,6 +222,7 @@ fn query(request: pb::ListProcessesRequest) -> Query {
         name: request.name,
         user: request.user,
         cgroup: request.cgroup,
+        without_cgroup: request.without_cgroup,
         order,
         limit: usize::try_from(request.limit).ok().filter(|limit| *limit > 0),
         since: None,
