@@ -125,7 +125,7 @@ fn a_host_adopts_the_set_of_a_controller_with_another_store() -> Result<()> {
     with_lab(2, |lab| {
         block_attacker(lab)?;
         lose_the_store(lab)?;
-        lab.kctl(&["block", "10.99.0.1", "--all-hosts"])?.code(3)?;
+        lab.kctl(&["block", "10.99.0.1", "--all-hosts", "--timeout", "10s"])?.code(3)?;
         lab.kctl(&["hosts", "adopt", "web-1"])?.code(0)?;
         assert_eq!(in_kernel(lab, "web-1")?, ["10.99.0.1/32"]);
         assert_eq!(lab.host("web-1")?["filter"]["in_sync"], true);
@@ -149,12 +149,14 @@ fn a_controller_with_an_empty_store_unfilters_nobody_and_recovers_from_a_host() 
         lose_the_store(lab)?;
         assert_eq!(listed(&lab.json(&["blocklist"])?)?, Vec::<String>::new());
         // A change meanwhile is answered honestly and frees nobody either.
-        let refused = lab.kctl(&["block", "10.99.0.1", "--all-hosts", "-o", "json"])?.code(3)?;
+        let refused = lab
+            .kctl(&["block", "10.99.0.1", "--all-hosts", "--timeout", "10s", "-o", "json"])?
+            .code(3)?;
         for host in refused.json()?["hosts"].as_array().context("hosts")? {
             assert_eq!(host["status"], "failed", "{host}");
             assert_eq!(host["error"]["code"], "FAILED_PRECONDITION", "{host}");
         }
-        lab.kctl(&["unblock", "10.99.0.1", "--all-hosts"])?.code(3)?;
+        lab.kctl(&["unblock", "10.99.0.1", "--all-hosts", "--timeout", "10s"])?.code(3)?;
 
         lab.kctl(&["blocklist", "recover", "--from-host", "web-1"])?.code(0)?;
         lab.wait_in_sync(SOON)?;
@@ -162,7 +164,7 @@ fn a_controller_with_an_empty_store_unfilters_nobody_and_recovers_from_a_host() 
         nothing_passed(&pingers)?;
         drop(pingers);
         let [v4, v6] = lab.place(ATTACKER)?.addresses().map(|address| address.to_string());
-        lab.kctl(&["unblock", &v4, &v6, "--all-hosts"])?.code(0)?;
+        lab.kctl(&["unblock", &v4, &v6, "--all-hosts", "--timeout", "10s"])?.code(0)?;
         for pinger in flood(lab)? {
             until("the host answers", SOON, || Ok(pinger.1.tally().replies > 0))?;
         }
@@ -197,7 +199,7 @@ fn lose_the_store(lab: &mut Lab) -> Result<()> {
 
 fn block_attacker(lab: &Lab) -> Result<()> {
     let [v4, v6] = lab.place(ATTACKER)?.addresses().map(|address| address.to_string());
-    lab.kctl(&["block", &v4, &v6, "--all-hosts"])?.code(0).map(drop)
+    lab.kctl(&["block", &v4, &v6, "--all-hosts", "--timeout", "10s"])?.code(0).map(drop)
 }
 
 /// Continuous pings from the attacker to every address of every host.
