@@ -33,9 +33,33 @@ impl Audit for pb::SignalProcessRequest {
     }
 }
 
+impl Audit for pb::SetValueRequest {
+    fn what(&self) -> String {
+        format!("set {}={}", part(&self.path), part(&self.value))
+    }
+}
+
+impl Audit for pb::SetCpufreqRequest {
+    fn what(&self) -> String {
+        use pb::set_cpufreq_request::Target;
+        let target = match &self.target {
+            Some(Target::Governor(governor)) => format!("governor {}", part(governor)),
+            Some(Target::FrequencyHz(hz)) => format!("frequency {hz} Hz"),
+            None => "nothing".to_owned(),
+        };
+        match self.cpus.as_slice() {
+            [] => format!("cpufreq {target}"),
+            cpus => format!("cpufreq {target} on processors {}", list(cpus)),
+        }
+    }
+}
+
+/// Longer texts of a caller are cut, characters.
+const LONGEST_PART: usize = 256;
+
 /// Text of a caller for the log, bounded and in one line.
 fn part(text: &str) -> String {
-    text.chars().take(64).collect::<String>().escape_debug().to_string()
+    text.chars().take(LONGEST_PART).collect::<String>().escape_debug().to_string()
 }
 
 /// A call that changes something.
@@ -136,10 +160,10 @@ mod tests {
 
     #[test]
     fn a_signal_is_told_as_it_was_asked_for_in_one_line() {
-        let comm = format!("x\n{}", "y".repeat(100));
+        let comm = format!("x\n{}", "y".repeat(300));
         let mut request =
             pb::SignalProcessRequest { pid: 7, signal: "TERM".to_owned(), comm, start_unix_ms: 5 };
-        let named = format!("x\\n{}", "y".repeat(62));
+        let named = format!("x\\n{}", "y".repeat(254));
         assert_eq!(request.what(), format!("signal 7 TERM started 5 named {named}"));
         (request.comm, request.start_unix_ms) = (String::new(), 0);
         assert_eq!(request.what(), "signal 7 TERM");

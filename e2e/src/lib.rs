@@ -14,6 +14,7 @@ mod network;
 mod output;
 mod ping;
 mod pins;
+mod spawned;
 mod sweep;
 mod wait;
 
@@ -25,4 +26,5 @@ pub use namespace::Namespace;
 pub use network::{ATTACKER, BYSTANDER, CONTROLLER, Place, WORKSTATION};
 pub use output::Output;
 pub use ping::{Pinger, Tally, ping};
+pub use spawned::Spawned;
 pub use wait::until;

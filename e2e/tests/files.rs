@@ -3,12 +3,12 @@
 
 use std::{
     fs,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use kctl_e2e::{Lab, Output, until, with_lab};
+use kctl_e2e::{Lab, Output, Spawned, until, with_lab};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -16,26 +16,18 @@ const SOON: Duration = Duration::from_secs(10);
 const PUT_BACK_WITHIN: Duration = Duration::from_secs(30);
 
 /// A process of the test, killed at its end.
-struct Sleeper(Child);
+struct Sleeper(Spawned);
 
 impl Sleeper {
     fn start() -> Result<Self> {
         let mut command = Command::new("sleep");
         command.arg("1000").env("ODD", "a\n b").stdin(Stdio::null()).current_dir("/etc");
-        let sleeper = Self(command.spawn()?);
-        let environ = format!("/proc/{}/environ", sleeper.0.id());
+        let sleeper = Self(Spawned::start(&mut command)?);
+        let environ = format!("/proc/{}/environ", sleeper.0.child.id());
         until("it runs its program", SOON, || {
             Ok(fs::read(&environ)?.windows(4).any(|window| window == b"ODD="))
         })?;
         Ok(sleeper)
-    }
-}
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -57,7 +49,7 @@ fn error(answer: &Output) -> Result<(String, String)> {
 fn every_way_out_of_proc_and_sys_is_refused() -> Result<()> {
     with_lab(1, |lab| {
         let sleeper = Sleeper::start()?;
-        let of = |name: &str| format!("/proc/{}/{name}", sleeper.0.id());
+        let of = |name: &str| format!("/proc/{}/{name}", sleeper.0.child.id());
         for (path, why) in [
             (of("root/etc/shadow"), "a link to what a process has open"),
             (of("cwd/shadow"), "a link to what a process has open"),
@@ -97,7 +89,7 @@ fn every_way_out_of_proc_and_sys_is_refused() -> Result<()> {
 fn files_come_as_they_are() -> Result<()> {
     with_lab(2, |lab| {
         let sleeper = Sleeper::start()?;
-        let environ = format!("/proc/{}/environ", sleeper.0.id());
+        let environ = format!("/proc/{}/environ", sleeper.0.child.id());
         let bytes = fs::read(&environ)?;
         let one = lab.kctl(&["cat", &environ, "--host", "web-1"])?.code(0)?;
         ensure!(one.stdout.as_bytes() == bytes, "{one}");

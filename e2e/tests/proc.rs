@@ -4,29 +4,29 @@ use std::{
     collections::BTreeMap,
     fs,
     os::unix::fs::PermissionsExt as _,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use kctl_e2e::{Lab, Output, until, with_lab};
+use kctl_e2e::{Lab, Output, Spawned, until, with_lab};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
 const SECRET: &str = "s3cret\u{1b}[31m";
 
 /// A process of the test, killed at its end.
-struct Sleeper(Child);
+struct Sleeper(Spawned);
 
 impl Sleeper {
     fn start() -> Result<Self> {
         let mut command = Command::new("prlimit");
         command.args(["--nofile=100:200", "sleep", "1000"]);
         command.env_clear().env("PATH", "/usr/bin:/bin").env("TOKEN", SECRET);
-        let sleeper = Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?);
+        let sleeper = Self(Spawned::start(command.stdin(Stdio::null()).stdout(Stdio::piped()))?);
         // Until it sleeps its memory and counters change.
         until("the process runs its program, and sleeps", SOON, || {
-            let folder = format!("/proc/{}", sleeper.0.id());
+            let folder = format!("/proc/{}", sleeper.0.child.id());
             let place = fs::read_to_string(format!("{folder}/wchan"))?;
             Ok(fs::read(format!("{folder}/comm"))? == b"sleep\n" && place.contains("nanosleep"))
         })?;
@@ -34,19 +34,11 @@ impl Sleeper {
     }
 }
 
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn every_noun_of_a_process_is_as_proc_tells() -> Result<()> {
     with_lab(2, |lab| {
         let sleeper = Sleeper::start()?;
-        let pid = sleeper.0.id().to_string();
+        let pid = sleeper.0.child.id().to_string();
         let proc = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
         let ask = |what: &str| lab.json(&["proc", &pid, what]);
 
@@ -136,7 +128,7 @@ fn every_noun_of_a_process_is_as_proc_tells() -> Result<()> {
 fn who_is_gone_is_a_row_and_secrets_are_for_admins() -> Result<()> {
     with_lab(1, |lab| {
         let sleeper = Sleeper::start()?;
-        let pid = sleeper.0.id().to_string();
+        let pid = sleeper.0.child.id().to_string();
         let gone = lab.kctl(&["proc", "4194305", "-o", "json"])?.code(1)?.json()?;
         assert_eq!(gone[0]["error"]["code"], "NOT_FOUND", "{gone}");
         let message = "process \"4194305\": no such process";

@@ -2,30 +2,22 @@
 
 use std::{
     collections::BTreeSet,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use kctl_e2e::{until, with_lab};
+use kctl_e2e::{Spawned, until, with_lab};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
 
 /// A process of the test, killed at its end.
-struct Sleeper(Child);
+struct Sleeper(Spawned);
 
 impl Sleeper {
     fn start() -> Result<Self> {
-        Ok(Self(Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn()?))
-    }
-}
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        Ok(Self(Spawned::start(Command::new("sleep").arg("1000").stdin(Stdio::null()))?))
     }
 }
 
@@ -33,7 +25,7 @@ impl Drop for Sleeper {
 fn every_host_answers_with_its_processes() -> Result<()> {
     with_lab(2, |lab| {
         let sleeper = Sleeper::start()?;
-        let pid = sleeper.0.id();
+        let pid = sleeper.0.child.id();
         let mut rows = Value::Null;
         until("the process runs its program", SOON, || {
             rows = lab.json(&["ps", "--name", "sleep"])?;
@@ -65,8 +57,9 @@ fn every_host_answers_with_its_processes() -> Result<()> {
 fn an_interval_shows_who_is_busy_now() -> Result<()> {
     with_lab(1, |lab| {
         let mut busy = Command::new("sh");
-        let busy = Sleeper(busy.args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn()?);
-        let pid = busy.0.id();
+        let busy = busy.args(["-c", "while :; do :; done"]).stdin(Stdio::null());
+        let busy = Sleeper(Spawned::start(busy)?);
+        let pid = busy.0.child.id();
         let args = ["ps", "--sort", "cpu", "--interval", "300ms", "--name", "sh", "--limit", "5"];
         until("the busy one is among the first", SOON, || {
             let rows = lab.json(&args)?;

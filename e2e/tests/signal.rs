@@ -4,52 +4,44 @@ use std::{
     fs,
     io::Write as _,
     os::unix::process::ExitStatusExt as _,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use kctl_e2e::{Lab, Output, until, with_lab};
+use kctl_e2e::{Lab, Output, Spawned, until, with_lab};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
 
 /// A process of the test, killed at its end.
-struct Sleeper(Child);
+struct Sleeper(Spawned);
 
 impl Sleeper {
     fn start() -> Result<Self> {
-        let sleeper = Self(Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn()?);
+        let sleeper = Self(Spawned::start(Command::new("sleep").arg("1000").stdin(Stdio::null()))?);
         until("the process runs its program", SOON, || {
-            Ok(fs::read(format!("/proc/{}/comm", sleeper.0.id()))? == b"sleep\n")
+            Ok(fs::read(format!("/proc/{}/comm", sleeper.0.child.id()))? == b"sleep\n")
         })?;
         Ok(sleeper)
     }
 
     fn pid(&self) -> String {
-        self.0.id().to_string()
+        self.0.child.id().to_string()
     }
 
     /// Waits for the signal that ends it.
     fn ended_by(&mut self) -> Result<Option<i32>> {
         let mut status = None;
         until("the process ends", SOON, || {
-            status = self.0.try_wait()?;
+            status = self.0.child.try_wait()?;
             Ok(status.is_some())
         })?;
         Ok(status.and_then(|status| status.signal()))
     }
 
     fn runs(&mut self) -> Result<bool> {
-        Ok(self.0.try_wait()?.is_none())
-    }
-}
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        Ok(self.0.child.try_wait()?.is_none())
     }
 }
 
@@ -79,7 +71,7 @@ fn the_process_that_is_meant_gets_it() -> Result<()> {
 
         let sent = signal(lab, &pid, "SIGUSR1", &["--start-time", start, "--comm", "sleep"])?;
         let row = sent.code(0)?.json()?[0].clone();
-        let expected = serde_json::json!({"host": "web-2", "pid": sleeper.0.id(), "signal": "USR1",
+        let expected = serde_json::json!({"host": "web-2", "pid": sleeper.0.child.id(), "signal": "USR1",
             "comm": "sleep", "start_time": start});
         assert_eq!(row, expected);
         assert_eq!(sleeper.ended_by()?, Some(10));

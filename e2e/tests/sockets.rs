@@ -286,6 +286,10 @@ fn a_link_that_is_replaced_meanwhile_has_no_rate() -> Result<()> {
                 let watching = scope.spawn(|| lab.kctl(&args)?.json());
                 while !watching.is_finished() {
                     run(lab, "web-1", "ip link add kt9 type bridge")?;
+                    // It stands for most of the time: the kernel can tell its links in peace.
+                    for _ in 0..10 {
+                        run(lab, "web-1", "ip link show kt9")?;
+                    }
                     run(lab, "web-1", "ip link del kt9")?;
                 }
                 watching.join().expect("no panic")

@@ -30,5 +30,6 @@ pub use neighbour::{Neighbour, NeighbourFilter, neighbours};
 pub use rate::{Rates, rates};
 pub use route::{NextHop, Route, RouteFilter, routes};
 pub use rule::{Rule, rules};
+pub(crate) use socket::state_word;
 pub use socket::{Queue, Socket, SocketFilter, SocketProtocol, SocketStates, TcpInfo, sockets};
 pub use watch::{Change, Watch};

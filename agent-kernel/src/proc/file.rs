@@ -4,12 +4,13 @@ use crate::error::{Error, named};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::{read, retry_on_intr};
+use rustix::path::Arg;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// Opens a folder for [`read_at`] alone.
-pub(super) fn open_folder(at: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+pub(super) fn open_folder(at: impl AsFd, name: impl Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(openat(at, name, flags, Mode::empty())?)
 }

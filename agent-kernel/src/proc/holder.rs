@@ -1,8 +1,8 @@
 //! Which processes hold a socket: the links in their `fd` folders (proc_pid_fd(5)).
 
 use super::file::{open_folder, read_at};
-use super::listing::pids;
-use crate::error::{Error, named};
+use super::listing::folder_and_pids;
+use crate::error::Error;
 use nix::dir::Dir;
 use nix::fcntl::{OFlag, readlinkat};
 use nix::sys::stat::Mode;
@@ -41,16 +41,13 @@ pub struct SocketHolders {
 /// Who holds the sockets of this host, by their inodes. Processes that end meanwhile, and those that
 /// the caller may not look into, are left out.
 pub fn socket_holders(root: &Path) -> Result<HashMap<u32, SocketHolders>, Error> {
-    let failed = |error| Error::io(named("folder", root.display()), error);
-    let path = root.to_str().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-    let folder = open_folder(nix::fcntl::AT_FDCWD, path).map_err(failed)?;
-    let mut pids = pids(root).map_err(failed)?;
+    let (folder, mut pids) = folder_and_pids(root)?;
     pids.sort_unstable();
     let mut holders = HashMap::new();
     let mut buffer = Vec::new();
     for pid in pids {
         // One that has ended, or that is not ours to read, costs only itself.
-        if let Ok(process) = open_folder(&folder, &pid.to_string()) {
+        if let Ok(process) = open_folder(&folder, pid.to_string()) {
             let _ = read(pid, &process, &mut buffer, &mut holders);
         }
     }

@@ -12,6 +12,7 @@ use super::stat::Stat;
 use super::user::Names;
 use crate::error::{Error, ErrorKind, named};
 use nix::errno::Errno;
+use rustix::fs::CWD;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -34,10 +35,7 @@ pub struct Processes {
 
 /// Begins to list the processes below a procfs mount.
 pub fn processes(root: &Path, query: Query) -> Result<Processes, Error> {
-    let failed = |error| Error::io(named("folder", root.display()), error);
-    let path = root.to_str().ok_or_else(|| failed(Errno::EINVAL.into()))?;
-    let folder = open_folder(nix::fcntl::AT_FDCWD, path).map_err(failed)?;
-    let mut pids = pids(root).map_err(failed)?;
+    let (folder, mut pids) = folder_and_pids(root)?;
     // After the pids, so that all of these are older.
     let clock = Clock::read(root)?;
     let mut buffer = Vec::new();
@@ -96,7 +94,7 @@ impl Processes {
             Candidate::Pid(pid) => *pid,
             Candidate::Ranked(stat, _) => stat.pid,
         };
-        let Some(folder) = alive(pid, open_folder(&self.folder, &pid.to_string()))? else {
+        let Some(folder) = alive(pid, open_folder(&self.folder, pid.to_string()))? else {
             return Ok(None);
         };
         let Some(now) = read_stat(&folder, pid, &mut self.buffer)? else { return Ok(None) };
@@ -186,7 +184,13 @@ fn contains(text: &[u8], part: &str) -> bool {
     part.is_empty() || text.windows(part.len()).any(|window| window == part)
 }
 
-pub(super) fn pids(root: &Path) -> io::Result<Vec<u32>> {
+/// A procfs mount and the processes in it.
+pub(super) fn folder_and_pids(root: &Path) -> Result<(OwnedFd, Vec<u32>), Error> {
+    let both = || Ok((open_folder(CWD, root)?, pids(root)?));
+    both().map_err(|error| Error::io(named("folder", root.display()), error))
+}
+
+fn pids(root: &Path) -> io::Result<Vec<u32>> {
     let mut pids = Vec::new();
     for entry in std::fs::read_dir(root)? {
         pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
@@ -205,7 +209,7 @@ fn ranked(
     let order = query.order;
     let mut stats = Vec::with_capacity(pids.len());
     for pid in pids {
-        let Some(folder) = alive(pid, open_folder(folder, &pid.to_string()))? else { continue };
+        let Some(folder) = alive(pid, open_folder(folder, pid.to_string()))? else { continue };
         let Some(mut stat) = read_stat(&folder, pid, buffer)? else { continue };
         if order == Order::Rss {
             read_rss(&folder, &mut stat, buffer)?;

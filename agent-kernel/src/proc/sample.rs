@@ -2,9 +2,9 @@
 
 use super::clock::sysconf;
 use super::file::open_folder;
-use super::listing::{pids, read_stat};
+use super::listing::{folder_and_pids, read_stat};
 use super::stat::Stat;
-use crate::error::{Error, named};
+use crate::error::Error;
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
@@ -27,14 +27,12 @@ struct Used {
 
 /// Reads the CPU time of every process below a procfs mount.
 pub fn cpu_sample(root: &Path) -> Result<CpuSample, Error> {
-    let failed = |error| Error::io(named("folder", root.display()), error);
-    let path = root.to_str().ok_or_else(|| failed(nix::errno::Errno::EINVAL.into()))?;
-    let folder = open_folder(nix::fcntl::AT_FDCWD, path).map_err(failed)?;
+    let (folder, pids) = folder_and_pids(root)?;
     let begun = Instant::now();
     let mut processes = HashMap::new();
     let mut buffer = Vec::new();
-    for pid in pids(root).map_err(failed)? {
-        let Ok(process) = open_folder(&folder, &pid.to_string()) else { continue };
+    for pid in pids {
+        let Ok(process) = open_folder(&folder, pid.to_string()) else { continue };
         // One that can't be read is told as new.
         let Ok(Some(stat)) = read_stat(&process, pid, &mut buffer) else { continue };
         let Stat { start_ticks, cpu_ticks, .. } = stat;

@@ -54,9 +54,12 @@ impl CpufreqService for Processors {
         access::setting(access::role(&request), "cpufreq")?;
         let local = access::local(&request);
         let pb::SetCpufreqRequest { cpus, target } = request.into_inner();
-        let what = format!("cpufreq {target:?} on processors {cpus:?}");
-        let writable = Arc::clone(&self.writable);
         let target = parse(target)?;
+        let what = match &target {
+            Target::Governor(governor) => format!("cpufreq governor {governor} on {cpus:?}"),
+            Target::Frequency(hz) => format!("cpufreq frequency {hz} Hz on {cpus:?}"),
+        };
+        let writable = Arc::clone(&self.writable);
         let result =
             self.act(move |root| cpufreq::set_cpufreq(&root, &writable, &cpus, &target)).await;
         access::audit(local.as_deref(), &what, result.as_ref().err());

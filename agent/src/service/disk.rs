@@ -2,7 +2,7 @@
 
 use super::blocking::blocking;
 use super::chunks::{Chunks, chunks};
-use super::system::watched;
+use super::interval::interval;
 use super::text::{text, text_or_empty};
 use agent_kernel::file::Roots;
 use agent_kernel::proc::{Mount, Mounts, Usage, Usages, mounts};
@@ -39,7 +39,7 @@ impl DiskService for Disks {
         request: Request<pb::ListDisksRequest>,
     ) -> Result<Response<Self::ListDisksStream>, Status> {
         let request = request.into_inner();
-        let interval = watched(request.interval_ms)?;
+        let interval = interval(request.interval_ms)?;
         let query = DiskQuery { name: request.name, all: request.all };
         let mut samples = None;
         if !interval.is_zero() {

@@ -8,6 +8,7 @@ mod cpufreq;
 mod disk;
 mod file;
 mod host;
+mod interval;
 mod ipc;
 mod module;
 mod netlink;

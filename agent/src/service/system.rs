@@ -1,17 +1,15 @@
 //! `SystemService`: what procfs tells of this host as a whole.
 
 use super::blocking::blocking;
+use super::interval::interval;
 use agent_kernel::proc::{self, CpuTimes, Stall, Stalls, System, Taint};
 use kctl_proto::agent::v1::{self as pb, system_service_server::SystemService};
 use std::path::PathBuf;
-use std::time::Duration;
 use tokio_stream::{Once, once};
 use tonic::{Request, Response, Status};
 
 /// How long CPU time is watched where nobody said otherwise, milliseconds.
 const INTERVAL_MS: u32 = 250;
-/// Whoever waits longer would take it for no answer.
-const LONGEST_INTERVAL_MS: u32 = 5_000;
 
 /// Answers for the system of one procfs mount.
 #[derive(Debug)]
@@ -41,27 +39,14 @@ impl SystemService for Systems {
         &self,
         request: Request<pb::GetSystemRequest>,
     ) -> Result<Response<Self::GetSystemStream>, Status> {
-        let interval = interval(request.into_inner().interval_ms)?;
+        let ms = request.into_inner().interval_ms;
+        let interval = interval(if ms == 0 { INTERVAL_MS } else { ms })?;
         let before = self.read(|root| proc::cpu_times(&root)).await?;
         tokio::time::sleep(interval).await;
         let read = |root: PathBuf| Ok((proc::cpu_times(&root)?, proc::system(&root)?));
         let (after, system) = self.read(read).await?;
         let system = Some(system_to_proto(system, &before, &after));
         Ok(Response::new(once(Ok(pb::GetSystemResponse { system }))))
-    }
-}
-
-fn interval(ms: u32) -> Result<Duration, Status> {
-    watched(if ms == 0 { INTERVAL_MS } else { ms })
-}
-
-/// How long something is watched.
-pub(super) fn watched(ms: u32) -> Result<Duration, Status> {
-    match ms {
-        0..=LONGEST_INTERVAL_MS => Ok(Duration::from_millis(ms.into())),
-        _ => Err(Status::invalid_argument(format!(
-            "interval {ms} ms: must be at most {LONGEST_INTERVAL_MS} ms"
-        ))),
     }
 }
 
@@ -128,16 +113,4 @@ fn stalls_to_proto(stalls: Stalls) -> pb::system::Stalls {
         total_us: stall.total_us,
     };
     pb::system::Stalls { some: Some(stall(stalls.some)), full: stalls.full.map(stall) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn intervals_have_a_default_and_a_limit() {
-        assert_eq!(interval(0).expect("default").as_millis(), 250);
-        assert_eq!(interval(5_000).expect("longest").as_millis(), 5_000);
-        assert_eq!(interval(5_001).expect_err("too long").code(), tonic::Code::InvalidArgument);
-    }
 }

@@ -2,10 +2,7 @@
 //! on what it says. A new one is a line in the table below; it knows nothing of what is asked.
 
 use super::{Answers, Api};
-use crate::{
-    audit::{Audit, list},
-    auth::Caller,
-};
+use crate::auth::Caller;
 use kctl_proto::{agent::v1 as agent, controller::v1 as api};
 use kctl_rpc::MAX_MESSAGE_BYTES;
 use tonic::{Request, Response, Status};
@@ -84,26 +81,5 @@ twins! {
     CpufreqService cpufreq_service_server cpufreq_service_client CpufreqServiceClient {
         read list_cpufreq ListCpufreqStream ListCpufreqRequest ListCpufreqResponse,
         change set_cpufreq SetCpufreqStream SetCpufreqRequest SetCpufreqResponse,
-    }
-}
-
-impl Audit for agent::SetValueRequest {
-    fn what(&self) -> String {
-        format!("set {}={}", self.path, self.value)
-    }
-}
-
-impl Audit for agent::SetCpufreqRequest {
-    fn what(&self) -> String {
-        use agent::set_cpufreq_request::Target;
-        let target = match &self.target {
-            Some(Target::Governor(governor)) => format!("governor {governor}"),
-            Some(Target::FrequencyHz(hz)) => format!("frequency {hz} Hz"),
-            None => "nothing".to_owned(),
-        };
-        match self.cpus.as_slice() {
-            [] => format!("cpufreq {target}"),
-            cpus => format!("cpufreq {target} on processors {}", list(cpus)),
-        }
     }
 }

@@ -200,6 +200,15 @@ const STATES: Words = &[
     (LISTEN, "LISTEN"),
     (11, "CLOSING"),
 ];
+/// What /proc/PID/net calls a half open connection (the kernel's net/tcp_states.h).
+const NEW_SYN_RECV: u32 = 12;
+
+/// A state's word by its number; empty for one without.
+pub(crate) fn state_word(number: u32) -> &'static str {
+    let number = if number == NEW_SYN_RECV { 3 } else { number };
+    STATES.iter().find(|(known, _)| *known == number).map_or("", |(_, word)| *word)
+}
+
 /// linux/sock_diag.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 

@@ -32,6 +32,7 @@ use super::file::{open_folder, read_at};
 use super::stat::Stat;
 use crate::error::{Error, ErrorKind, named};
 use nix::errno::Errno;
+use rustix::fs::CWD;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt as _;
@@ -49,11 +50,8 @@ struct Handle {
 
 impl Handle {
     fn open(root: &Path, pid: u32) -> Result<Self, Error> {
-        let path = root.join(pid.to_string());
-        let path = path.to_str().ok_or_else(|| {
-            Error::new(ErrorKind::Invalid, named("folder", root.display()), "no UTF-8 path")
-        })?;
-        let folder = open_folder(nix::fcntl::AT_FDCWD, path).map_err(|error| failed(pid, error))?;
+        let folder = open_folder(CWD, root.join(pid.to_string()));
+        let folder = folder.map_err(|error| failed(pid, error))?;
         Ok(Self { pid, folder })
     }
 

@@ -1,6 +1,7 @@
 //! `/proc/PID/net`: which socket an inode is, as in proc_pid_net(5).
 
 use super::{fields, hex, number};
+use crate::netlink::state_word;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use std::collections::{HashMap, HashSet};
@@ -78,7 +79,7 @@ pub(super) fn sockets(folder: &OwnedFd, wanted: &HashSet<u64>) -> HashMap<u64, S
 fn inet(table: &'static str, line: &[u8]) -> Option<(u64, Socket)> {
     let mut fields = fields(line).skip(1);
     let (local, remote) = (address(fields.next()?)?, address(fields.next()?)?);
-    let state = state(hex(fields.next()?)?);
+    let state = state_word(u32::try_from(hex(fields.next()?)?).ok()?);
     let inode = number(fields.nth(5)?)?;
     let remote = Some(remote).filter(|it| it.port() != 0 || !it.ip().is_unspecified());
     let socket = Socket { protocol: table, state, local: Some(local), remote, path: Vec::new() };
@@ -127,24 +128,6 @@ fn address(text: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-/// As in the kernel's net/tcp_states.h, in the words of ss(8).
-fn state(number: u64) -> &'static str {
-    match number {
-        1 => "ESTAB",
-        2 => "SYN-SENT",
-        3 | 12 => "SYN-RECV",
-        4 => "FIN-WAIT-1",
-        5 => "FIN-WAIT-2",
-        6 => "TIME-WAIT",
-        7 => "UNCONN",
-        8 => "CLOSE-WAIT",
-        9 => "LAST-ACK",
-        10 => "LISTEN",
-        11 => "CLOSING",
-        _ => "",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,8 +140,7 @@ mod tests {
         for (name, text) in tables {
             fs::write(root.path().join("net").join(name), text).expect("written");
         }
-        let path = root.path().to_str().expect("text");
-        let folder = open_folder(nix::fcntl::AT_FDCWD, path).expect("a folder");
+        let folder = open_folder(rustix::fs::CWD, root.path()).expect("a folder");
         sockets(&folder, &inodes.iter().copied().collect())
     }
 

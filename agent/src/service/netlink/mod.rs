@@ -6,6 +6,7 @@ mod stats;
 
 use super::blocking::blocking;
 use super::chunks::{Chunks, chunks};
+use super::interval::interval;
 use crate::status::kernel;
 use agent_kernel::netlink::{self, AddrFilter, NeighbourFilter, RouteFilter};
 use filter::{family, some};
@@ -103,7 +104,7 @@ impl NetlinkService for Netlink {
         request: Request<pb::ListLinkStatsRequest>,
     ) -> Result<Response<Self::ListLinkStatsStream>, Status> {
         let request = request.into_inner();
-        let interval = stats::interval(request.interval_ms)?;
+        let interval = interval(request.interval_ms)?;
         let stats = stats::watch(some(request.interface), interval).await?;
         let message = |stats| pb::ListLinkStatsResponse { stats };
         Ok(Response::new(chunks(stats.into_iter().map(Ok), message, kernel)))

@@ -8,18 +8,6 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use tonic::Status;
 
-/// Whoever waits longer would take it for no answer.
-const LONGEST_INTERVAL_MS: u32 = 5_000;
-
-/// How long to watch; zero tells no rates.
-pub(super) fn interval(ms: u32) -> Result<Duration, Status> {
-    if ms > LONGEST_INTERVAL_MS {
-        let why = format!("interval {ms} ms: must be at most {LONGEST_INTERVAL_MS} ms");
-        return Err(Status::invalid_argument(why));
-    }
-    Ok(Duration::from_millis(ms.into()))
-}
-
 /// The links, or the one of this name, after this time.
 pub(super) async fn watch(
     name: Option<String>,
@@ -125,13 +113,5 @@ mod tests {
             .collect();
         assert_eq!(shown, [("eth2", Some(500.0)), ("eth1", None), ("new", None)]);
         assert_eq!(compared[0].rates.as_ref().map(|it| it.interval_ms), Some(2_000.0));
-    }
-
-    #[test]
-    fn an_interval_is_short() {
-        assert_eq!(interval(0).expect("none"), Duration::ZERO);
-        assert_eq!(interval(5_000).expect("long enough"), Duration::from_secs(5));
-        let status = interval(5_001).expect_err("too long");
-        assert_eq!(status.message(), "interval 5001 ms: must be at most 5000 ms");
     }
 }

@@ -5,7 +5,7 @@ mod detail;
 
 use super::blocking::blocking;
 use super::chunks::{Chunks, chunks};
-use super::system::watched;
+use super::interval::interval;
 use super::text::text;
 use crate::access;
 use crate::status::kernel;
@@ -62,7 +62,7 @@ impl ProcessService for Processes {
         let since = match request.interval_ms {
             0 => None,
             ms => {
-                let interval = watched(ms)?;
+                let interval = interval(ms)?;
                 let sample = self.read(cpu_sample).await?;
                 tokio::time::sleep(interval).await;
                 Some(sample)
