@@ -9,7 +9,7 @@ use crate::support::{World, run};
 use agent_kernel::filter::{Filter, Guard, Protocol, Rule, RuleKey, Until};
 use agent_kernel::sys::boottime_ns;
 
-use aya::programs::{TestRun, TestRunOptions, Xdp};
+use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use frames::SOURCES;
 use ipnet::IpNet;
@@ -17,7 +17,9 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use reference::Reference;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 const FRAMES: u32 = 100_000;
 /// Rules and guard change that often.
@@ -172,6 +174,16 @@ fn the_fragments_of_a_large_frame_count_as_bytes() {
     assert_eq!(filter.counters().expect("read").dropped.bytes, 9_000);
 }
 
+/// Time of one of a million runs. A signal to this thread ends them before their end: then again.
+fn repeated(xdp: &Xdp, frame: &[u8]) -> Duration {
+    let repeat = 1_000_000;
+    let options = || TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
+    let interrupted = |error: &ProgramError| matches!(error, ProgramError::SyscallError(error) if error.io_error.kind() == ErrorKind::Interrupted);
+    let mut runs = (0..100).map(|_| xdp.test_run(options()));
+    let ran = runs.find(|ran| !ran.as_ref().is_err_and(interrupted));
+    ran.expect("not interrupted a hundred times").expect("the program runs").duration
+}
+
 /// What a packet costs in this build of the kernel; printed, not asserted.
 #[test]
 fn what_a_packet_costs_is_printed() {
@@ -179,11 +191,7 @@ fn what_a_packet_costs_is_printed() {
     let mut filter = world.filter(20_000);
     let xdp = program(&world, &filter);
     let ns = |name: &str, frame: &[u8]| {
-        let repeat = 1_000_000;
-        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
-        // The kernel tells the time of one run.
-        let ns = xdp.test_run(options).expect("the program runs").duration.as_nanos();
-        println!("{name}: {ns} ns");
+        println!("{name}: {} ns", repeated(&xdp, frame).as_nanos());
     };
     let v4 = frames::plain("10.0.0.1".parse().expect("valid"));
     let v6 = frames::plain("fd00::1".parse().expect("valid"));
