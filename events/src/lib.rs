@@ -1,0 +1,13 @@
+//! Events as data: what kinds there are, which of them a reader wants, their JSON form, and the bounded
+//! ring that readers follow.
+//!
+//! It owns the rules that agent, controller and CLI must agree on. It does no I/O and knows neither
+//! kernel nor store.
+
+mod filter;
+mod kind;
+mod ring;
+
+pub use filter::{Filter, InvalidFilter};
+pub use kind::{Kind, Kinds, UnknownKind};
+pub use ring::{Entry, Place, Read, Reader, Ring};
