@@ -5,6 +5,7 @@ mod access;
 mod check;
 mod config;
 mod enforcer;
+mod events;
 mod identity;
 mod network;
 mod rollback;

@@ -2,10 +2,11 @@
 
 use crate::config::Config;
 use crate::enforcer::Enforcer;
+use crate::events::{Events, Journal};
 use crate::rollback::Rollback;
 use crate::service::{self, Lifeline};
 use crate::{identity, network, socket, uplink};
-use agent_kernel::file::Roots;
+use agent_kernel::{file::Roots, sys};
 use anyhow::Context as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::time::Duration;
@@ -43,7 +44,8 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
     let rollback =
         Rollback::start(roots.clone(), enforcer.clone(), lifeline.clone(), tracker, stop);
     let writable = config.writable.clone();
-    let routes = service::routes(&enforcer, &lifeline, &roots, writable, rollback).await?;
+    let events = events(config)?;
+    let routes = service::routes(&enforcer, &lifeline, &roots, writable, rollback, &events).await?;
     let nudges = network::watch(&enforcer, &tasks, &cancel).await;
     let listener = socket::bind(&config.socket)?;
     tasks.spawn(socket::serve(listener, routes.clone(), cancel.clone()));
@@ -70,6 +72,14 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
         tracing::warn!("calls were still running after 5 s");
     }
     result
+}
+
+/// The host's events, which go on after those of an agent before.
+fn events(config: &Config) -> anyhow::Result<Events> {
+    let boot_id = sys::boot_id(&config.proc_root)?;
+    let journal = Journal::open(&config.state_dir, &boot_id, config.events.ring_bytes)
+        .with_context(|| format!("state folder {}", config.state_dir.display()))?;
+    Ok(Events::new(journal, config.name.clone()))
 }
 
 /// Waits for SIGTERM or SIGINT.

@@ -140,6 +140,11 @@ impl<T> Reader<T> {
         self.place
     }
 
+    /// Whether there is anything next.
+    pub fn is_behind(&self) -> bool {
+        self.place.seq < self.window.borrow().end.seq
+    }
+
     /// What is next, if there is anything yet.
     pub fn try_next(&mut self) -> Option<Read<T>> {
         let window = self.window.borrow_and_update();
@@ -193,9 +198,9 @@ mod tests {
         let (mut fast, mut slow) = (ring.reader(ring.end()), ring.reader(ring.end()));
         assert_eq!(fast.watermark(), Some(0));
         ring.push(2, 2, 10, 7, "a");
-        assert_eq!(slow.watermark(), None);
+        assert_eq!((slow.watermark(), slow.is_behind()), (None, true));
         assert_eq!(all(&mut fast), ["a after 0"]);
-        assert_eq!(fast.watermark(), Some(7));
+        assert_eq!((fast.watermark(), fast.is_behind()), (Some(7), false));
         ring.push(1, 1, 10, 8, "b");
         assert_eq!(all(&mut fast), ["b after 2"]);
         assert_eq!(all(&mut slow), ["a after 0", "b after 2"]);

@@ -6,6 +6,7 @@ mod blocklist;
 mod chunks;
 mod cpufreq;
 mod disk;
+mod events;
 mod file;
 mod host;
 mod interval;
@@ -20,15 +21,15 @@ mod thread;
 
 pub(crate) use host::Lifeline;
 
-use crate::{enforcer::Enforcer, rollback::Rollback};
+use crate::{enforcer::Enforcer, events::Events, rollback::Rollback};
 use agent_kernel::file::{Roots, Writable};
 use kctl_proto::agent::v1::{
     blocklist_service_server::BlocklistServiceServer, cpufreq_service_server::CpufreqServiceServer,
-    disk_service_server::DiskServiceServer, file_service_server::FileServiceServer,
-    host_service_server::HostServiceServer, ipc_service_server::IpcServiceServer,
-    module_service_server::ModuleServiceServer, netlink_service_server::NetlinkServiceServer,
-    process_service_server::ProcessServiceServer, stats_service_server::StatsServiceServer,
-    system_service_server::SystemServiceServer,
+    disk_service_server::DiskServiceServer, events_service_server::EventsServiceServer,
+    file_service_server::FileServiceServer, host_service_server::HostServiceServer,
+    ipc_service_server::IpcServiceServer, module_service_server::ModuleServiceServer,
+    netlink_service_server::NetlinkServiceServer, process_service_server::ProcessServiceServer,
+    stats_service_server::StatsServiceServer, system_service_server::SystemServiceServer,
 };
 use kctl_rpc::MAX_MESSAGE_BYTES;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub(crate) async fn routes(
     roots: &Roots,
     writable: Writable,
     rollback: Rollback,
+    events: &Events,
 ) -> anyhow::Result<Routes> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<HostServiceServer<host::Host>>().await;
@@ -54,6 +56,7 @@ pub(crate) async fn routes(
     health.set_serving::<DiskServiceServer<disk::Disks>>().await;
     health.set_serving::<ModuleServiceServer<module::Modules>>().await;
     health.set_serving::<IpcServiceServer<ipc::Objects>>().await;
+    health.set_serving::<EventsServiceServer<events::EventStreams>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(kctl_proto::DESCRIPTORS)
         .with_service_name("kctl.agent.v1.HostService")
@@ -67,6 +70,7 @@ pub(crate) async fn routes(
         .with_service_name("kctl.agent.v1.DiskService")
         .with_service_name("kctl.agent.v1.ModuleService")
         .with_service_name("kctl.agent.v1.IpcService")
+        .with_service_name("kctl.agent.v1.EventsService")
         .build_v1()?;
     let blocklist = BlocklistServiceServer::new(blocklist::Blocklist::new(enforcer.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -84,6 +88,7 @@ pub(crate) async fn routes(
         .add_service(DiskServiceServer::new(disk::Disks::new(roots)))
         .add_service(ModuleServiceServer::new(module::Modules::new(roots)))
         .add_service(IpcServiceServer::new(ipc::Objects::new(roots)))
+        .add_service(EventsServiceServer::new(events::EventStreams::new(events.clone())))
         .add_service(health_service)
         .add_service(reflection))
 }

@@ -1,9 +1,14 @@
 //! How the agent is told what to do: flag over environment over file.
 
+mod events;
+
+pub(crate) use events::EventConfig;
+
 use agent_kernel::file::{DEFAULT_WRITABLE, Writable};
 use agent_kernel::filter::Mode;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use events::EventOptions;
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -135,6 +140,9 @@ pub(crate) struct Options {
     #[arg(long, env = "KCTL_AGENT_ONLY_WRITABLE", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_name = "BOOL")]
     only_writable: Option<bool>,
+    #[command(flatten)]
+    #[serde(default)]
+    events: EventOptions,
 }
 
 /// The agent's configuration, whole.
@@ -153,6 +161,7 @@ pub(crate) struct Config {
     pub(crate) proc_root: PathBuf,
     pub(crate) sys_root: PathBuf,
     pub(crate) writable: Writable,
+    pub(crate) events: EventConfig,
 }
 
 /// Which interfaces to filter.
@@ -216,6 +225,7 @@ impl Options {
             proc_root: path(self.proc_root, file.proc_root, "/proc"),
             sys_root: path(self.sys_root, file.sys_root, "/sys"),
             writable: writable(&listed, self.only_writable.or(file.only_writable))?,
+            events: self.events.resolve(file.events)?,
         })
     }
 
