@@ -50,6 +50,11 @@ impl Daemon {
         Self { name: name.to_owned(), command, log, child: None }
     }
 
+    /// Gives the process one more argument, from its next start on.
+    pub fn arg(&mut self, arg: impl Into<String>) {
+        self.command.push(arg.into());
+    }
+
     /// Starts the process; it must not be running.
     pub fn start(&mut self) -> Result<()> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
@@ -116,6 +121,11 @@ impl Daemon {
             Some(status) => bail!("{} ended: {status}", self.name),
             None => Ok(()),
         }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.child.as_ref().with_context(|| format!("{} does not run", self.name))?.id())
     }
 
     /// Everything that the process has said so far, over all its starts.

@@ -7,6 +7,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -15,11 +16,14 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    cgroup::Cgroup,
     daemon::Daemon,
+    events::EventReader,
     namespace::Namespace,
     network::{ATTACKER, BYSTANDER, CONTROLLER, Network, Place, WORKSTATION},
     output::Output,
     pins::Pins,
+    spawned::Spawned,
     sweep::{sweep, unique_id},
     wait::until,
 };
@@ -58,6 +62,8 @@ pub struct Agent {
     /// Its `--state-dir`.
     pub state_dir: PathBuf,
     pins: Pins,
+    /// Of the processes that its events of processes are about.
+    cgroup: Cgroup,
 }
 
 impl Agent {
@@ -190,6 +196,7 @@ impl Lab {
         let socket = directory.join(format!("{place}.sock"));
         let state_dir = directory.join(place);
         let pins = Pins::new(&format!("{}-{place}", self.id))?;
+        let cgroup = Cgroup::create(&format!("{}-{place}", self.id))?;
         let daemon = Daemon::new(
             &format!("kctl-agent of {place}"),
             &self.network.place(place)?.namespace,
@@ -203,10 +210,11 @@ impl Lab {
                 ("--state-dir", state_dir.display().to_string()),
                 ("--bpffs", pins.path().display().to_string()),
                 ("--socket", socket.display().to_string()),
+                ("--scope", cgroup.scope()),
             ]),
             directory.join(format!("{place}.log")),
         );
-        let agent = Agent { daemon, socket, state_dir, pins };
+        let agent = Agent { daemon, socket, state_dir, pins, cgroup };
         self.agents.insert(place.to_owned(), agent);
         self.agent_mut(place)
     }
@@ -250,6 +258,31 @@ impl Lab {
         command.arg("--agent").arg(format!("unix://{}", self.agent(host)?.socket.display()));
         command.args(args).env("KCTL_CONFIG", "/nonexistent");
         self.network.place(host)?.namespace.output(command)
+    }
+
+    /// Runs a program to its end as a process of a host: in its namespace, and in the cgroup that its
+    /// agent's events of processes are about.
+    pub fn on_host(&self, host: &str, command: &Command) -> Result<Output> {
+        let inside = self.agent(host)?.cgroup.inside(command);
+        self.network.place(host)?.namespace.output(inside)
+    }
+
+    /// Starts a program as a process of a host, which ends with the value.
+    pub fn spawn_on(&self, host: &str, command: &Command) -> Result<Spawned> {
+        let mut inside = self.agent(host)?.cgroup.inside(command);
+        self.network.place(host)?.namespace.within(|| Spawned::start(&mut inside))?
+    }
+
+    /// Starts `kctl events -o jsonl` with more arguments on the workstation. What happens before it is
+    /// connected it only tells with `--since`.
+    pub fn events(&self, args: &[&str]) -> Result<EventReader> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("events-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let kctl = self.workstation_kctl(&self.admin_config())?;
+        let mut command = Command::new(&kctl.binary);
+        command.args(["events", "-o", "jsonl"]).args(args).env("KCTL_CONFIG", &kctl.config);
+        let file = |end| self.directory.path().join(format!("{name}.{end}"));
+        EventReader::start(command, kctl.namespace, file("jsonl"), file("err"))
     }
 
     /// Runs a subcommand of kctl-agent with a host's folders, in its namespace.

@@ -5,7 +5,9 @@
 //! frames on the wire. It knows the binaries' flags and files, never their code. Everything it makes
 //! carries the lab's id in its name and goes away with the [`Lab`].
 
+mod cgroup;
 mod daemon;
+mod events;
 mod frame;
 mod kernel;
 mod lab;
@@ -19,6 +21,7 @@ mod sweep;
 mod wait;
 
 pub use daemon::Daemon;
+pub use events::EventReader;
 pub use frame::{Capture, Datagram, FrameSender};
 pub use kernel::{KernelRule, delete_rule, rules, xdp_programs};
 pub use lab::{Agent, Kctl, Lab, Layout, with_lab};

@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::{
+    cgroup,
     namespace::{self, DIRECTORY},
     pins::{self, BPFFS},
 };
@@ -28,6 +29,11 @@ pub(crate) fn sweep() {
     }
     for name in orphans(Path::new(BPFFS)) {
         let _ = pins::remove(&Path::new(BPFFS).join(name));
+    }
+    if let Ok(root) = cgroup::root() {
+        for name in orphans(&root) {
+            let _ = cgroup::remove(&root.join(name));
+        }
     }
     let temporary = std::env::temp_dir();
     for name in orphans(&temporary) {
