@@ -70,8 +70,8 @@ impl EventOptions {
         }
         let kernel_ring =
             self.kernel_ring.or(file.kernel_ring).unwrap_or(ByteSize::mib(1)).as_u64();
-        if !((4 << 10)..=(64 << 20)).contains(&kernel_ring) || !kernel_ring.is_power_of_two() {
-            bail!("kernel-ring {kernel_ring}: must be a power of two, 4KiB to 64MiB");
+        if !((16 << 10)..=(64 << 20)).contains(&kernel_ring) || !kernel_ring.is_power_of_two() {
+            bail!("kernel-ring {kernel_ring}: must be a power of two, 16KiB to 64MiB");
         }
         if let Some(path) = paths.iter().find(|path| !path.starts_with('/') || path.len() > 255) {
             bail!("open-path {path:?}: must be absolute and have at most 255 bytes");
@@ -126,13 +126,13 @@ mod tests {
     fn a_file_says_all_of_it() {
         let config = parse(
             "types = [\"drop\", \"open\"]\nopen-paths = [\"/etc\"]\nscope = \"cgroup:/a/b\"\n\
-             ring = \"1MiB\"\nkernel-ring = \"4KiB\"\n",
+             ring = \"1MiB\"\nkernel-ring = \"16KiB\"\n",
         );
         let config = config.expect("valid");
         assert_eq!(config.kinds, [Kind::Drop, Kind::Open].into_iter().collect());
         assert_eq!(config.open_paths, ["/etc"]);
         assert_eq!(config.scope, Scope::Cgroup("/a/b".into()));
-        assert_eq!((config.ring_bytes, config.kernel_ring_bytes), (1 << 20, 4 << 10));
+        assert_eq!((config.ring_bytes, config.kernel_ring_bytes), (1 << 20, 16 << 10));
         assert!(parse("types = [\"none\"]").expect("valid").kinds.is_empty());
     }
 
