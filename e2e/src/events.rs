@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     path::PathBuf,
-    process::{Child, Command, ExitStatus},
+    process::{Child, ExitStatus},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::{namespace::Namespace, wait::until};
+use crate::wait::until;
 
 /// `kctl events -o jsonl` in the background. Dropping it kills it.
 #[derive(Debug)]
@@ -26,13 +26,11 @@ pub struct EventReader {
 
 impl EventReader {
     pub(crate) fn start(
-        mut command: Command,
-        namespace: &Namespace,
         stdout: PathBuf,
         stderr: PathBuf,
+        spawn: impl FnOnce(File, File) -> Result<Child>,
     ) -> Result<Self> {
-        command.stdout(File::create(&stdout)?).stderr(File::create(&stderr)?);
-        let child = namespace.within(|| command.spawn())??;
+        let child = spawn(File::create(&stdout)?, File::create(&stderr)?)?;
         Ok(Self { child, stdout, stderr })
     }
 

@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -278,11 +278,25 @@ impl Lab {
     pub fn events(&self, args: &[&str]) -> Result<EventReader> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("events-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let file = |end| self.directory.path().join(format!("{name}.{end}"));
+        let args = [&["events", "-o", "jsonl"], args].concat();
+        EventReader::start(file("jsonl"), file("err"), |stdout, stderr| {
+            self.spawn_kctl(&args, stdout, stderr)
+        })
+    }
+
+    /// Starts kctl on the workstation as the admin; it is the caller's to end.
+    pub fn spawn_kctl(
+        &self,
+        args: &[&str],
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+    ) -> Result<Child> {
         let kctl = self.workstation_kctl(&self.admin_config())?;
         let mut command = Command::new(&kctl.binary);
-        command.args(["events", "-o", "jsonl"]).args(args).env("KCTL_CONFIG", &kctl.config);
-        let file = |end| self.directory.path().join(format!("{name}.{end}"));
-        EventReader::start(command, kctl.namespace, file("jsonl"), file("err"))
+        command.args(args).env("KCTL_CONFIG", &kctl.config).stdin(Stdio::null());
+        command.stdout(stdout).stderr(stderr);
+        Ok(kctl.namespace.within(|| command.spawn())??)
     }
 
     /// Runs a subcommand of kctl-agent with a host's folders, in its namespace.

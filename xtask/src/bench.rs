@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::{
     cargo::{cargo, project},
-    packages,
+    flow, packages,
 };
 
 /// Criterion's folder of results, below the build's.
@@ -43,6 +43,9 @@ struct Estimate {
 
 /// Runs the benchmarks whose names hold `filter`, and prints medians and ratios.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
+    if filter == Some("flow") {
+        return flow::run();
+    }
     packages::ensure_bench("bench")?;
     let results = project().join(RESULTS);
     // Those of another run would be shown as of this one.

@@ -4,6 +4,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod ebpf;
+mod flow;
 mod interrupt;
 mod packages;
 mod test;
