@@ -7,7 +7,10 @@
 mod filter;
 mod kind;
 mod ring;
+mod schema;
+pub mod view;
 
 pub use filter::{Filter, InvalidFilter};
 pub use kind::{Kind, Kinds, UnknownKind};
 pub use ring::{Entry, Place, Read, Reader, Ring};
+pub use schema::schema;

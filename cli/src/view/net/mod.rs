@@ -9,11 +9,7 @@ mod rule;
 mod socket;
 mod stats;
 
-pub(crate) use addr::AddrView;
 pub(crate) use connection::ConnectionView;
-pub(crate) use link::LinkView;
-pub(crate) use neigh::NeighView;
-pub(crate) use route::RouteView;
 pub(crate) use rule::RuleView;
 pub(crate) use socket::SocketView;
 pub(crate) use stats::LinkStatsView;
