@@ -4,6 +4,7 @@
 //! It owns the rules that agent, controller and CLI must agree on. It does no I/O and knows neither
 //! kernel nor store.
 
+mod expression;
 mod filter;
 mod kind;
 mod ring;
