@@ -126,9 +126,8 @@ fn kinds(filter: &EventFilter) -> Result<Kinds, InvalidFilter> {
             .ok_or_else(|| InvalidFilter(format!("type {number}: unknown to this version")))
     });
     let kinds: Kinds = known.collect::<Result<_, _>>()?;
-    let wanted = |kind: &Kind| {
-        kinds.is_empty() || kind.is_about_the_stream() || kinds.contains(*kind)
-    };
+    let wanted =
+        |kind: &Kind| kinds.is_empty() || kind.is_about_the_stream() || kinds.contains(*kind);
     Ok(Kind::all().filter(wanted).collect())
 }
 

@@ -159,13 +159,19 @@ impl<'a> Check<'a> {
             }
             (None, Some(_), Some(_)) => {
                 let left: Vec<_> = self.kinds.iter().map(Kind::name).collect();
-                let why = format!("{name}: events of this type are not asked for, only {}", left.join(", "));
+                let why = format!(
+                    "{name}: events of this type are not asked for, only {}",
+                    left.join(", ")
+                );
                 Err(self.error(tree, &why))
             }
             (None, Some(_), None) => {
                 Err(self.error(tree, &format!("{name}: nothing makes events of this type yet")))
             }
-            _ => Err(self.error(tree, &format!("unknown name {name:?}; there are {}", names(&FIELDS)))),
+            _ => {
+                Err(self
+                    .error(tree, &format!("unknown name {name:?}; there are {}", names(&FIELDS))))
+            }
         }
     }
 
@@ -205,11 +211,15 @@ impl<'a> Check<'a> {
                 let (yes, kind) = self.typed(yes, element)?;
                 match self.typed(no, element)? {
                     (no, other) if other == kind => Ok((Node::If(Box::new([test, yes, no])), kind)),
-                    (_, other) => Err(self.error(tree, &format!("is {kind} or {other}: must be one"))),
+                    (_, other) => {
+                        Err(self.error(tree, &format!("is {kind} or {other}: must be one")))
+                    }
                 }
             }
             (Some(target), args) => self.method(tree, name, target, args, element),
-            _ => Err(self.error(tree, &format!("unknown function {name:?}; there are {FUNCTIONS}"))),
+            _ => {
+                Err(self.error(tree, &format!("unknown function {name:?}; there are {FUNCTIONS}")))
+            }
         }
     }
 
@@ -224,13 +234,17 @@ impl<'a> Check<'a> {
             operators::LOGICAL_NOT => {
                 Ok((Node::Not(Box::new(self.bool(one, element)?)), Type::Bool))
             }
-            operators::NEGATE => Ok((Node::Negate(Box::new(self.number(one, element)?)), Type::Number)),
+            operators::NEGATE => {
+                Ok((Node::Negate(Box::new(self.number(one, element)?)), Type::Number))
+            }
             operators::HAS => match self.typed(one, element)?.0 {
                 node @ Node::Field(..) => Ok((Node::Has(Box::new(node)), Type::Bool)),
                 _ => Err(self.error(tree, "has(…) wants a field: has(drop.src)")),
             },
             "size" => self.size(one, element),
-            _ => Err(self.error(tree, &format!("unknown function {name:?}; there are {FUNCTIONS}"))),
+            _ => {
+                Err(self.error(tree, &format!("unknown function {name:?}; there are {FUNCTIONS}")))
+            }
         }
     }
 
@@ -339,7 +353,9 @@ impl<'a> Check<'a> {
     ) -> Result<Typed, String> {
         let (node, of) = self.typed(whole, element)?;
         let (at, kind) = match of {
-            Type::List(of) if !matches!(node, Node::Literals(_)) => (self.number(at, element)?, *of),
+            Type::List(of) if !matches!(node, Node::Literals(_)) => {
+                (self.number(at, element)?, *of)
+            }
             Type::Map => (self.text(at, element)?, Type::Text),
             other => return Err(self.error(tree, &format!("{other} has nothing in [ ]"))),
         };
@@ -386,7 +402,9 @@ impl<'a> Check<'a> {
             (_, "startsWith" | "endsWith" | "contains" | "matches" | "size", args) => {
                 Err(self.error(tree, &format!("{name} does not take {} arguments", args.len())))
             }
-            _ => Err(self.error(tree, &format!("unknown function {name:?}; there are {FUNCTIONS}"))),
+            _ => {
+                Err(self.error(tree, &format!("unknown function {name:?}; there are {FUNCTIONS}")))
+            }
         }
     }
 

@@ -81,7 +81,11 @@ pub(super) enum Node {
     Matches(Box<Node>, Regex),
     Size(Box<Node>),
     /// `all`, else `exists`.
-    Each { all: bool, list: Box<Node>, condition: Box<Node> },
+    Each {
+        all: bool,
+        list: Box<Node>,
+        condition: Box<Node>,
+    },
 }
 
 /// A value.
@@ -174,7 +178,10 @@ impl<'a> Term<'a> {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "as everybody compares whole numbers with others")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "as everybody compares whole numbers with others"
+    )]
     fn float(&self) -> Option<f64> {
         match self {
             Self::Int(it) => Some(*it as f64),
@@ -317,9 +324,8 @@ fn item<'a>(whole: Term<'a>, at: &Term<'_>) -> Option<Term<'a>> {
 }
 
 fn contains(whole: &Term<'_>, part: &Term<'_>) -> bool {
-    let equal = |it: Option<Term<'_>>| {
-        it.is_some_and(|it| it.compare(part) == Some(Ordering::Equal))
-    };
+    let equal =
+        |it: Option<Term<'_>>| it.is_some_and(|it| it.compare(part) == Some(Ordering::Equal));
     match whole {
         Term::List(list) => list.iter().any(|it| equal(Term::of(it))),
         Term::Literals(list) => list.iter().any(|it| equal(Some(Term::of_literal(it)))),
