@@ -3,8 +3,8 @@
 
 use crate::{
     cmd::{
-        block, blocklist, cat, context, cpufreq, disks, hosts, ipc, modules, net, proc, protect,
-        ps, signal, stats, sysctl, sysinfo, token, version,
+        block, blocklist, cat, context, cpufreq, disks, events, hosts, ipc, modules, net, proc,
+        protect, ps, signal, stats, sysctl, sysinfo, token, version,
     },
     connect::Target,
     exit::usage,
@@ -55,6 +55,14 @@ pub(crate) struct Global {
 impl Global {
     /// The format to print in: flag over environment over table.
     pub(crate) fn format(&self) -> anyhow::Result<Format> {
+        match self.format_of_events()? {
+            Format::Csv => Err(usage("-o csv is for events only")),
+            format => Ok(format),
+        }
+    }
+
+    /// The same for `events`, which have one more.
+    pub(crate) fn format_of_events(&self) -> anyhow::Result<Format> {
         let named = |name: String| {
             <Format as clap::ValueEnum>::from_str(&name, false)
                 .map_err(|_| usage(format!("KCTL_OUTPUT: {name:?} is no output format")))
@@ -92,6 +100,8 @@ pub(crate) enum Command {
     Protect(protect::ProtectArgs),
     /// Packets passed and dropped on each host
     Stats(stats::StatsArgs),
+    /// What happens on hosts: drops, processes, connections, changes of the network
+    Events(events::EventsArgs),
     /// Processes
     Ps(ps::PsArgs),
     /// One process: its status, memory, open files, environment, limits, namespaces
@@ -122,6 +132,13 @@ pub(crate) enum Command {
     Context(context::ContextArgs),
     /// Versions of kctl and of what it speaks to
     Version(version::VersionArgs),
+}
+
+impl Command {
+    /// Whether Ctrl-C is its usual end, which it sees to itself.
+    pub(crate) fn ends_with_ctrl_c(&self) -> bool {
+        matches!(self, Self::Events(_))
+    }
 }
 
 /// Which hosts a command is about.
@@ -250,6 +267,10 @@ mod tests {
             "kctl net neigh --all -4 --interface eth0",
             "kctl net links --host a,b",
             "kctl ps --sort cpu --limit 10 --name web --user 33 --cgroup system.slice -l role=web",
+            "kctl events",
+            "kctl events -f --since 10m --type drop,exec --src 10.0.0.0/8,fd09::1 --port 22 -o csv",
+            "kctl events --until 2026-01-02T03:04:05Z --last 5 --exit-after 3 --for 10s --host a",
+            "kctl events --dump-schema",
             "kctl ps --sort cpu --interval 1s",
             "kctl proc 7",
             "kctl proc 7 maps --usage --host a,b",
@@ -308,6 +329,11 @@ mod tests {
             "kctl disks --mounts --name vda",
             "kctl disks --mounts --interval 1s",
             "kctl modules xfs",
+            "kctl events -f --until 10m",
+            "kctl events --last 0",
+            "kctl events --since yesterday",
+            "kctl events --port 0",
+            "kctl events --for 0s",
             "kctl ps --sort size",
             "kctl ps --limit 0",
             "kctl ps --interval 6s",

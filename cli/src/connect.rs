@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::{Context as _, anyhow};
 use kctl_rpc::{ALPN_API, Credentials, DialError, Identity};
-use std::{error::Error as _, future::Future, path::PathBuf, time::Duration};
+use std::{error::Error as _, future::Future, io::ErrorKind, path::PathBuf, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{Code, Response, Status, Streaming, transport::Channel};
 
@@ -44,6 +44,11 @@ pub(crate) struct Connection {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Lost(String);
+
+/// Nobody is there now, or has time; somebody may be later.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Away(String);
 
 /// How long hosts are waited for in a read where nobody said otherwise.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -95,8 +100,14 @@ impl Target {
             }
             Self::Agent(path) => {
                 let name = format!("agent {}", path.display());
-                let stream = tokio::net::UnixStream::connect(path).await.with_context(|| {
-                    format!("{name}: can't connect; is kctl-agent running, and may you use it?")
+                let stream = tokio::net::UnixStream::connect(path).await.map_err(|error| {
+                    let why = format!(
+                        "{name}: can't connect; is kctl-agent running, and may you use it?"
+                    );
+                    match error.kind() {
+                        ErrorKind::PermissionDenied => anyhow::Error::new(error).context(why),
+                        _ => anyhow::Error::new(error).context(Away(why)),
+                    }
                 })?;
                 connection(name, stream, timeout).await
             }
@@ -173,7 +184,11 @@ fn unreachable(error: &DialError, server: &str, controller: &str) -> anyhow::Err
             );
         }
     };
-    anyhow!("controller {text}; {next}")
+    let why = format!("controller {text}; {next}");
+    match error {
+        DialError::Handshake { .. } => anyhow!(why),
+        _ => Away(why).into(),
+    }
 }
 
 /// What a TLS alert of the controller means. It comes after the client's side of a TLS 1.3 handshake is
@@ -248,6 +263,55 @@ impl Connection {
             Ok(Ok(message)) => Ok(message),
             Ok(Err(status)) => Err(self.error(&status)),
             Err(_) => Err(self.peer.silent(wait + GRACE)),
+        }
+    }
+
+    /// Begins a stream. An error that may pass is [`Lost`] or [`Away`].
+    pub(crate) async fn stream<T>(
+        &self,
+        wait: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> anyhow::Result<T> {
+        match tokio::time::timeout(wait + GRACE, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.passing(&status)),
+            Err(_) => Err(self.peer.silent(wait + GRACE)),
+        }
+    }
+
+    /// Waits for the next message of a stream, for ever without a limit. An error that may pass is
+    /// [`Lost`] or [`Away`]. Cancel safe.
+    pub(crate) async fn next_of<T>(
+        &self,
+        limit: Option<Duration>,
+        stream: &mut Streaming<T>,
+    ) -> anyhow::Result<Option<T>> {
+        let message = stream.message();
+        let told = match limit {
+            None => message.await,
+            Some(limit) => match tokio::time::timeout(limit + GRACE, message).await {
+                Ok(told) => told,
+                Err(_) => return Err(self.peer.silent(limit + GRACE)),
+            },
+        };
+        told.map_err(|status| self.passing(&status))
+    }
+
+    fn passing(&self, status: &Status) -> anyhow::Error {
+        let error = self.error(status);
+        match status.code() {
+            Code::Unavailable
+            | Code::ResourceExhausted
+            | Code::Aborted
+            | Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Internal
+            | Code::Unknown
+                if status.source().is_none() =>
+            {
+                Away(format!("{error:#}")).into()
+            }
+            _ => error,
         }
     }
 

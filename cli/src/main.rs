@@ -22,10 +22,11 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
+            let own_end = cli.command.ends_with_ctrl_c();
             let outcome = runtime.block_on(async {
                 tokio::select! {
                     biased;
-                    Ok(()) = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
+                    Ok(()) = tokio::signal::ctrl_c(), if !own_end => Ok(Exit::Interrupted),
                     outcome = cmd::run(cli) => outcome,
                 }
             });

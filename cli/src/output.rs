@@ -1,6 +1,7 @@
 //! How data reaches standard output and remarks reach standard error. It knows formats and tables and
 //! no command.
 
+use crate::exit::usage;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use serde::Serialize;
@@ -24,6 +25,8 @@ pub(crate) enum Format {
     Jsonl,
     // One document.
     Yaml,
+    // One line an event.
+    Csv,
 }
 
 impl Format {
@@ -48,7 +51,7 @@ pub(crate) fn rows<T: Serialize>(
         Format::Table | Format::Wide => print(&table().to_string()),
         // In one write: a row alone is small, and there can be many.
         Format::Jsonl => print(&rows.iter().map(json_line).collect::<anyhow::Result<String>>()?),
-        Format::Json | Format::Yaml => serialized(format, &rows),
+        Format::Json | Format::Yaml | Format::Csv => serialized(format, &rows),
     }
 }
 
@@ -61,7 +64,7 @@ pub(crate) fn object<T: Serialize>(
     match format {
         Format::Table | Format::Wide => print(&text()),
         Format::Jsonl => line(object),
-        Format::Json | Format::Yaml => serialized(format, object),
+        Format::Json | Format::Yaml | Format::Csv => serialized(format, object),
     }
 }
 
@@ -75,10 +78,10 @@ fn json_line<T: Serialize>(object: &T) -> anyhow::Result<String> {
 }
 
 fn serialized<T: Serialize>(format: Format, value: &T) -> anyhow::Result<()> {
-    let mut text = if format == Format::Yaml {
-        serde_saphyr::to_string(value).context("can't write YAML")?
-    } else {
-        serde_json::to_string_pretty(value).context("can't write JSON")?
+    let mut text = match format {
+        Format::Yaml => serde_saphyr::to_string(value).context("can't write YAML")?,
+        Format::Csv => return Err(usage("-o csv is for events only")),
+        _ => serde_json::to_string_pretty(value).context("can't write JSON")?,
     };
     if !text.ends_with('\n') {
         text.push('\n');

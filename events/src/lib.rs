@@ -4,10 +4,14 @@
 //! It owns the rules that agent, controller and CLI must agree on. It does no I/O and knows neither
 //! kernel nor store.
 
+mod expression;
 mod filter;
 mod kind;
 mod ring;
+mod schema;
+pub mod view;
 
 pub use filter::{Filter, InvalidFilter};
 pub use kind::{Kind, Kinds, UnknownKind};
 pub use ring::{Entry, Place, Read, Reader, Ring};
+pub use schema::schema;

@@ -7,6 +7,7 @@ mod change;
 pub(crate) mod context;
 pub(crate) mod cpufreq;
 pub(crate) mod disks;
+pub(crate) mod events;
 pub(crate) mod hosts;
 mod input;
 pub(crate) mod ipc;
@@ -33,6 +34,9 @@ use crate::{
 /// Does what the command line says.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
     let global = &cli.global;
+    if !matches!(cli.command, Command::Events(_)) {
+        global.format()?;
+    }
     match cli.command {
         Command::Hosts(args) => hosts::run(global, args).await,
         Command::Block(args) => block::block(global, args).await,
@@ -40,6 +44,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Blocklist(args) => blocklist::run(global, args).await,
         Command::Protect(args) => protect::run(global, args).await,
         Command::Stats(args) => stats::run(global, &args).await,
+        Command::Events(args) => events::run(global, args).await,
         Command::Ps(args) => ps::run(global, args).await,
         Command::Proc(args) => proc::run(global, args).await,
         Command::Signal(args) => signal::run(global, args).await,

@@ -7,13 +7,11 @@ use super::{
 use crate::{
     args::Global,
     exit::Exit,
-    view::net::{
-        AddrView, ConnectionView, LinkStatsView, LinkView, NeighView, RouteView, RuleView,
-        SocketView,
-    },
+    view::net::{ConnectionView, LinkStatsView, RuleView, SocketView},
 };
 use clap::{Args, Subcommand};
 use kctl_blocklist::parse_prefix;
+use kctl_events::view::net::{AddrView, LinkView, NeighView, RouteView};
 use kctl_proto::agent::v1::{self as agent, list_sockets_request::Protocol};
 use std::time::Duration;
 

@@ -12,11 +12,11 @@ use kctl_proto::agent::v1::{
     selection,
 };
 use std::{path::Path, process::Output, sync::Arc};
-use tokio::{net::UnixListener, task::JoinHandle};
+use tokio::{net::UnixListener, process::Command, task::JoinHandle};
 use tokio_stream::{Iter, iter};
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
-struct Agent {
+pub(crate) struct Agent {
     folder: tempfile::TempDir,
     server: JoinHandle<()>,
 }
@@ -29,10 +29,14 @@ impl Drop for Agent {
 
 impl Agent {
     fn start(enforces: bool) -> Self {
+        let host = HostServiceServer::new(Api { enforces });
+        Self::with(Routes::new(host).add_service(BlocklistServiceServer::new(Api { enforces })))
+    }
+
+    /// An agent that serves these.
+    pub(crate) fn with(routes: Routes) -> Self {
         let folder = tempfile::tempdir().expect("temp dir");
         let listener = UnixListener::bind(folder.path().join("a.sock")).expect("socket");
-        let routes = Routes::new(HostServiceServer::new(Api { enforces }))
-            .add_service(BlocklistServiceServer::new(Api { enforces }));
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let peer = Arc::new(kctl_rpc::Peer::of_unix(&stream).expect("peer"));
@@ -44,17 +48,19 @@ impl Agent {
         Self { folder, server }
     }
 
-    async fn run(&self, line: &str) -> Output {
+    /// kctl that speaks to it.
+    pub(crate) fn command(&self) -> Command {
         let agent = format!("unix://{}", self.folder.path().join("a.sock").display());
-        command(Path::new("/nonexistent"))
-            .env("KCTL_AGENT", agent)
-            .args(line.split_whitespace())
-            .output()
-            .await
-            .expect("kctl runs")
+        let mut command = command(Path::new("/nonexistent"));
+        command.env("KCTL_AGENT", agent);
+        command
     }
 
-    async fn json(&self, line: &str) -> (Option<i32>, serde_json::Value) {
+    pub(crate) async fn run(&self, line: &str) -> Output {
+        self.command().args(line.split_whitespace()).output().await.expect("kctl runs")
+    }
+
+    pub(crate) async fn json(&self, line: &str) -> (Option<i32>, serde_json::Value) {
         let output = self.run(&format!("{line} -o json")).await;
         let json = serde_json::from_slice(&output.stdout);
         (output.status.code(), json.unwrap_or_else(|error| panic!("{error}: {output:?}")))

@@ -1,6 +1,7 @@
 //! A controller that says what a test wants, behind real mutual TLS, and kctl run as a process.
 
 mod api;
+pub(crate) mod events;
 mod pki;
 
 pub(crate) use api::Answers;
@@ -86,10 +87,17 @@ fn check(_: &CertificateDer<'_>, identity: &Identity) -> Result<(), CertificateE
 async fn serve(listener: TcpListener, credentials: Credentials, answers: Arc<Answers>) {
     let config = kctl_rpc::server_config(&credentials, ALPN_API, check).expect("server TLS");
     let acceptor = TlsAcceptor::from(config);
-    let routes = api::routes(answers);
+    let routes = api::routes(Arc::clone(&answers));
     // Dropped with this task, and every connection with it.
     let mut connections = JoinSet::new();
-    while let Ok((tcp, address)) = listener.accept().await {
+    loop {
+        let (tcp, address) = tokio::select! {
+            accepted = listener.accept() => accepted.expect("a connection"),
+            () = answers.cut.notified() => {
+                connections.shutdown().await;
+                continue;
+            }
+        };
         let (acceptor, routes) = (acceptor.clone(), routes.clone());
         connections.spawn(async move {
             // A client that is refused or goes away is no failure of the server.

@@ -11,7 +11,6 @@ fn nowhere() -> &'static Path {
 async fn wrong_usage_exits_2_and_prints_nothing_on_stdout() {
     for line in [
         "",
-        "events",
         "block",
         "block not-an-ip --all-hosts",
         "block 10.0.0.5/33 --all-hosts",

@@ -9,11 +9,7 @@ mod rule;
 mod socket;
 mod stats;
 
-pub(crate) use addr::AddrView;
 pub(crate) use connection::ConnectionView;
-pub(crate) use link::LinkView;
-pub(crate) use neigh::NeighView;
-pub(crate) use route::RouteView;
 pub(crate) use rule::RuleView;
 pub(crate) use socket::SocketView;
 pub(crate) use stats::LinkStatsView;
@@ -41,7 +37,7 @@ fn table_name(table: u32) -> String {
 }
 
 /// An address with its port, if it has one: `10.0.0.5:22`, `[::1]:22`.
-fn end(address: &str, port: Option<u32>) -> String {
+pub(super) fn end(address: &str, port: Option<u32>) -> String {
     match port {
         None => address.to_owned(),
         Some(port) if address.contains(':') => format!("[{address}]:{port}"),

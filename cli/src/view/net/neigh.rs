@@ -1,33 +1,8 @@
-//! Neighbours.
+//! Neighbours as a table.
 
-use super::{cell, family_name};
-use crate::view::{read::Record, some};
-use kctl_proto::agent::v1 as pb;
-use serde::Serialize;
-
-/// One neighbour.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct NeighView {
-    family: &'static str,
-    interface: String,
-    address: String,
-    mac: Option<String>,
-    state: String,
-    flags: Vec<String>,
-}
-
-impl From<pb::Neighbour> for NeighView {
-    fn from(neighbour: pb::Neighbour) -> Self {
-        Self {
-            family: family_name(neighbour.family()),
-            interface: neighbour.interface,
-            address: neighbour.address,
-            mac: some(neighbour.mac),
-            state: neighbour.state,
-            flags: neighbour.flags,
-        }
-    }
-}
+use super::cell;
+use crate::view::read::Record;
+use kctl_events::view::net::NeighView;
 
 impl Record for NeighView {
     const NOUN: &'static str = "neigh";

@@ -1,70 +1,8 @@
-//! Routes.
+//! Routes as a table.
 
-use super::{cell, family_name, table_name};
-use crate::view::{read::Record, some};
-use kctl_proto::agent::v1 as pb;
-use serde::Serialize;
-
-/// One route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct RouteView {
-    family: &'static str,
-    dst: String,
-    #[serde(rename = "type")]
-    kind: String,
-    table: u32,
-    protocol: String,
-    scope: String,
-    metric: Option<u32>,
-    gateway: Option<String>,
-    interface: Option<String>,
-    prefsrc: Option<String>,
-    src: Option<String>,
-    flags: Vec<String>,
-    nexthops: Vec<NextHopView>,
-    nexthop_id: Option<u32>,
-}
-
-/// One way of a multipath route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct NextHopView {
-    gateway: Option<String>,
-    interface: Option<String>,
-    weight: u32,
-    flags: Vec<String>,
-}
-
-impl From<pb::Route> for RouteView {
-    fn from(route: pb::Route) -> Self {
-        Self {
-            family: family_name(route.family()),
-            dst: route.dst,
-            kind: route.r#type,
-            table: route.table,
-            protocol: route.protocol,
-            scope: route.scope,
-            metric: route.metric,
-            gateway: some(route.gateway),
-            interface: some(route.interface),
-            prefsrc: some(route.prefsrc),
-            src: some(route.src),
-            flags: route.flags,
-            nexthops: route.nexthops.into_iter().map(NextHopView::from).collect(),
-            nexthop_id: (route.nexthop_id != 0).then_some(route.nexthop_id),
-        }
-    }
-}
-
-impl From<pb::route::NextHop> for NextHopView {
-    fn from(hop: pb::route::NextHop) -> Self {
-        Self {
-            gateway: some(hop.gateway),
-            interface: some(hop.interface),
-            weight: hop.weight,
-            flags: hop.flags,
-        }
-    }
-}
+use super::{cell, table_name};
+use crate::view::read::Record;
+use kctl_events::view::net::{NextHopView, RouteView};
 
 impl Record for RouteView {
     const NOUN: &'static str = "routes";

@@ -1,7 +1,7 @@
 //! Counters of links and their rates.
 
-use super::link::StatisticsView;
 use crate::view::{read::Record, size};
+use kctl_events::view::net::StatisticsView;
 use kctl_proto::agent::v1 as pb;
 use serde::Serialize;
 

@@ -1,0 +1,159 @@
+//! An event as a row of CSV, RFC 4180: columns that serve all types, like a classic security log.
+
+use crate::output::plain;
+use kctl_events::view::{EventView, PayloadView, ProcessView};
+
+/// The first line. Columns may be added at the end.
+pub(crate) const HEADINGS: &str = "time,host,action,src,src_port,dst,dst_port,protocol,interface,\
+                                   rule,packets,bytes,pid,uid,comm,path,outcome,detail,boot_id,seq\r\n";
+
+/// What most types have.
+#[derive(Default)]
+struct Cells<'a> {
+    ends: [Option<&'a str>; 2],
+    ports: [Option<u32>; 2],
+    protocol: Option<&'a str>,
+    interface: Option<&'a str>,
+    rule: Option<&'a str>,
+    packets: Option<u64>,
+    bytes: Option<u64>,
+    process: Option<&'a ProcessView<'a>>,
+    path: Option<&'a str>,
+    outcome: Option<&'a str>,
+}
+
+/// One row.
+pub(crate) fn row(event: &EventView<'_>) -> String {
+    let cells = event.payload.as_ref().map(cells).unwrap_or_default();
+    let detail = super::text::of(event);
+    let process = cells.process;
+    let [src, dst] = cells.ends;
+    let [src_port, dst_port] = cells.ports.map(number);
+    let columns = [
+        event.time.clone(),
+        text(Some(event.host)),
+        event.kind.to_owned(),
+        text(src),
+        src_port,
+        text(dst),
+        dst_port,
+        text(cells.protocol),
+        text(cells.interface),
+        text(cells.rule),
+        number(cells.packets),
+        number(cells.bytes),
+        number(process.and_then(|it| it.pid)),
+        number(process.and_then(|it| it.uid)),
+        text(process.and_then(|it| it.comm)),
+        text(cells.path),
+        text(cells.outcome),
+        text(Some(detail.trim_end())),
+        text(Some(event.boot_id)),
+        event.seq.to_string(),
+    ];
+    columns.join(",") + "\r\n"
+}
+
+fn cells<'a>(payload: &'a PayloadView<'a>) -> Cells<'a> {
+    let of = |process: &'a Option<ProcessView<'a>>| Cells {
+        process: process.as_ref(),
+        ..Cells::default()
+    };
+    match payload {
+        PayloadView::Drop(it) | PayloadView::Monitor(it) => Cells {
+            ends: [it.src, it.dst],
+            ports: [it.src_port, it.dst_port],
+            protocol: it.protocol.as_deref(),
+            interface: it.interface,
+            rule: it.rule,
+            packets: Some(it.packets),
+            bytes: it.bytes,
+            ..Cells::default()
+        },
+        PayloadView::Connect(it) | PayloadView::Accept(it) => Cells {
+            ends: [it.src, it.dst],
+            ports: [it.src_port, it.dst_port],
+            protocol: Some("tcp"),
+            outcome: it.error.as_deref(),
+            ..of(&it.process)
+        },
+        PayloadView::Close(it) => Cells {
+            ends: [it.src, it.dst],
+            ports: [it.src_port, it.dst_port],
+            protocol: Some("tcp"),
+            bytes: it.bytes_sent.zip(it.bytes_received).map(|(out, back)| out.saturating_add(back)),
+            ..of(&it.process)
+        },
+        PayloadView::Exec(it) => Cells { path: it.path, ..of(&it.process) },
+        PayloadView::Exit(it) => Cells { outcome: it.signal.as_deref(), ..of(&it.process) },
+        PayloadView::Open(it) => {
+            Cells { path: it.path, outcome: it.error.as_deref(), ..of(&it.process) }
+        }
+        PayloadView::Cred(it) => of(&it.process),
+        PayloadView::Module(it) => Cells { outcome: Some(it.action), ..of(&it.process) },
+        PayloadView::Bpf(it) => Cells { outcome: Some(it.action), ..of(&it.process) },
+        PayloadView::Ptrace(it) => Cells { outcome: Some(it.request), ..of(&it.process) },
+        PayloadView::Signal(it) => Cells { outcome: Some(&it.signal), ..of(&it.process) },
+        PayloadView::Oom(it) => of(&it.victim),
+        PayloadView::Link(it) => Cells {
+            interface: it.object.as_ref().map(|it| it.name.as_str()),
+            outcome: Some(it.change),
+            ..Cells::default()
+        },
+        PayloadView::Addr(it) => Cells {
+            interface: it.object.as_ref().map(|it| it.interface.as_str()),
+            outcome: Some(it.change),
+            ..Cells::default()
+        },
+        PayloadView::Route(it) => Cells {
+            interface: it.object.as_ref().and_then(|it| it.interface.as_deref()),
+            outcome: Some(it.change),
+            ..Cells::default()
+        },
+        PayloadView::Neigh(it) => Cells {
+            interface: it.object.as_ref().map(|it| it.interface.as_str()),
+            outcome: Some(it.change),
+            ..Cells::default()
+        },
+        PayloadView::Uevent(it) => {
+            Cells { path: Some(it.devpath), outcome: Some(it.action), ..Cells::default() }
+        }
+        PayloadView::HostState(it) => Cells { outcome: Some(it.state), ..Cells::default() },
+        PayloadView::Lost(it) => Cells { outcome: Some(it.stage), ..Cells::default() },
+    }
+}
+
+fn number<T: ToString>(number: Option<T>) -> String {
+    number.map_or_else(String::new, |number| number.to_string())
+}
+
+/// Text from elsewhere. A spreadsheet would take what begins with `=` for a formula: an apostrophe goes
+/// before it. Control characters are escaped, so that a row is a line.
+fn text(text: Option<&str>) -> String {
+    let text = plain(text.unwrap_or_default());
+    let formula = text.starts_with(['=', '+', '@']) || text.starts_with('-') && text.len() > 1;
+    let safe = if formula { format!("'{text}") } else { text.into_owned() };
+    if safe.contains(['"', ',']) { format!("\"{}\"", safe.replace('"', "\"\"")) } else { safe }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_quoted_and_runs_in_no_spreadsheet() {
+        for (given, cell) in [
+            ("plain", "plain"),
+            ("a,b", "\"a,b\""),
+            ("say \"hi\"", "\"say \"\"hi\"\"\""),
+            ("=1+1", "'=1+1"),
+            ("@cmd,x", "\"'@cmd,x\""),
+            ("-", "-"),
+            ("-1+1", "'-1+1"),
+            ("a\r\nb", "a\\r\\nb"),
+        ] {
+            assert_eq!(text(Some(given)), cell);
+        }
+        assert_eq!(text(None), "");
+    }
+}

@@ -1,0 +1,207 @@
+//! What a person reads of an event, without time, host and type.
+
+use crate::{output::count, view::size};
+use kctl_events::view::{
+    CloseView, ConnectionView, CredentialsView, EventView, PacketView, PayloadView, ProcessView,
+    net::{AddrView, ChangedView, LinkView, NeighView, RouteView},
+};
+use std::time::Duration;
+
+/// One line, still with whatever characters hosts told.
+pub(super) fn of(event: &EventView<'_>) -> String {
+    let Some(payload) = &event.payload else {
+        return "this kctl is too old to show it".to_owned();
+    };
+    match payload {
+        PayloadView::Drop(it) | PayloadView::Monitor(it) => packets(it),
+        PayloadView::Exec(it) => {
+            let more = if it.argv_truncated { " …" } else { "" };
+            let command = match it.argv {
+                [] => it.path.unwrap_or("?").to_owned(),
+                argv => argv.join(" "),
+            };
+            let parent = it.parent_comm.map(|name| format!(" by {name}")).unwrap_or_default();
+            format!("{} {command}{more}{parent}", process(it.process.as_ref()))
+        }
+        PayloadView::Exit(it) => {
+            let how = match (it.code, it.signal.as_deref()) {
+                (_, Some(signal)) => format!(" by signal {signal}"),
+                (Some(code), None) => format!(" with code {code}"),
+                (None, None) => String::new(),
+            };
+            let core = if it.core_dumped { ", core dumped" } else { "" };
+            let after = it.lifetime_ns.map(|ns| format!(" after {}", lasted(ns)));
+            let after = after.unwrap_or_default();
+            format!("{}{how}{core}{after}", process(it.process.as_ref()))
+        }
+        PayloadView::Open(it) => {
+            let path = it.path.unwrap_or("?");
+            let more = if it.path_truncated { "…" } else { "" };
+            let error = it.error.as_deref().map(|it| format!(": {it}")).unwrap_or_default();
+            format!("{} {path}{more} {}{error}", process(it.process.as_ref()), it.flags)
+        }
+        PayloadView::Connect(it) | PayloadView::Accept(it) => connection(it),
+        PayloadView::Close(it) => close(it),
+        PayloadView::Cred(it) => {
+            let changes = changes(it.old.as_ref(), it.new.as_ref());
+            format!("{} {changes}", process(it.process.as_ref()))
+        }
+        PayloadView::Module(it) => by(format!("{} {}", it.action, it.name), it.process.as_ref()),
+        PayloadView::Bpf(it) => {
+            let id = it.id.map(|id| format!(" id {id}")).unwrap_or_default();
+            let (kind, name) = (it.kind.unwrap_or("program"), it.name.unwrap_or("without a name"));
+            by(format!("{} {kind} {name}{id}", it.action), it.process.as_ref())
+        }
+        PayloadView::Ptrace(it) => {
+            let (who, whom) = (process(it.process.as_ref()), process(it.target.as_ref()));
+            format!("{who} {} {whom}", it.request)
+        }
+        PayloadView::Signal(it) => {
+            let who = it.process.as_ref().map_or("kernel".to_owned(), |it| process(Some(it)));
+            let why = it.undelivered.map(|it| format!(": not delivered, {it}"));
+            let why = why.unwrap_or_default();
+            format!("{who} {} → {}{why}", it.signal, process(it.target.as_ref()))
+        }
+        PayloadView::Oom(it) => {
+            let used = it.anon_bytes.map(|bytes| format!(" with {} anonymous", size(bytes)));
+            format!("killed {}{}", process(it.victim.as_ref()), used.unwrap_or_default())
+        }
+        PayloadView::Link(it) => changed(it, link),
+        PayloadView::Addr(it) => changed(it, addr),
+        PayloadView::Route(it) => changed(it, route),
+        PayloadView::Neigh(it) => changed(it, neigh),
+        PayloadView::Uevent(it) => {
+            let subsystem = it.subsystem.map(|it| format!(" ({it})")).unwrap_or_default();
+            format!("{} {}{subsystem}", it.action, it.devpath)
+        }
+        PayloadView::HostState(it) => {
+            let offset = it.clock_offset_ms.map(|ms| format!(" by {ms} ms")).unwrap_or_default();
+            let why = it.reason.map(|it| format!(": {it}")).unwrap_or_default();
+            format!("{} {}{offset}{why}", it.name, it.state.replace('_', " "))
+        }
+        PayloadView::Lost(it) => {
+            let events = if it.count == 1 { "event" } else { "events" };
+            let of = it.name.map(|it| format!(" of {it}")).unwrap_or_default();
+            let about = it.source.map(|it| format!(" ({it})")).unwrap_or_default();
+            format!("LOST {} {events}{of}: {}{about}", it.count, it.stage)
+        }
+    }
+}
+
+/// `10.0.0.5:41000`, `[::1]:22`, `?`
+fn end(address: Option<&str>, port: Option<u32>) -> String {
+    crate::view::net::end(address.unwrap_or("?"), port)
+}
+
+fn packets(it: &PacketView<'_>) -> String {
+    let from = match (it.src, it.sources) {
+        (None, Some(sources)) => format!("{sources} sources or more"),
+        (None, None) => "many sources".to_owned(),
+        (Some(_), _) => end(it.src, it.src_port),
+    };
+    let to = it.dst.map(|_| format!(" → {}", end(it.dst, it.dst_port))).unwrap_or_default();
+    let words = [it.protocol.as_deref(), it.tcp_flags.as_deref(), it.interface];
+    let words: Vec<_> = words.into_iter().flatten().filter(|it| !it.is_empty()).collect();
+    let rule = it.rule.filter(|rule| it.src.is_none_or(|src| !rule.starts_with(src)));
+    let rule = rule.map(|rule| format!(" by {rule}")).unwrap_or_default();
+    let number = usize::try_from(it.packets).unwrap_or(usize::MAX);
+    let reason = it.reason.map(|it| format!(" ({it})")).unwrap_or_default();
+    format!("{from}{to} {}{rule}, {}{reason}", words.join(" "), count(number, "packet"))
+}
+
+fn connection(it: &ConnectionView<'_>) -> String {
+    let error = it.error.as_deref().map(|it| format!(": {it}")).unwrap_or_default();
+    let ends = format!("{} → {}{error}", end(it.src, it.src_port), end(it.dst, it.dst_port));
+    by(ends, it.process.as_ref())
+}
+
+fn close(it: &CloseView<'_>) -> String {
+    let mut text = format!("{} → {}", end(it.src, it.src_port), end(it.dst, it.dst_port));
+    if let (Some(sent), Some(received)) = (it.bytes_sent, it.bytes_received) {
+        text += &format!(", {} out, {} in", size(sent), size(received));
+    }
+    if let Some(ns) = it.duration_ns {
+        text += &format!(", after {}", lasted(ns));
+    }
+    by(text, it.process.as_ref())
+}
+
+/// `curl[812]`
+fn process(process: Option<&ProcessView<'_>>) -> String {
+    let Some(process) = process else { return "?".to_owned() };
+    let pid = process.pid.map_or("?".to_owned(), |pid| pid.to_string());
+    format!("{}[{pid}]", process.comm.unwrap_or("?"))
+}
+
+fn by(text: String, actor: Option<&ProcessView<'_>>) -> String {
+    match actor {
+        None => text,
+        Some(_) => format!("{text} by {}", process(actor)),
+    }
+}
+
+/// What is not the same any more.
+fn changes(old: Option<&CredentialsView>, new: Option<&CredentialsView>) -> String {
+    let (Some(old), Some(new)) = (old, new) else { return String::new() };
+    let ids = [
+        ("uid", old.uid, new.uid),
+        ("gid", old.gid, new.gid),
+        ("euid", old.euid, new.euid),
+        ("egid", old.egid, new.egid),
+    ];
+    let mut changes: Vec<_> = ids
+        .into_iter()
+        .filter(|(_, old, new)| old != new)
+        .map(|(name, old, new)| format!("{name} {old} → {new}"))
+        .collect();
+    let gained = new.capabilities.iter().filter(|it| !old.capabilities.contains(it));
+    let dropped = old.capabilities.iter().filter(|it| !new.capabilities.contains(it));
+    changes.extend(gained.map(|it| format!("+{it}")));
+    changes.extend(dropped.map(|it| format!("-{it}")));
+    // A kernel has 41: a line of all of them is for nobody.
+    let more = changes.len().saturating_sub(8);
+    changes.truncate(8);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    changes.join(", ") + &more
+}
+
+/// `850µs`, `12ms`, `3.2s`, `5m`
+fn lasted(ns: u64) -> String {
+    match ns {
+        0..1_000_000 => format!("{}µs", ns / 1_000),
+        1_000_000..1_000_000_000 => format!("{}ms", ns / 1_000_000),
+        1_000_000_000..120_000_000_000 => {
+            format!("{}.{}s", ns / 1_000_000_000, ns / 100_000_000 % 10)
+        }
+        _ => crate::time::rough(Duration::from_nanos(ns)),
+    }
+}
+
+fn changed<T>(it: &ChangedView<T>, text: impl FnOnce(&T) -> String) -> String {
+    format!("{} {}", it.change, it.object.as_ref().map(text).unwrap_or_default())
+}
+
+fn link(it: &LinkView) -> String {
+    let kind = it.kind.as_ref().map(|it| format!(" {it}")).unwrap_or_default();
+    let master = it.master.as_ref().map(|it| format!(" master {it}")).unwrap_or_default();
+    format!("{}{kind} {} mtu {}{master} {}", it.name, it.state, it.mtu, it.flags.join(","))
+}
+
+fn addr(it: &AddrView) -> String {
+    format!("{}/{} dev {} {}", it.address, it.prefix_len, it.interface, it.flags.join(","))
+}
+
+fn route(it: &RouteView) -> String {
+    let via = it.gateway.as_ref().map(|it| format!(" via {it}")).unwrap_or_default();
+    let dev = it.interface.as_ref().map(|it| format!(" dev {it}")).unwrap_or_default();
+    let hops = match it.nexthops.len() {
+        0 => String::new(),
+        many => format!(" by {many} next hops"),
+    };
+    format!("{} {}{via}{dev}{hops} table {}", it.kind, it.dst, it.table)
+}
+
+fn neigh(it: &NeighView) -> String {
+    let mac = it.mac.as_deref().unwrap_or("?");
+    format!("{} dev {} {mac} {}", it.address, it.interface, it.state)
+}

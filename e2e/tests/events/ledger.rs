@@ -1,0 +1,94 @@
+//! Nothing is silently lost: whatever is too small or too slow, what was made is what is received and
+//! what is told as lost, to the last one.
+
+use anyhow::{Context, Result, ensure};
+use kctl_e2e::{EventReader, Lab, with_lab};
+use serde_json::Value;
+
+use crate::support::{SOON, follow, in_order, lost, of, only_opens, open};
+
+const MANY: u64 = 100_000;
+
+/// Waits until received and lost make up what was made, and no more.
+fn balanced(reader: &mut EventReader, made: u64) -> Result<Vec<Value>> {
+    let sum = |events: &[Value]| of(events, "open").count() as u64 + lost(events);
+    let events = reader.wait_for("the ledger balances", SOON, |events| sum(events) >= made)?;
+    assert_eq!(sum(&events), made, "{} received", of(&events, "open").count());
+    in_order(&events, "web-1")?;
+    Ok(events)
+}
+
+fn load(lab: &Lab, path: &str, count: u64, rate: u64) -> Result<()> {
+    lab.on_host("web-1", &open(lab, "web-1", path, count, rate)?)?.code(0).map(drop)
+}
+
+#[test]
+fn a_reader_that_is_stopped_for_a_while() -> Result<()> {
+    with_lab(1, |lab| {
+        let path = only_opens(lab, "web-1", &[])?;
+        let mut reader = follow(lab, &[])?;
+        load(lab, &path, 1, 0)?;
+        reader.wait_for("it reads", SOON, |events| of(events, "open").count() == 1)?;
+        reader.stop()?;
+        load(lab, &path, 3 * MANY, 0)?;
+        reader.cont()?;
+        load(lab, &path, 1, 0)?;
+        let events = balanced(&mut reader, 3 * MANY + 2)?;
+        ensure!(lost(&events) > 0, "the load is too small to tell");
+        // Another reader lost nothing of its own by that.
+        let (_, said, status) = reader.interrupt()?;
+        ensure!(status.success(), "{status}");
+        ensure!(said.contains(" lost (") || said.contains(" lost ("), "{said}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_tiny_ring_of_the_kernel() -> Result<()> {
+    with_lab(1, |lab| {
+        let path = only_opens(lab, "web-1", &["--kernel-ring=16KiB"])?;
+        let mut reader = follow(lab, &[])?;
+        load(lab, &path, MANY, 0)?;
+        let events = balanced(&mut reader, MANY)?;
+        let kernel = of(&events, "lost").filter(|event| event["lost"]["stage"] == "kernel_ring");
+        let kernel: u64 = kernel.filter_map(|event| event["lost"]["count"].as_u64()).sum();
+        ensure!(kernel > 0, "the load is too small to tell");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_tiny_ring_of_the_agent() -> Result<()> {
+    with_lab(1, |lab| {
+        let path = only_opens(lab, "web-1", &["--event-ring=64KiB"])?;
+        let mut reader = follow(lab, &[])?;
+        // Nobody fetches while the controller stands still.
+        load(lab, &path, 1, 0)?;
+        reader.wait_for("it reads", SOON, |events| of(events, "open").count() == 1)?;
+        lab.controller().stop()?;
+        load(lab, &path, MANY, 0)?;
+        lab.controller().cont()?;
+        load(lab, &path, 1, 0)?;
+        let events = balanced(&mut reader, MANY + 2)?;
+        let stages: Vec<_> = of(&events, "lost").map(|it| &it["lost"]["stage"]).collect();
+        ensure!(stages.iter().any(|stage| **stage == "agent_ring"), "{stages:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_controller_that_is_killed_and_comes_back() -> Result<()> {
+    with_lab(1, |lab| {
+        let path = only_opens(lab, "web-1", &[])?;
+        let mut reader = follow(lab, &[])?;
+        let mut running = lab.spawn_on("web-1", &open(lab, "web-1", &path, 20_000, 5_000)?)?;
+        reader.wait_for("the load runs", SOON, |events| of(events, "open").count() > 2_000)?;
+        lab.controller().kill9()?;
+        lab.start_controller()?;
+        ensure!(running.child.wait()?.success(), "the load failed");
+        let events = balanced(&mut reader, 20_000)?;
+        let hosts: Vec<_> = of(&events, "open").map(|event| &event["host"]).collect();
+        assert!(hosts.iter().all(|host| **host == "web-1"));
+        reader.stderr()?.contains("lost").then_some(()).context("it says that it was cut off")
+    })
+}
