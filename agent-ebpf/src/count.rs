@@ -47,18 +47,6 @@ pub fn connection(port: u16) {
     }
 }
 
-/// Counts a dropped source.
-#[inline(always)]
-pub fn source(address: [u8; 16], bytes: u64) {
-    if let Some(tally) = maps::SOURCES.get_ptr_mut(&address) {
-        add_shared(tally, bytes);
-    } else {
-        // Two CPUs may get here at once, and one packet is not told of: the table is a ranking, and
-        // the rule's own counter is exact.
-        let _ = maps::SOURCES.insert(&address, &Tally { packets: 1, bytes }, 0);
-    }
-}
-
 #[inline(always)]
 fn add_own(tally: *mut Tally, bytes: u64) {
     // SAFETY: a checked pointer into this CPU's own value.
@@ -68,12 +56,22 @@ fn add_own(tally: *mut Tally, bytes: u64) {
     }
 }
 
+/// Bytes first: whoever reads the packets before the bytes has the bytes of all those packets.
 #[inline(always)]
-fn add_shared(tally: *mut Tally, bytes: u64) {
+pub fn add_shared(tally: *mut Tally, bytes: u64) {
     // SAFETY: a checked pointer into a map's value.
     unsafe {
-        atomic_add(&raw mut (*tally).packets, 1);
         atomic_add(&raw mut (*tally).bytes, bytes);
+        atomic_add(&raw mut (*tally).packets, 1);
+    }
+}
+
+/// Counts a sighting that had no room.
+#[inline(always)]
+pub fn unsighted() {
+    if let Some(count) = maps::UNSIGHTED.get_ptr_mut(0) {
+        // SAFETY: a checked pointer into a map's value.
+        unsafe { atomic_add(count, 1) };
     }
 }
 

@@ -1,9 +1,11 @@
 //! What IPv4 and IPv6 differ in, so that the verdict is written once.
 
 use crate::maps;
+use crate::packet::read;
 use crate::rules;
 use agent_records::{Key4, Key6, mapped, mask};
 use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::programs::XdpContext;
 
 /// An IP version.
 pub trait Family {
@@ -31,6 +33,8 @@ pub trait Family {
     fn guarded(source: Self::Address) -> bool;
     /// The source as a key of both families.
     fn mapped(source: Self::Address) -> [u8; 16];
+    /// The destination likewise, of the header that begins there in the frame.
+    fn destination(ctx: &XdpContext, start: usize) -> Option<[u8; 16]>;
     /// Searches the family's rules; see [`rules::search`].
     fn search(source: Self::Address, service: u64) -> u64;
 }
@@ -67,6 +71,11 @@ impl Family for V4 {
     #[inline(always)]
     fn mapped(source: u32) -> [u8; 16] {
         mapped(source.to_be_bytes())
+    }
+
+    #[inline(always)]
+    fn destination(ctx: &XdpContext, start: usize) -> Option<[u8; 16]> {
+        read(ctx, start + 16).map(mapped)
     }
 
     #[inline(always)]
@@ -112,6 +121,11 @@ impl Family for V6 {
     fn mapped(source: (u64, u64)) -> [u8; 16] {
         let address = u128::from(source.0) << 64 | u128::from(source.1);
         address.to_be_bytes()
+    }
+
+    #[inline(always)]
+    fn destination(ctx: &XdpContext, start: usize) -> Option<[u8; 16]> {
+        read(ctx, start + 24)
     }
 
     #[inline(always)]

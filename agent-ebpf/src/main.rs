@@ -12,8 +12,9 @@ mod guard;
 mod maps;
 mod packet;
 mod rules;
+mod tell;
 
-use agent_records::verdict;
+use agent_records::{MONITOR_SLOT, verdict};
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
@@ -26,8 +27,8 @@ use rules::Match;
 pub fn kctl_filter(ctx: XdpContext) -> u32 {
     let bytes = count::frame_bytes(&ctx);
     match packet::parse(&ctx) {
-        Frame::V4(packet) => judge::<V4>(&packet, bytes),
-        Frame::V6(packet) => judge::<V6>(&packet, bytes),
+        Frame::V4(packet) => judge::<V4>(&ctx, &packet, bytes),
+        Frame::V6(packet) => judge::<V6>(&ctx, &packet, bytes),
         Frame::Other => pass(bytes),
         Frame::Malformed => {
             count::verdict(verdict::MALFORMED, bytes);
@@ -37,23 +38,22 @@ pub fn kctl_filter(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn judge<F: Family>(packet: &Packet<F>, bytes: u64) -> u32 {
+fn judge<F: Family>(ctx: &XdpContext, packet: &Packet<F>, bytes: u64) -> u32 {
     count::protocol(packet.transport.protocol, bytes);
     let matched = rules::matching::<F>(packet.source, &packet.transport);
     if !matches!(matched, Match::Nothing) && guard::passes(packet) {
         count::verdict(verdict::GUARDED, bytes);
-    } else if let Match::Drop { slot, prefix_len } = matched {
-        count::hit(slot, bytes);
+    } else if let Match::Drop(rule) = matched {
+        tell::met(ctx, packet, rule, 0, bytes);
+        count::hit(rule.slot, bytes);
         count::verdict(verdict::DROPPED, bytes);
-        if prefix_len != F::MAX_LEN {
-            count::source(F::mapped(packet.source), bytes);
-        }
         return xdp_action::XDP_DROP;
-    } else if let Match::Monitor { slot } = matched {
-        count::hit(slot, bytes);
+    } else if let Match::Monitor(rule) = matched {
+        tell::met(ctx, packet, rule, MONITOR_SLOT, bytes);
+        count::hit(rule.slot, bytes);
         count::verdict(verdict::MONITORED, bytes);
     }
-    if packet.transport.syn {
+    if packet.transport.syn() {
         count::connection(packet.transport.port);
     }
     pass(bytes)

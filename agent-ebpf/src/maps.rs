@@ -1,13 +1,14 @@
 //! The maps. All are pinned, so rules and counters outlive the agent. User space sets the sizes of
-//! `rules4`, `rules6` and `hits`.
+//! `rules4`, `rules6`, and of all that is by slot.
 
 use agent_records::{
-    Entry, GuardPort, Key4, Key6, MAX_GUARD_PORTS, MAX_GUARD_PREFIXES, MAX_SOURCES, MAX_UPLINKS,
-    Tally, Uplink, mask, verdict,
+    Cycle, Entry, GuardPort, Key4, Key6, MAX_GUARD_PORTS, MAX_GUARD_PREFIXES, MAX_TALKERS,
+    MAX_UPLINKS, Pace, RING_BYTES, Retired, Talker, TalkerKey, Tally, Told, Uplink, mask, verdict,
 };
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 
 /// IPv4 rules.
 #[map(name = "rules4")]
@@ -30,9 +31,27 @@ pub static PROTOCOLS: PerCpuArray<Tally> = PerCpuArray::pinned(256, 0);
 /// Passed TCP connection attempts by destination port.
 #[map(name = "connections")]
 pub static CONNECTIONS: Array<u64> = Array::pinned(65_536, 0);
-/// Sources that a wide prefix drops; IPv4 mapped into IPv6.
-#[map(name = "sources")]
-pub static SOURCES: LruHashMap<[u8; 16], Tally> = LruHashMap::pinned(MAX_SOURCES, 0);
+/// Sources that wide prefixes meet.
+#[map(name = "talkers")]
+pub static TALKERS: LruHashMap<TalkerKey, Talker> = LruHashMap::pinned(MAX_TALKERS, 0);
+/// How much is told, by slot.
+#[map(name = "paces")]
+pub static PACES: Array<Pace> = Array::pinned(1, 0);
+/// The cycle of telling.
+#[map(name = "cycle")]
+pub static CYCLE: Array<Cycle> = Array::pinned(1, 0);
+/// What is told at once.
+#[map(name = "sightings")]
+pub static SIGHTINGS: RingBuf = RingBuf::pinned(RING_BYTES, 0);
+/// How often that had no room.
+#[map(name = "unsighted")]
+pub static UNSIGHTED: Array<u64> = Array::pinned(1, 0);
+/// What is told, by slot. For user space alone, as the next.
+#[map(name = "told")]
+pub static TOLD: Array<Told> = Array::pinned(1, 0);
+/// Rules that are gone and not told to the end, by slot.
+#[map(name = "retired")]
+pub static RETIRED: HashMap<u32, Retired> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
 /// IPv4 sources that always pass.
 #[map(name = "guard4")]
 pub static GUARD4: LpmTrie<[u8; 4], u8> = LpmTrie::pinned(MAX_GUARD_PREFIXES, 0);

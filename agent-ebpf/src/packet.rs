@@ -16,8 +16,10 @@ const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 const MAX_VLAN_TAGS: usize = 2;
 const MAX_EXTENSION_HEADERS: usize = 8;
 const ICMPV6: u8 = 58;
-const TCP_SYN: u8 = 0x02;
-const TCP_ACK: u8 = 0x10;
+const TCP_SYN: u16 = 0x02;
+const TCP_ACK: u16 = 0x10;
+/// In the place of flags that can't be read.
+const NO_FLAGS: u16 = 0x100;
 
 /// A frame.
 pub enum Frame {
@@ -35,6 +37,8 @@ pub enum Frame {
 pub struct Packet<F: Family> {
     /// Source address.
     pub source: F::Address,
+    /// Where its header begins in the frame.
+    pub start: usize,
     /// What it carries.
     pub transport: Transport,
 }
@@ -63,8 +67,8 @@ pub struct Transport {
     pub source_port: u16,
     /// Destination port, where there are ports.
     pub port: u16,
-    /// A TCP connection attempt: SYN without ACK.
-    pub syn: bool,
+    /// The flags byte of a TCP header; [`NO_FLAGS`] where there is none, or none to read.
+    flags: u16,
     /// IPv6 neighbour or router discovery from this very link (RFC 4861).
     pub neighbour: bool,
 }
@@ -72,7 +76,7 @@ pub struct Transport {
 impl Transport {
     #[inline(always)]
     fn bare(kind: Kind, protocol: u8) -> Self {
-        Self { kind, protocol, source_port: 0, port: 0, syn: false, neighbour: false }
+        Self { kind, protocol, source_port: 0, port: 0, flags: NO_FLAGS, neighbour: false }
     }
 
     #[inline(always)]
@@ -92,15 +96,27 @@ impl Transport {
         let Some(ports) = read::<[u8; 4]>(ctx, offset) else {
             return Self::bare(Kind::Opaque, protocol);
         };
-        let flags = if protocol == TCP { read::<u8>(ctx, offset + 13).unwrap_or(0) } else { 0 };
+        let flags = if protocol == TCP { read::<u8>(ctx, offset + 13) } else { None };
         Self {
             kind: Kind::Ports,
             protocol,
             source_port: u16::from_be_bytes([ports[0], ports[1]]),
             port: u16::from_be_bytes([ports[2], ports[3]]),
-            syn: flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
+            flags: flags.map_or(NO_FLAGS, u16::from),
             neighbour: false,
         }
+    }
+
+    /// A TCP connection attempt: SYN without ACK.
+    #[inline(always)]
+    pub fn syn(&self) -> bool {
+        self.flags & (TCP_SYN | TCP_ACK | NO_FLAGS) == TCP_SYN
+    }
+
+    /// The flags byte of a TCP header.
+    #[inline(always)]
+    pub fn flags(&self) -> Option<u8> {
+        if self.flags == NO_FLAGS { None } else { Some(self.flags as u8) }
     }
 }
 
@@ -141,7 +157,7 @@ fn parse_v4(ctx: &XdpContext, offset: usize) -> Option<Packet<V4>> {
     } else {
         Transport::fragment(header[9])
     };
-    Some(Packet { source, transport })
+    Some(Packet { source, start: offset, transport })
 }
 
 /// RFC 8200, 3
@@ -155,7 +171,8 @@ fn parse_v6(ctx: &XdpContext, offset: usize) -> Option<Packet<V6>> {
         return None;
     }
     let source = (u64::from_be_bytes(source[0]), u64::from_be_bytes(source[1]));
-    Some(Packet { source, transport: walk(ctx, offset + 40, header[6], header[7]) })
+    let transport = walk(ctx, offset + 40, header[6], header[7]);
+    Some(Packet { source, start: offset, transport })
 }
 
 /// Follows the extension headers (RFC 8200, 4; RFC 7045) to the transport.
@@ -217,7 +234,7 @@ fn read_u16(ctx: &XdpContext, offset: usize) -> Option<u16> {
 
 /// Reads from the linear part of the frame; drivers put far more than headers there.
 #[inline(always)]
-fn read<T: Copy>(ctx: &XdpContext, offset: usize) -> Option<T> {
+pub fn read<T: Copy>(ctx: &XdpContext, offset: usize) -> Option<T> {
     let start = ctx.data() + offset;
     if start + size_of::<T>() > ctx.data_end() {
         return None;

@@ -13,18 +13,19 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 pub enum Match {
     /// Nothing.
     Nothing,
-    /// An unexpired monitor matches, and no unexpired drop.
-    Monitor {
-        /// Counter of the most specific monitor.
-        slot: u32,
-    },
-    /// An unexpired drop matches.
-    Drop {
-        /// Counter of the most specific drop.
-        slot: u32,
-        /// Length of its prefix.
-        prefix_len: u32,
-    },
+    /// An unexpired monitor matches, and no unexpired drop: the most specific one.
+    Monitor(Counted),
+    /// An unexpired drop matches: the most specific one.
+    Drop(Counted),
+}
+
+/// The rule that a packet counts on.
+#[derive(Clone, Copy)]
+pub struct Counted {
+    /// Index of its counter.
+    pub slot: u32,
+    /// Length of its prefix.
+    pub prefix_len: u32,
 }
 
 /// Bits of a found number above the slot: whether the rule names a service, then the length of its
@@ -50,11 +51,11 @@ pub fn matching<F: Family>(source: F::Address, transport: &Transport) -> Match {
             if udp >> 32 > tcp >> 32 { udp } else { tcp }
         }
     };
-    let slot = found as u32;
+    let counted = Counted { slot: found as u32, prefix_len: (found >> PREFIX_LEN) as u32 & 0xff };
     if found & DROP != 0 {
-        Match::Drop { slot, prefix_len: (found >> PREFIX_LEN) as u32 & 0xff }
+        Match::Drop(counted)
     } else if found & MONITOR != 0 {
-        Match::Monitor { slot }
+        Match::Monitor(counted)
     } else {
         Match::Nothing
     }
@@ -95,14 +96,14 @@ pub fn search<F: Family>(source: F::Address, service: u64) -> u64 {
                 if probed & DROP != 0 {
                     return probed | SERVICE | u64::from(len) << PREFIX_LEN;
                 }
-                found = first(found, probed);
+                found = first(found, probed, len);
             }
             if any & bit != 0 {
                 let probed = F::probe(network, len, NO_SERVICE);
                 if probed & DROP != 0 {
                     return probed | u64::from(len) << PREFIX_LEN;
                 }
-                found = first(found, probed);
+                found = first(found, probed, len);
             }
         }
     }
@@ -110,8 +111,8 @@ pub fn search<F: Family>(source: F::Address, service: u64) -> u64 {
 }
 
 #[inline(always)]
-fn first(found: u64, probed: u64) -> u64 {
-    if found == 0 { probed } else { found }
+fn first(found: u64, probed: u64, len: u32) -> u64 {
+    if found == 0 && probed != 0 { probed | u64::from(len) << PREFIX_LEN } else { found }
 }
 
 /// What one rule says: its unexpired drop, or else its unexpired monitor, or nothing.

@@ -7,8 +7,14 @@
 /// Name of the folder that maps and links of this layout are pinned in.
 pub const LAYOUT: &str = "v1";
 
-/// Sources that only a wide prefix drops, at most; the least recent ones go.
-pub const MAX_SOURCES: u32 = 16_384;
+/// Sources that wide prefixes meet, at most, one for each rule and action; the least recent ones go.
+pub const MAX_TALKERS: u32 = 16_384;
+/// Sources of one slot that are told of in one cycle, at most.
+pub const MAX_SIGHTED: u32 = 32;
+/// Size of the ring of sightings, bytes.
+pub const RING_BYTES: u32 = 256 * 1024;
+/// Whoever was not seen for that many cycles is news: its sighting wakes the reader.
+pub const QUIET_CYCLES: u32 = 60;
 /// Prefixes of one family that are never blocked, at most.
 pub const MAX_GUARD_PREFIXES: u32 = 65_536;
 /// Services that are never blocked, at most.
@@ -86,6 +92,126 @@ pub struct Tally {
     pub bytes: u64,
 }
 
+/// Key of a source that a wide prefix meets.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TalkerKey {
+    /// Slot of the rule's action, with [`MONITOR_SLOT`] where it monitors.
+    pub slot: u32,
+    /// Source address in network byte order, IPv4 mapped into IPv6.
+    pub source: [u8; 16],
+}
+
+/// What one source met by one action of one rule, since it got its place in the table.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Talker {
+    /// Packets and bytes.
+    pub tally: Tally,
+    /// The cycle that it was last seen in.
+    pub epoch: u32,
+    /// Always 0.
+    pub zero: u32,
+}
+
+/// In a [`TalkerKey`] and a [`Sighting`]: the slot is one of a monitor action.
+pub const MONITOR_SLOT: u32 = 1 << 31;
+
+/// How much was told of a slot in its last cycle, by slot.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pace {
+    /// The cycle that it was last seen in.
+    pub epoch: u32,
+    /// Sources of a wide prefix in that cycle. One that lost its place in the table counts again.
+    pub sources: u32,
+}
+
+/// The cycle of telling; user space alone writes it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cycle {
+    /// Nanoseconds of CLOCK_BOOTTIME: what was sighted until then may be part of a summary already.
+    pub settled_ns: u64,
+    /// Number of the cycle.
+    pub epoch: u32,
+    /// Always 0.
+    pub zero: u32,
+}
+
+/// A packet that met a rule, in the ring. It is written before the packet is counted.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sighting {
+    /// CLOCK_BOOTTIME, nanoseconds.
+    pub boot_ns: u64,
+    /// Of its frame.
+    pub bytes: u64,
+    /// What its source's [`Talker`] held before; zero where there was none.
+    pub before: Tally,
+    /// Source address in network byte order, IPv4 mapped into IPv6.
+    pub source: [u8; 16],
+    /// Destination address likewise.
+    pub destination: [u8; 16],
+    /// Slot that it is counted on, with [`MONITOR_SLOT`] where that is of a monitor action.
+    pub slot: u32,
+    /// Index of the interface that it came in by.
+    pub ifindex: u32,
+    /// Source port, where [`has::PORTS`].
+    pub source_port: u16,
+    /// Destination port likewise.
+    pub port: u16,
+    /// IP protocol number, where [`has::PROTOCOL`].
+    pub protocol: u8,
+    /// Flags byte of the TCP header, where [`has::FLAGS`].
+    pub tcp_flags: u8,
+    /// Which of these could be read.
+    pub has: u8,
+    /// Always 0.
+    pub zero: u8,
+}
+
+/// Bits that say what of a [`Sighting`] could be read.
+pub mod has {
+    /// The protocol.
+    pub const PROTOCOL: u8 = 1;
+    /// Both ports.
+    pub const PORTS: u8 = 2;
+    /// The flags of TCP.
+    pub const FLAGS: u8 = 4;
+}
+
+/// How far a slot was told, by slot; user space alone writes it. Counters of slots never go back: a
+/// rule that gets a used one counts from its base on.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Told {
+    /// What of the slot's counter is told.
+    pub told: Tally,
+    /// What it held when its rule got it.
+    pub base: Tally,
+}
+
+/// The rule that had a slot, until all of that is told; user space alone writes it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Retired {
+    /// Prefix, IPv4 mapped into IPv6.
+    pub address: [u8; 16],
+    /// Destination port of its service; 0 where it names none.
+    pub port: u16,
+    /// IP protocol number of its service; 0 where it names none.
+    pub protocol: u8,
+    /// Length of the prefix in its own family.
+    pub prefix_len: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// 1 where the action monitors.
+    pub monitors: u8,
+    /// Always 0.
+    pub zero: [u8; 2],
+}
+
 /// Key of a service that always passes, in host byte order.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -152,7 +278,10 @@ pub mod mask {
 mod user {
     #![expect(unsafe_code, reason = "aya moves records in and out of the kernel as bytes")]
 
-    use super::{Entry, GuardPort, Key4, Key6, Tally, Uplink};
+    use super::{
+        Cycle, Entry, GuardPort, Key4, Key6, Pace, Retired, Sighting, Talker, TalkerKey, Tally,
+        Told, Uplink,
+    };
 
     // SAFETY: repr(C), integers only, and no padding: 4 + 2 + 1 + 1 bytes.
     unsafe impl aya::Pod for Key4 {}
@@ -166,4 +295,18 @@ mod user {
     unsafe impl aya::Pod for GuardPort {}
     // SAFETY: repr(C), integers only, and no padding: 16 + 2 bytes.
     unsafe impl aya::Pod for Uplink {}
+    // SAFETY: repr(C), integers only, and no padding: 4 + 16 bytes.
+    unsafe impl aya::Pod for TalkerKey {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 4 + 4 bytes.
+    unsafe impl aya::Pod for Talker {}
+    // SAFETY: repr(C), integers only, and no padding: 4 + 4 bytes.
+    unsafe impl aya::Pod for Pace {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 4 + 4 bytes.
+    unsafe impl aya::Pod for Cycle {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 8 + 16 + 16 + 16 + 4 + 4 + 2 + 2 + 4 bytes.
+    unsafe impl aya::Pod for Sighting {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 16 bytes.
+    unsafe impl aya::Pod for Told {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 2 + 4 * 1 + 2 bytes.
+    unsafe impl aya::Pod for Retired {}
 }

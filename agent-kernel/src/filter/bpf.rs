@@ -14,6 +14,7 @@ use std::path::Path;
 
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
 /// Elements read by one system call. A bucket of a hash must fit, and none comes near this.
@@ -68,8 +69,13 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
     u32::try_from(fd.as_raw_fd()).expect("an open descriptor is not negative")
 }
 
-/// Every element of a hash or array map. What changes meanwhile may or may not be seen.
-pub(super) fn dump<K: Pod, V: Pod>(map: &impl AsFd, object: &str) -> Result<Vec<(K, V)>, Error> {
+/// Every element of a hash or array map, or the first ones up to about `most`. What changes meanwhile
+/// may or may not be seen.
+pub(super) fn dump<K: Pod, V: Pod>(
+    map: &impl AsFd,
+    object: &str,
+    most: usize,
+) -> Result<Vec<(K, V)>, Error> {
     let mut elements = Vec::new();
     let mut keys = vec![MaybeUninit::<K>::uninit(); STEP as usize];
     let mut values = vec![MaybeUninit::<V>::uninit(); STEP as usize];
@@ -97,11 +103,38 @@ pub(super) fn dump<K: Pod, V: Pod>(map: &impl AsFd, object: &str) -> Result<Vec<
             // SAFETY: the kernel wrote `count` keys and values, and any bytes are valid for Pod.
             elements.push(unsafe { (key.assume_init(), value.assume_init()) });
         }
-        if last {
+        if last || elements.len() >= most {
             return Ok(elements);
         }
         first = false;
     }
+}
+
+/// Puts as many values at as many keys.
+pub(super) fn write<K: Pod, V: Pod>(
+    map: &impl AsFd,
+    object: &str,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), Error> {
+    assert_eq!(keys.len(), values.len(), "a value for each key");
+    for (keys, values) in keys.chunks(STEP as usize).zip(values.chunks(STEP as usize)) {
+        let mut attr = BatchAttr {
+            keys: keys.as_ptr() as u64,
+            values: values.as_ptr() as u64,
+            count: u32::try_from(keys.len()).expect("a step is small"),
+            map_fd: number(map.as_fd()),
+            ..BatchAttr::default()
+        };
+        bpf(BPF_MAP_UPDATE_BATCH, &mut attr).map_err(|error| Error::io(object, error))?;
+    }
+    Ok(())
+}
+
+/// The record that these bytes are; `None` when they are not as long.
+pub(super) fn record<T: Pod>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: as long as the record, and any bytes are valid for Pod.
+    (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 /// Opens what is pinned there.

@@ -1,9 +1,9 @@
 //! Reading the counters that are not about one rule.
 
-use super::table::{Row, Table, object};
+use super::table::{Pinned, Row, object};
 use super::{Action, Count, Counters, Hit, pins::Pins, program::Program};
 use crate::Error;
-use agent_records::{Tally, verdict};
+use agent_records::{MONITOR_SLOT, Talker, TalkerKey, Tally, verdict};
 use aya::maps::{MapData, PerCpuArray};
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ pub(super) struct Counts {
     verdicts: PerCpuArray<MapData, Tally>,
     protocols: PerCpuArray<MapData, Tally>,
     connections: Row<u64>,
-    sources: Table<[u8; 16], Tally>,
+    talkers: Pinned,
 }
 
 impl Counts {
@@ -22,7 +22,7 @@ impl Counts {
             verdicts: program.take("verdicts")?,
             protocols: program.take("protocols")?,
             connections: Row::open(program, pins, "connections")?,
-            sources: Table::open(program, pins, "sources")?,
+            talkers: Pinned::open(pins, "talkers")?,
         })
     }
 
@@ -53,9 +53,9 @@ impl Counts {
 
     fn sources(&self, hits: &[Hit]) -> Result<Vec<(IpAddr, Count)>, Error> {
         let mut sources = HashMap::<IpAddr, Count>::new();
-        let wide = self.sources.pinned.dump::<[u8; 16], Tally>()?;
-        let wide = wide.into_iter().map(|(address, tally)| {
-            (IpAddr::from(Ipv6Addr::from(address)).to_canonical(), count(tally))
+        let wide = self.talkers.dump::<TalkerKey, Talker>()?.into_iter();
+        let wide = wide.filter(|(key, _)| key.slot & MONITOR_SLOT == 0).map(|(key, talker)| {
+            (IpAddr::from(Ipv6Addr::from(key.source)).to_canonical(), count(talker.tally))
         });
         let single = hits
             .iter()

@@ -3,6 +3,7 @@
 use super::FilterConfig;
 use super::pins::{Pin, Pins};
 use crate::error::{Error, ErrorKind};
+use agent_records::RING_BYTES;
 use aya::maps::MapInfo;
 use aya::programs::{ProgramError, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -27,17 +28,20 @@ impl Program {
         if config.max_entries == 0 {
             return Err(Error::new(ErrorKind::Invalid, "max_entries", "must be at least 1"));
         }
-        let slots = config.max_entries.saturating_mul(2);
-        let wanted =
-            [("rules4", config.max_entries), ("rules6", config.max_entries), ("hits", slots)];
-        let mut fresh = true;
+        let pinned = |map: &str| MapInfo::from_pin(pins.path(&Pin::Map(map.to_owned()))).ok();
+        let fresh = ["rules4", "rules6", "hits"].iter().all(|map| pinned(map).is_none());
+        let slots =
+            pinned("hits").map_or(config.max_entries.saturating_mul(2), |hits| hits.max_entries());
+        let wanted = [("rules4", config.max_entries), ("rules6", config.max_entries)];
+        let by_slot = ["hits", "paces", "told", "retired"].map(|map| (map, slots));
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(pins.folder());
-        for (map, max_entries) in wanted {
+        for (map, max_entries) in
+            wanted.into_iter().chain(by_slot).chain([("sightings", RING_BYTES)])
+        {
             // A pinned map keeps its size, and aya must know it.
-            let pinned = MapInfo::from_pin(pins.path(&Pin::Map(map.to_owned()))).ok();
-            fresh &= pinned.is_none();
-            loader.map_max_entries(map, pinned.map_or(max_entries, |info| info.max_entries()));
+            let max_entries = pinned(map).map_or(max_entries, |info| info.max_entries());
+            loader.map_max_entries(map, max_entries);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| Error::wrapped("filter", error))?;
         let mut attempts = 1;

@@ -1,10 +1,10 @@
 //! Rules as the kernel's records, and back. What comes from the kernel may be anybody's: it is
 //! checked.
 
-use super::{Protocol, Rule, RuleKey, Until};
-use agent_records::{Entry, Key4, Key6, mask};
+use super::{Action, Protocol, Rule, RuleKey, Until};
+use agent_records::{Entry, Key4, Key6, Retired, mapped, mask};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Key of an entry in the kernel, of either family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,10 +38,10 @@ impl Key {
     fn new(prefix: IpNet, protocol: u8, port: u16) -> Self {
         let prefix_len = prefix.prefix_len();
         match prefix.network() {
-            std::net::IpAddr::V4(address) => {
+            IpAddr::V4(address) => {
                 Self::V4(Key4 { address: address.to_bits(), port, protocol, prefix_len })
             }
-            std::net::IpAddr::V6(address) => {
+            IpAddr::V6(address) => {
                 let (high, low) = halves(address);
                 Self::V6(Key6 { high, low, port, protocol, prefix_len, zero: 0 })
             }
@@ -94,6 +94,61 @@ fn halves(address: Ipv6Addr) -> (u64, u64) {
     (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u64::from_be_bytes(rest))
 }
 
+/// One action of one rule, which has a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) key: RuleKey,
+    pub(super) action: Action,
+}
+
+impl Owner {
+    /// Whether packets of more than one source are counted on its slot.
+    pub(super) fn is_wide(self) -> bool {
+        self.key.prefix.prefix_len() != self.key.prefix.max_prefix_len()
+    }
+}
+
+/// The owner of a slot, for after its rule.
+pub(super) fn retired(owner: &Owner) -> Retired {
+    let (protocol, port) = owner.key.service.map_or((0, 0), |(p, port)| (p.number(), port));
+    let prefix = owner.key.prefix;
+    Retired {
+        address: octets(prefix.network()),
+        port,
+        protocol,
+        prefix_len: prefix.prefix_len(),
+        family: if prefix.network().is_ipv4() { 4 } else { 6 },
+        monitors: u8::from(owner.action == Action::Monitor),
+        zero: [0; 2],
+    }
+}
+
+/// The owner that a slot had; `None` when we would never have written it.
+pub(super) fn owner(retired: &Retired) -> Option<Owner> {
+    let address = address(retired.address, retired.family == 4)?;
+    let prefix = IpNet::new(address, retired.prefix_len).ok()?;
+    let service = match (retired.protocol, retired.port) {
+        (0, 0) => None,
+        (number, port) => Some((Protocol::from_number(number)?, port)),
+    };
+    let action = if retired.monitors == 0 { Action::Drop } else { Action::Monitor };
+    Some(Owner { key: RuleKey { prefix, service }, action })
+}
+
+/// An address as a key of both families.
+pub(super) fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The address of such a key: an IPv6 packet too may come from a mapped IPv4 address.
+pub(super) fn address(octets: [u8; 16], is_v4: bool) -> Option<IpAddr> {
+    let address = Ipv6Addr::from(octets);
+    if is_v4 { address.to_ipv4_mapped().map(IpAddr::V4) } else { Some(IpAddr::V6(address)) }
+}
+
 /// The rule of an entry; `None` when it says nothing.
 pub(super) fn rule(entry: &Entry) -> Option<Rule> {
     let rule = Rule {
@@ -115,7 +170,7 @@ mod tests {
     fn keys() -> Vec<RuleKey> {
         let mut keys = Vec::new();
         for prefix in
-            ["0.0.0.0/0", "10.1.0.0/16", "10.1.2.3/32", "::/0", "2001:db8::/33", "::1/128"]
+            ["0.0.0.0/0", "10.1.0.0/16", "10.1.2.3/32", "::/0", "::ffff:0:0/96", "::1/128"]
         {
             let prefix = prefix.parse().expect("valid");
             keys.push(RuleKey { prefix, service: None });
@@ -131,6 +186,16 @@ mod tests {
         }
         let group = ("2001:db8::/33".parse().expect("valid"), Protocol::Tcp);
         assert_eq!(Key::derived(group).meaning(), Some(Meaning::Derived(group)));
+    }
+
+    #[test]
+    fn a_retired_rule_survives_the_kernel() {
+        for key in keys() {
+            for action in [Action::Drop, Action::Monitor] {
+                let known = Owner { key, action };
+                assert_eq!(owner(&retired(&known)), Some(known));
+            }
+        }
     }
 
     #[test]

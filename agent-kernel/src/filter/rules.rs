@@ -1,21 +1,20 @@
 //! The rules, in memory and in the kernel: the one owner of both. It must not know the guard or
 //! the interfaces.
 
-use super::record::{self, Group, Key, Meaning};
-use super::slots::Slots;
+use super::ledger::Ledger;
+use super::record::{self, Group, Key, Meaning, Owner};
 use super::table::{Row, Table};
 use super::{Action, Drift, Hit, Rule, RuleKey, pins::Pins, program::Program};
 use crate::error::{Error, ErrorKind};
-use agent_records::{Entry, Key4, Key6, Tally, mask};
+use agent_records::{Entry, Key4, Key6, mask};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 pub(super) struct Rules {
     rules4: Table<Key4, Entry>,
     rules6: Table<Key6, Entry>,
     masks: Row<u64>,
-    hits: Row<Tally>,
+    ledger: Ledger,
     max_entries: u32,
-    slots: Slots,
     /// What was asked for.
     rules: HashMap<RuleKey, Rule>,
     /// What the maps hold: `rules` as records, and the derived entries.
@@ -42,37 +41,39 @@ impl Rules {
     pub(super) fn open(program: &mut Program, pins: &Pins) -> Result<Self, Error> {
         let rules4 = Table::open(program, pins, "rules4")?;
         let rules6 = Table::open(program, pins, "rules6")?;
-        let hits: Row<Tally> = Row::open(program, pins, "hits")?;
-        let capacity = hits.pinned.max_entries()?;
-        let max_entries =
-            rules4.pinned.max_entries()?.min(rules6.pinned.max_entries()?).min(capacity / 2);
+        let ledger = Ledger::open(program, pins)?;
+        let max_entries = rules4
+            .pinned
+            .max_entries()?
+            .min(rules6.pinned.max_entries()?)
+            .min(ledger.capacity() / 2);
         let mut opened = Self {
             rules4,
             rules6,
             masks: Row::open(program, pins, "masks")?,
-            hits,
+            ledger,
             max_entries,
-            slots: Slots::new(capacity, &HashSet::new(), program.fresh),
             rules: HashMap::new(),
             held: HashMap::new(),
             services: HashMap::new(),
             lengths: HashMap::new(),
             words: [0; mask::COUNT as usize],
         };
-        opened.adopt(capacity, program.fresh)?;
+        opened.adopt(program.fresh)?;
         Ok(opened)
     }
 
-    fn adopt(&mut self, capacity: u32, pristine: bool) -> Result<(), Error> {
-        let mut taken = HashSet::new();
+    fn adopt(&mut self, pristine: bool) -> Result<(), Error> {
         let mut slotless = Vec::new();
         for (key, entry) in self.dump()? {
             match (key.meaning(), record::rule(&entry)) {
-                (Some(Meaning::Rule(_)), Some(rule)) => {
-                    let mut own = |action: Option<_>, slot| {
-                        action.is_none() || (slot < capacity && taken.insert(slot))
+                (Some(Meaning::Rule(rule_key)), Some(rule)) => {
+                    let mut own = |action, until: Option<_>, slot| {
+                        until.is_none() || self.ledger.adopt(slot, Owner { key: rule_key, action })
                     };
-                    if own(rule.drop, entry.drop_slot) & own(rule.monitor, entry.monitor_slot) {
+                    if own(Action::Drop, rule.drop, entry.drop_slot)
+                        & own(Action::Monitor, rule.monitor, entry.monitor_slot)
+                    {
                         self.note(key, entry);
                     } else {
                         slotless.push((key, rule));
@@ -82,7 +83,7 @@ impl Rules {
                 _ => self.erase(&key)?,
             }
         }
-        self.slots = Slots::new(capacity, &taken, pristine);
+        self.ledger.adopted(pristine)?;
         for (key, rule) in slotless {
             let entry = self.entry(key, rule)?;
             self.put(key, entry)?;
@@ -240,19 +241,16 @@ impl Rules {
     /// The record of a rule: an action that goes on keeps its counter, a new one starts at zero.
     fn entry(&mut self, key: Key, rule: Rule) -> Result<Entry, Error> {
         let old = self.held.get(&key).copied().unwrap_or_default();
-        let mut slot = |is_new: bool, kept: u32| {
-            if !is_new {
-                return Ok(kept);
-            }
-            let slot = self.slots.take().expect("twice as many counters as entries");
-            if slot.used_before {
-                self.hits.set(slot.index, Tally::default())?;
-            }
-            Ok(slot.index)
+        let Some(Meaning::Rule(rule_key)) = key.meaning() else {
+            unreachable!("rules have keys of rules")
         };
-        let drop_slot = slot(rule.drop.is_some() && old.drop_until == 0, old.drop_slot)?;
-        let monitor_slot =
-            slot(rule.monitor.is_some() && old.monitor_until == 0, old.monitor_slot)?;
+        let mut slot = |action, is_new: bool, kept: u32| {
+            if is_new { self.ledger.take(Owner { key: rule_key, action }) } else { Ok(kept) }
+        };
+        let drops_anew = rule.drop.is_some() && old.drop_until == 0;
+        let drop_slot = slot(Action::Drop, drops_anew, old.drop_slot)?;
+        let monitors_anew = rule.monitor.is_some() && old.monitor_until == 0;
+        let monitor_slot = slot(Action::Monitor, monitors_anew, old.monitor_slot)?;
         Ok(Entry {
             drop_until: record::until(rule.drop),
             monitor_until: record::until(rule.monitor),
@@ -266,8 +264,13 @@ impl Rules {
         if self.held.get(&key) == Some(&entry) {
             return Ok(());
         }
+        let leaving = self.leaving(key, entry);
+        for slot in &leaving {
+            self.ledger.will_leave(*slot)?;
+        }
         self.write(key, entry)?;
         self.note(key, entry);
+        leaving.into_iter().for_each(|slot| self.ledger.leave(slot));
         Ok(())
     }
 
@@ -281,15 +284,21 @@ impl Rules {
             if let (Some(group), Some((_, port))) = (group(&rule_key), rule_key.service) {
                 self.services.entry(group).or_default().insert(port);
             }
-            self.free_slots(old.unwrap_or_default(), entry);
         }
     }
 
     /// Removes an entry, if it is there, and forgets it.
     fn take(&mut self, key: &Key) -> Result<(), Error> {
-        let Some(old) = self.held.get(key).copied() else { return Ok(()) };
+        if !self.held.contains_key(key) {
+            return Ok(());
+        }
+        let leaving = self.leaving(*key, Entry::default());
+        for slot in &leaving {
+            self.ledger.will_leave(*slot)?;
+        }
         self.erase(key)?;
         self.held.remove(key);
+        leaving.into_iter().for_each(|slot| self.ledger.leave(slot));
         if let Some(count) = self.lengths.get_mut(&key.mask()) {
             *count -= 1;
         }
@@ -303,18 +312,23 @@ impl Rules {
                     self.services.remove(&group);
                 }
             }
-            self.free_slots(old, Entry::default());
         }
         Ok(())
     }
 
-    fn free_slots(&mut self, old: Entry, new: Entry) {
-        if old.drop_until != 0 && new.drop_until == 0 {
-            self.slots.free(old.drop_slot);
-        }
-        if old.monitor_until != 0 && new.monitor_until == 0 {
-            self.slots.free(old.monitor_slot);
-        }
+    /// Slots of actions that a rule would have no longer with that entry.
+    fn leaving(&self, key: Key, new: Entry) -> Vec<u32> {
+        let (Some(Meaning::Rule(_)), Some(old)) = (key.meaning(), self.held.get(&key)) else {
+            return Vec::new();
+        };
+        let drop = old.drop_until != 0 && new.drop_until == 0;
+        let monitor = old.monitor_until != 0 && new.monitor_until == 0;
+        let slots = [drop.then_some(old.drop_slot), monitor.then_some(old.monitor_slot)];
+        slots.into_iter().flatten().collect()
+    }
+
+    pub(super) fn ledger(&mut self) -> &mut Ledger {
+        &mut self.ledger
     }
 
     fn write(&mut self, key: Key, entry: Entry) -> Result<(), Error> {
@@ -383,7 +397,7 @@ impl Rules {
 
     /// Rules that met something.
     pub(super) fn hits(&self) -> Result<Vec<Hit>, Error> {
-        let tallies = self.hits.values()?;
+        let tallies = self.ledger.met()?;
         let mut hits = Vec::new();
         for (key, rule) in &self.rules {
             let entry = self.held.get(&Key::rule(key)).expect("every rule is held");

@@ -40,6 +40,16 @@ impl Slots {
         self.freed.pop_front().map(|index| Slot { index, used_before: true })
     }
 
+    /// Below it are all that were ever given out.
+    pub(super) fn end(&self) -> u32 {
+        self.next
+    }
+
+    /// How many can be taken.
+    pub(super) fn available(&self) -> usize {
+        self.freed.len() + (self.capacity - self.next) as usize
+    }
+
     pub(super) fn free(&mut self, index: u32) {
         self.freed.push_back(index);
     }

@@ -5,8 +5,12 @@ use super::pins::{Pin, Pins};
 use super::program::Program;
 use crate::error::{Error, named};
 use aya::Pod;
-use aya::maps::{Array, HashMap, MapData};
+use aya::maps::{Array, HashMap, MapData, MapError};
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
+
+/// One call for one value costs as much as that many of all values read in large steps.
+const ONE_BY_ONE: usize = 8;
 
 /// A descriptor of a pinned map, for what aya's own types don't do.
 #[derive(Debug)]
@@ -24,7 +28,17 @@ impl Pinned {
 
     /// Every element of a hash or an array.
     pub(super) fn dump<K: Pod, V: Pod>(&self) -> Result<Vec<(K, V)>, Error> {
-        bpf::dump(self.data.fd(), &object(self.name))
+        bpf::dump(self.data.fd(), &object(self.name), usize::MAX)
+    }
+
+    /// The elements of an array below an index, and maybe some more.
+    fn below<V: Pod>(&self, end: u32) -> Result<Vec<(u32, V)>, Error> {
+        bpf::dump(self.data.fd(), &object(self.name), end as usize)
+    }
+
+    /// Puts as many values at as many keys.
+    fn write<K: Pod, V: Pod>(&self, keys: &[K], values: &[V]) -> Result<(), Error> {
+        bpf::write(self.data.fd(), &object(self.name), keys, values)
     }
 
     pub(super) fn max_entries(&self) -> Result<u32, Error> {
@@ -47,6 +61,14 @@ impl<K: Pod, V: Pod> Table<K, V> {
         name: &'static str,
     ) -> Result<Self, Error> {
         Ok(Self { map: program.take(name)?, pinned: Pinned::open(pins, name)? })
+    }
+
+    pub(super) fn get(&self, key: &K) -> Result<Option<V>, Error> {
+        match self.map.get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(Error::wrapped(object(self.pinned.name), error)),
+        }
     }
 
     pub(super) fn insert(&mut self, key: K, value: V) -> Result<(), Error> {
@@ -82,6 +104,34 @@ impl<V: Pod> Row<V> {
         self.map
             .set(index, value, 0)
             .map_err(|error| Error::wrapped(object(self.pinned.name), error))
+    }
+
+    pub(super) fn get(&self, index: u32) -> Result<V, Error> {
+        self.map.get(&index, 0).map_err(|error| Error::wrapped(object(self.pinned.name), error))
+    }
+
+    /// Some values, all below an index: one by one or out of all, whichever is cheaper.
+    pub(super) fn some(
+        &self,
+        indexes: &BTreeSet<u32>,
+        end: u32,
+    ) -> Result<BTreeMap<u32, V>, Error> {
+        if indexes.len() < end as usize / ONE_BY_ONE {
+            return indexes.iter().map(|index| Ok((*index, self.get(*index)?))).collect();
+        }
+        let all = self.pinned.below::<V>(end)?.into_iter();
+        Ok(all.filter(|(index, _)| indexes.contains(index)).collect())
+    }
+
+    /// The values below an index, and maybe some more.
+    pub(super) fn below(&self, end: u32) -> Result<Vec<V>, Error> {
+        Ok(self.pinned.below(end)?.into_iter().map(|(_, value)| value).collect())
+    }
+
+    /// Puts values in, in large steps.
+    pub(super) fn write(&mut self, values: &BTreeMap<u32, V>) -> Result<(), Error> {
+        let (keys, values): (Vec<u32>, Vec<V>) = values.iter().map(|(k, v)| (*k, *v)).unzip();
+        self.pinned.write(&keys, &values)
     }
 
     /// All values, by index.

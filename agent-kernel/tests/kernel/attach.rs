@@ -146,7 +146,7 @@ fn a_bpffs_is_mounted_where_one_belongs_and_none_is() {
     let config = FilterConfig { bpffs: "/sys/fs/bpf/kctl".into(), max_entries: 1 };
     Filter::open(&config).expect("a filter");
     assert_eq!(run("stat -f -c %T /sys/fs/bpf").trim(), "bpf_fs");
-    assert_eq!(detach(&config.bpffs).expect("detached").len(), 12);
+    assert_eq!(detach(&config.bpffs).expect("detached").len(), 18);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn detach_leaves_nothing_behind() {
 
     let removed = detach(&world.bpffs()).expect("detached");
     assert!(removed.contains(&"link kt0".to_owned()) && removed.contains(&"map rules4".to_owned()));
-    assert_eq!(removed.len(), 13);
+    assert_eq!(removed.len(), 19);
     assert_eq!(mode_of_kt0(), 0);
     within("it passes", || answers("10.9.0.2"));
     within("program and link are gone", || {

@@ -1,0 +1,141 @@
+//! Telling user space who meets which rule: the first packet of a cycle, and of each source in it, as a
+//! sighting in the ring. It decides neither what is news nor what is summed up; user space does.
+//!
+//! A sighting is written before its packet is counted, so whoever reads the counters and then the ring
+//! has the sighting of everything counted.
+
+use crate::count;
+use crate::family::Family;
+use crate::maps;
+use crate::packet::{Kind, Packet};
+use crate::rules::Counted;
+use agent_records::{Cycle, MAX_SIGHTED, QUIET_CYCLES, Sighting, Talker, TalkerKey, Tally, has};
+use aya_ebpf::bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use aya_ebpf::programs::XdpContext;
+use core::mem::MaybeUninit;
+
+/// What a packet's source was before it.
+struct Known {
+    before: Tally,
+    epoch: u32,
+}
+
+const UNKNOWN: Known = Known { before: Tally { packets: 0, bytes: 0 }, epoch: 0 };
+
+/// A packet met a rule, and is about to be counted; `kind` is what its slot is marked with.
+#[inline(always)]
+pub fn met<F: Family>(ctx: &XdpContext, packet: &Packet<F>, rule: Counted, kind: u32, bytes: u64) {
+    let Some(&Cycle { epoch, .. }) = maps::CYCLE.get(0) else { return };
+    let Some(pace) = maps::PACES.get_ptr_mut(rule.slot) else { return };
+    // SAFETY: a checked pointer into a map's value. Other CPUs write there too, and the worst of it is
+    // a sighting more.
+    let last = unsafe { (*pace).epoch };
+    let known = if rule.prefix_len == F::MAX_LEN {
+        if last == epoch {
+            return;
+        }
+        UNKNOWN
+    } else {
+        let key = TalkerKey { slot: rule.slot | kind, source: F::mapped(packet.source) };
+        let known = talker(&key, epoch, bytes);
+        // The slot may be another rule's since the source was seen.
+        if known.epoch == epoch && last == epoch {
+            return;
+        }
+        known
+    };
+    // SAFETY: as above.
+    let sources = unsafe {
+        if last != epoch {
+            (*pace).epoch = epoch;
+            (*pace).sources = 0;
+        }
+        (*pace).sources += 1;
+        (*pace).sources
+    };
+    if sources > MAX_SIGHTED {
+        return;
+    }
+    let is_news = |seen: u32| epoch.wrapping_sub(seen) >= QUIET_CYCLES;
+    let source_is_news = rule.prefix_len != F::MAX_LEN && is_news(known.epoch);
+    let wakeup =
+        if is_news(last) || source_is_news { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    sight(ctx, packet, rule.slot | kind, known.before, bytes, u64::from(wakeup));
+}
+
+/// Counts a source, and says what it was before.
+#[inline(always)]
+fn talker(key: &TalkerKey, epoch: u32, bytes: u64) -> Known {
+    if let Some(known) = again(key, epoch, bytes) {
+        return known;
+    }
+    let tally = Tally { packets: 1, bytes };
+    let new = Talker { tally, epoch, zero: 0 };
+    if maps::TALKERS.insert(key, &new, u64::from(BPF_NOEXIST)).is_err() {
+        // Another CPU was first; or there is no room, and the rule's own counter has to do.
+        return again(key, epoch, bytes).unwrap_or(UNKNOWN);
+    }
+    UNKNOWN
+}
+
+#[inline(always)]
+fn again(key: &TalkerKey, epoch: u32, bytes: u64) -> Option<Known> {
+    let talker = maps::TALKERS.get_ptr_mut(key)?;
+    // SAFETY: a checked pointer into a map's value.
+    unsafe {
+        let known = Known { before: (*talker).tally, epoch: (*talker).epoch };
+        if known.epoch != epoch {
+            (*talker).epoch = epoch;
+        }
+        count::add_shared(&raw mut (*talker).tally, bytes);
+        Some(known)
+    }
+}
+
+#[inline(always)]
+fn sight<F: Family>(
+    ctx: &XdpContext,
+    packet: &Packet<F>,
+    slot: u32,
+    before: Tally,
+    bytes: u64,
+    wakeup: u64,
+) {
+    // The whole header was there when the source was read.
+    let destination = F::destination(ctx, packet.start).unwrap_or_default();
+    let Some(mut entry) = maps::SIGHTINGS.reserve::<Sighting>(0) else {
+        count::unsighted();
+        return;
+    };
+    let transport = &packet.transport;
+    let (mut known, mut tcp_flags) = (0, 0);
+    if transport.kind != Kind::Unknown {
+        known |= has::PROTOCOL;
+    }
+    if transport.kind == Kind::Ports {
+        known |= has::PORTS;
+    }
+    if let Some(flags) = transport.flags() {
+        known |= has::FLAGS;
+        tcp_flags = flags;
+    }
+    let sighting: &mut MaybeUninit<Sighting> = &mut entry;
+    sighting.write(Sighting {
+        // SAFETY: a helper without arguments.
+        boot_ns: unsafe { bpf_ktime_get_boot_ns() },
+        bytes,
+        before,
+        source: F::mapped(packet.source),
+        destination,
+        slot,
+        ifindex: ctx.ingress_ifindex() as u32,
+        source_port: transport.source_port,
+        port: transport.port,
+        protocol: transport.protocol,
+        tcp_flags,
+        has: known,
+        zero: 0,
+    });
+    entry.submit(wakeup);
+}
