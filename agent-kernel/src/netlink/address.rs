@@ -72,16 +72,18 @@ pub fn addrs(
 ) -> Result<impl Iterator<Item = Result<Addr, Error>> + Send, Error> {
     let links = Links::read()?;
     let index = filter.interface.map(|name| links.index(&name)).transpose()?;
-    let answers = Answers::dump(filter.family, |family| {
-        let mut message = AddressMessage::default();
-        message.header.family = family.into();
-        message.header.index = index.unwrap_or_default();
-        RouteNetlinkMessage::GetAddress(message)
-    })?;
+    let answers = Answers::dump(filter.family, |family| dump_request(family, index))?;
     Ok(answers.objects(move |family, payload| read(family, payload, index, &links)))
 }
 
-fn read(
+pub(super) fn dump_request(family: Family, index: Option<u32>) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family.into();
+    message.header.index = index.unwrap_or_default();
+    RouteNetlinkMessage::GetAddress(message)
+}
+
+pub(super) fn read(
     family: Family,
     payload: &[u8],
     only: Option<u32>,

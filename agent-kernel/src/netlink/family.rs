@@ -19,6 +19,11 @@ pub enum Family {
 }
 
 impl Family {
+    /// Whether a message is of this family: each begins with it.
+    pub(super) fn begins(self, payload: &[u8]) -> bool {
+        payload.first() == Some(&self.number())
+    }
+
     fn number(self) -> u8 {
         AddressFamily::from(self).into()
     }

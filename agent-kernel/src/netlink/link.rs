@@ -36,8 +36,8 @@ pub struct Link {
     pub vlan_id: Option<u16>,
     /// Programs on it.
     pub xdp: Vec<XdpProgram>,
-    /// What it counted.
-    pub statistics: Statistics,
+    /// What it counted; `None` in an event.
+    pub statistics: Option<Statistics>,
 }
 
 /// An XDP program on a link.
@@ -140,6 +140,17 @@ pub fn links(
     Ok(answer.objects(move |payload| read(payload, &names).map(Some)))
 }
 
+/// What a message about a link tells of it, without counters; `None` for one that is not about the link
+/// itself: a bridge tells of its ports, and a radio of its networks, in messages of the same type.
+pub(super) fn told(payload: &[u8], names: &Links) -> io::Result<Option<Link>> {
+    let ([family, ..], rest): (&[u8; 16], _) = header(payload)?;
+    let of_radio = || attributes(rest).any(|it| matches!(it, Ok((libc::IFLA_WIRELESS, _))));
+    if i32::from(*family) != libc::AF_UNSPEC || of_radio() {
+        return Ok(None);
+    }
+    Ok(Some(Link { statistics: None, ..read(payload, names)? }))
+}
+
 fn read(payload: &[u8], names: &Links) -> io::Result<Link> {
     // `struct ifinfomsg`
     let (head, rest) = header(payload)?;
@@ -157,7 +168,7 @@ fn read(payload: &[u8], names: &Links) -> io::Result<Link> {
         link: None,
         vlan_id: None,
         xdp: Vec::new(),
-        statistics: Statistics::default(),
+        statistics: None,
     };
     let mut elsewhere = false;
     for attribute in attributes(rest) {
@@ -175,7 +186,7 @@ fn read(payload: &[u8], names: &Links) -> io::Result<Link> {
             libc::IFLA_LINK_NETNSID => elsewhere = true,
             libc::IFLA_LINKINFO => read_info(value, &mut link)?,
             libc::IFLA_XDP => link.xdp = xdp(value)?,
-            libc::IFLA_STATS64 => link.statistics = statistics(value)?,
+            libc::IFLA_STATS64 => link.statistics = Some(statistics(value)?),
             _ => {}
         }
     }

@@ -5,6 +5,7 @@
 
 mod address;
 mod attribute;
+mod changes;
 mod conntrack;
 mod family;
 mod gateway;
@@ -17,9 +18,13 @@ mod request;
 mod route;
 mod rule;
 mod socket;
+mod subscription;
+mod uevent;
 mod watch;
+mod way;
 
 pub use address::{Addr, AddrFilter, addrs};
+pub use changes::{Changes, NetChange, NetEvent};
 pub use conntrack::{Connection, ConnectionFilter, Flow, connections, ip_protocol};
 pub use family::Family;
 pub use gateway::default_gateways;
@@ -32,4 +37,5 @@ pub use route::{NextHop, Route, RouteFilter, routes};
 pub use rule::{Rule, rules};
 pub(crate) use socket::state_word;
 pub use socket::{Queue, Socket, SocketFilter, SocketProtocol, SocketStates, TcpInfo, sockets};
+pub use uevent::{DeviceEvent, Uevent, Uevents};
 pub use watch::{Change, Watch};

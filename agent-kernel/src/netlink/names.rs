@@ -46,10 +46,29 @@ impl Links {
         Ok(Self(links))
     }
 
+    /// Gives a link a name, or a new one.
+    pub(super) fn set(&mut self, index: u32, name: &str) {
+        match self.0.binary_search_by_key(&index, |(index, _)| *index) {
+            Ok(at) if self.0[at].1 == name => {}
+            Ok(at) => name.clone_into(&mut self.0[at].1),
+            Err(at) => self.0.insert(at, (index, name.to_owned())),
+        }
+    }
+
+    /// Takes its name from a link.
+    pub(super) fn forget(&mut self, index: u32) {
+        self.0.retain(|(known, _)| *known != index);
+    }
+
+    /// A link's name, where it has one.
+    pub(super) fn known(&self, index: u32) -> Option<&str> {
+        let found = self.0.binary_search_by_key(&index, |(index, _)| *index);
+        found.ok().map(|at| self.0[at].1.as_str())
+    }
+
     /// A link's name; `if7` for one that came or went meanwhile.
     pub(super) fn name(&self, index: u32) -> String {
-        let found = self.0.binary_search_by_key(&index, |(index, _)| *index);
-        found.map_or_else(|_| format!("if{index}"), |at| self.0[at].1.clone())
+        self.known(index).map_or_else(|| format!("if{index}"), str::to_owned)
     }
 
     /// The index of a link.
@@ -59,7 +78,8 @@ impl Links {
     }
 }
 
-fn link(payload: &[u8]) -> io::Result<(u32, String)> {
+/// Index and name of a link (RTM_NEWLINK).
+pub(super) fn link(payload: &[u8]) -> io::Result<(u32, String)> {
     // `struct ifinfomsg`
     let ([_, _, _, _, i0, i1, i2, i3, ..], rest): (&[u8; 16], _) = header(payload)?;
     let mut name = String::new();

@@ -71,17 +71,27 @@ pub fn neighbours(
 ) -> Result<impl Iterator<Item = Result<Neighbour, Error>> + Send, Error> {
     let links = Links::read()?;
     let index = filter.interface.map(|name| links.index(&name)).transpose()?;
-    let answers = Answers::dump(filter.family, |family| {
-        let mut message = NeighbourMessage::default();
-        message.header.family = family.into();
-        message.attributes.extend(index.map(NeighbourAttribute::IfIndex));
-        RouteNetlinkMessage::GetNeighbour(message)
-    })?;
+    let answers = Answers::dump(filter.family, |family| dump_request(family, index))?;
     let all = filter.all;
     Ok(answers.objects(move |family, payload| read(family, payload, (index, all), &links)))
 }
 
-fn read(
+pub(super) fn dump_request(family: Family, index: Option<u32>) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family.into();
+    message.attributes.extend(index.map(NeighbourAttribute::IfIndex));
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
+/// Whether it is one that ip(8) shows only when it is asked for all.
+pub(super) fn is_quiet(payload: &[u8]) -> io::Result<bool> {
+    let ([_, _, _, _, _, _, _, _, s0, s1, flags, _type], _) = header(payload)?;
+    let state = u16::from_ne_bytes([*s0, *s1]);
+    // Somebody put the learned ones there.
+    Ok(matches!(state, NONE | NOARP) && flags & EXT_LEARNED == 0)
+}
+
+pub(super) fn read(
     family: Family,
     payload: &[u8],
     (only, all): (Option<u32>, bool),
@@ -92,9 +102,7 @@ fn read(
     let [_family, _, _, _, i0, i1, i2, i3, s0, s1, flags, _type]: [u8; 12] = *head;
     let index = u32::from_ne_bytes([i0, i1, i2, i3]);
     let state = u16::from_ne_bytes([s0, s1]);
-    // As ip(8) has it: somebody put the learned ones there.
-    let quiet = matches!(state, NONE | NOARP) && flags & EXT_LEARNED == 0;
-    if only.is_some_and(|only| only != index) || (quiet && !all) {
+    if only.is_some_and(|only| only != index) || (!all && is_quiet(payload)?) {
         return Ok(None);
     }
     let mut neighbour = Neighbour {

@@ -189,7 +189,7 @@ fn part(datagram: &[u8], keep: Keep) -> io::Result<Vec<u8>> {
 }
 
 /// `struct nlmsghdr` and what follows it.
-fn request(question: &Question, flags: u16) -> io::Result<Vec<u8>> {
+pub(super) fn request(question: &Question, flags: u16) -> io::Result<Vec<u8>> {
     let length = u32::try_from(HEADER_BYTES + question.body.len());
     let mut bytes = length.map_err(|_| io::ErrorKind::InvalidInput)?.to_ne_bytes().to_vec();
     bytes.extend([question.kind.to_ne_bytes(), flags.to_ne_bytes()].as_flattened());
@@ -200,16 +200,16 @@ fn request(question: &Question, flags: u16) -> io::Result<Vec<u8>> {
 }
 
 /// One message of a datagram.
-struct Message<'a> {
-    kind: u16,
-    flags: u16,
-    payload: &'a [u8],
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
+    pub(super) flags: u16,
+    pub(super) payload: &'a [u8],
     whole: &'a [u8],
 }
 
 impl Message<'_> {
     /// Of one that ends an answer; 0 is success.
-    fn error_number(&self) -> i32 {
+    pub(super) fn error_number(&self) -> i32 {
         self.payload.first_chunk().map_or(0, |number| i32::from_ne_bytes(*number).saturating_neg())
     }
 
@@ -218,12 +218,12 @@ impl Message<'_> {
         self.whole.len().next_multiple_of(4)
     }
 
-    fn is_object(&self) -> bool {
+    pub(super) fn is_object(&self) -> bool {
         !matches!(self.kind, NLMSG_DONE | NLMSG_ERROR)
     }
 }
 
-fn messages(datagram: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>> {
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         if rest.is_empty() {

@@ -1,9 +1,9 @@
 //! Routes of every table.
 
 use super::{
-    attribute::{address, attributes, header, u32},
     family::{Answers, Family},
     names::{Links, Words, bits, word},
+    way::{self, Hop, Key, Way},
 };
 use crate::Error;
 use ipnet::IpNet;
@@ -68,9 +68,6 @@ pub struct NextHop {
     /// `onlink`, `linkdown`.
     pub flags: Vec<&'static str>,
 }
-
-/// Not in libc; linux/rtnetlink.h.
-const RTA_NH_ID: u16 = 30;
 
 const KINDS: Words = &[
     (1, "unicast"),
@@ -144,13 +141,45 @@ pub fn routes(
 }
 
 impl Route {
+    /// The same in words.
+    pub(super) fn of(key: &Key, way: &Way, links: &Links) -> Self {
+        let name = |index: u32| (index != 0).then(|| links.name(index));
+        let hop = |hop: &Hop| NextHop {
+            gateway: hop.gateway,
+            interface: name(hop.interface),
+            weight: hop.weight,
+            flags: bits(FLAGS, hop.flags.into()),
+        };
+        let rest = way.rest.as_deref();
+        Self {
+            family: key.family(),
+            dst: key.dst,
+            src: key.src,
+            kind: word(KINDS, way.kind.into()),
+            table: key.table,
+            protocol: word(PROTOCOLS, way.protocol.into()),
+            scope: word(SCOPES, way.scope.into()),
+            metric: key.metric,
+            prefsrc: rest.and_then(|rest| rest.prefsrc),
+            gateway: way.gateway,
+            interface: name(way.interface),
+            flags: bits(FLAGS, way.flags),
+            nexthops: way.hops().iter().map(hop).collect(),
+            nexthop_id: rest.and_then(|rest| rest.nexthop_id),
+        }
+    }
+
     fn goes_through(&self, name: &str) -> bool {
         let hops = self.nexthops.iter().map(|hop| &hop.interface);
         hops.chain([&self.interface]).any(|interface| interface.as_deref() == Some(name))
     }
 }
 
-fn dump_request(family: Family, table: Option<u32>, through: Option<u32>) -> RouteNetlinkMessage {
+pub(super) fn dump_request(
+    family: Family,
+    table: Option<u32>,
+    through: Option<u32>,
+) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family.into();
     if let Some(table) = table {
@@ -164,83 +193,9 @@ fn dump_request(family: Family, table: Option<u32>, through: Option<u32>) -> Rou
 
 /// `None` for what is no route of a table but the cache's.
 fn read(family: Family, payload: &[u8], links: &Links) -> io::Result<Option<Route>> {
-    // `struct rtmsg`
-    let (head, rest) = header(payload)?;
-    let [_family, dst_len, src_len, _tos, table, protocol, scope, kind, f0, f1, f2, f3]: [u8; 12] =
-        *head;
-    let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
-    if flags & libc::RTM_F_CLONED != 0 {
-        return Ok(None);
-    }
-    let mut route = Route {
-        family,
-        dst: prefix(family.unspecified(), dst_len)?,
-        src: None,
-        kind: word(KINDS, kind.into()),
-        table: table.into(),
-        protocol: word(PROTOCOLS, protocol.into()),
-        scope: word(SCOPES, scope.into()),
-        metric: None,
-        prefsrc: None,
-        gateway: None,
-        interface: None,
-        flags: bits(FLAGS, flags),
-        nexthops: Vec::new(),
-        nexthop_id: None,
-    };
-    for attribute in attributes(rest) {
-        let (kind, value) = attribute?;
-        match kind {
-            libc::RTA_DST => route.dst = prefix(address(value)?, dst_len)?,
-            libc::RTA_SRC => route.src = Some(prefix(address(value)?, src_len)?),
-            libc::RTA_TABLE => route.table = u32(value)?,
-            libc::RTA_PRIORITY => route.metric = Some(u32(value)?),
-            libc::RTA_PREFSRC => route.prefsrc = Some(address(value)?),
-            libc::RTA_OIF => route.interface = Some(links.name(u32(value)?)),
-            libc::RTA_MULTIPATH => route.nexthops = nexthops(value, links)?,
-            RTA_NH_ID => route.nexthop_id = Some(u32(value)?),
-            _ => route.gateway = gateway(kind, value)?.or(route.gateway),
-        }
-    }
-    Ok(Some(route))
+    Ok(way::read(family, payload)?.map(|(key, way)| Route::of(&key, &way, links)))
 }
 
 pub(super) fn prefix(address: IpAddr, length: u8) -> io::Result<IpNet> {
     IpNet::new(address, length).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}
-
-fn gateway(kind: u16, value: &[u8]) -> io::Result<Option<IpAddr>> {
-    match kind {
-        libc::RTA_GATEWAY => address(value).map(Some),
-        // `struct rtvia`: a family, then an address of it.
-        libc::RTA_VIA => {
-            let (_family, value): (&[u8; 2], _) = header(value)?;
-            address(value).map(Some)
-        }
-        _ => Ok(None),
-    }
-}
-
-fn nexthops(mut value: &[u8], links: &Links) -> io::Result<Vec<NextHop>> {
-    let mut hops = Vec::new();
-    while !value.is_empty() {
-        // `struct rtnexthop`
-        let ([l0, l1, flags, hops_less_one, i0, i1, i2, i3], _) = header(value)?;
-        let length = usize::from(u16::from_ne_bytes([*l0, *l1]));
-        let whole = value.get(..length).unwrap_or_default();
-        let (_, rest): (&[u8; 8], _) = header(whole)?;
-        let mut hop = NextHop {
-            gateway: None,
-            interface: Some(links.name(u32::from_ne_bytes([*i0, *i1, *i2, *i3]))),
-            weight: u16::from(*hops_less_one) + 1,
-            flags: bits(FLAGS, (*flags).into()),
-        };
-        for attribute in attributes(rest) {
-            let (kind, value) = attribute?;
-            hop.gateway = gateway(kind, value)?.or(hop.gateway);
-        }
-        hops.push(hop);
-        value = value.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(hops)
 }

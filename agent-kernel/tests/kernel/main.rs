@@ -2,7 +2,9 @@
 //! the witnesses. Needs root.
 
 mod attach;
+mod changes;
 mod differential;
+mod ip;
 mod lists;
 mod netlink;
 mod support;

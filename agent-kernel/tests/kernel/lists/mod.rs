@@ -5,14 +5,17 @@ mod large;
 mod rule;
 mod socket;
 
-use crate::support::{World, json, run};
+use crate::ip::{
+    addr_as_ip, addrs_of_ip, assert_same, link_as_ip, link_of_ip, list, neighbour_as_ip,
+    route_as_ip, routes_of_ip,
+};
+use crate::support::{World, run};
 use agent_kernel::filter::Mode;
 use agent_kernel::netlink::{
-    Addr, AddrFilter, Family, Link, Neighbour, NeighbourFilter, NextHop, Route, RouteFilter, addrs,
-    links, neighbours, routes,
+    Addr, AddrFilter, Family, Link, Neighbour, NeighbourFilter, Route, RouteFilter, addrs, links,
+    neighbours, routes,
 };
 use serde_json::{Value, json};
-use std::net::IpAddr;
 
 /// Links of the kinds that this kernel has, addresses and routes of both families, rules, neighbours.
 fn fill() -> World {
@@ -68,89 +71,12 @@ fn fill() -> World {
     world
 }
 
-/// The same objects in any order; what only one side has shows.
-fn assert_same(ours: Vec<Value>, theirs: Vec<Value>) {
-    let (mut only_ours, mut only_theirs) = (ours, Vec::new());
-    for object in theirs {
-        match only_ours.iter().position(|own| *own == object) {
-            Some(at) => drop(only_ours.swap_remove(at)),
-            None => only_theirs.push(object),
-        }
-    }
-    assert!(
-        only_ours.is_empty() && only_theirs.is_empty(),
-        "only ours: {}\nonly theirs: {}",
-        Value::from(only_ours),
-        Value::from(only_theirs)
-    );
-}
-
-fn list(line: &str) -> Vec<Value> {
-    json(line).as_array().expect("a list").clone()
-}
-
 fn all_routes(filter: RouteFilter) -> Vec<Route> {
     try_routes(filter).expect("routes")
 }
 
 fn try_routes(filter: RouteFilter) -> Result<Vec<Route>, agent_kernel::Error> {
     routes(filter)?.collect()
-}
-
-/// A route as `ip -j -d -N` has it, without what we don't tell.
-fn route_as_ip(route: &Route) -> Value {
-    let bare = |net: ipnet::IpNet| match net {
-        net if net.prefix_len() == 0 => "default".to_owned(),
-        net if net.prefix_len() == net.max_prefix_len() => net.addr().to_string(),
-        net => net.to_string(),
-    };
-    let mut value = json!({
-        "type": route.kind, "dst": bare(route.dst), "table": route.table.to_string(),
-        "protocol": route.protocol, "scope": route.scope, "flags": route.flags,
-    });
-    let mut set = |key: &str, field: Option<Value>| {
-        if let Some(field) = field {
-            value[key] = field;
-        }
-    };
-    set("from", route.src.map(|src| bare(src).into()));
-    set("metric", route.metric.map(Into::into));
-    set("prefsrc", route.prefsrc.map(|it| it.to_string().into()));
-    set("dev", route.interface.clone().map(Into::into));
-    set("nhid", route.nexthop_id.map(Into::into));
-    let other = |gateway: &IpAddr| gateway.is_ipv6() != (route.family == Family::Inet6);
-    set("gateway", route.gateway.filter(|it| !other(it)).map(|it| it.to_string().into()));
-    let via = |it: IpAddr| json!({"family": "inet6", "host": it.to_string()});
-    set("via", route.gateway.filter(other).map(via));
-    let hop = |hop: &NextHop| {
-        let gateway = hop.gateway.map(|it| it.to_string());
-        json!({"gateway": gateway, "dev": hop.interface, "weight": hop.weight, "flags": hop.flags})
-    };
-    let hops: Vec<_> = route.nexthops.iter().map(hop).collect();
-    set("nexthops", (!hops.is_empty()).then_some(hops.into()));
-    value
-}
-
-fn routes_of_ip(filter: &str) -> Vec<Value> {
-    ["-4", "-6"]
-        .iter()
-        .flat_map(|family| list(&format!("ip -j -d {family} route show table all {filter}")))
-        .map(|mut route| {
-            let fields = route.as_object_mut().expect("an object");
-            // The same for every route here, a clock, and what ip asks about the nexthop apart.
-            fields.remove("pref");
-            fields.remove("expires");
-            fields.remove("nh_info");
-            let number = |table: &str| match table {
-                "main" => "254".to_owned(),
-                "local" => "255".to_owned(),
-                number => number.to_owned(),
-            };
-            let table = fields["table"].as_str().map(number);
-            fields.insert("table".to_owned(), table.into());
-            route
-        })
-        .collect()
 }
 
 #[test]
@@ -194,33 +120,6 @@ fn addresses_are_those_that_ip_shows() {
     let _world = fill();
     let ours = addrs(AddrFilter::default()).expect("addresses");
     let ours: Vec<Addr> = ours.collect::<Result<_, _>>().expect("whole addresses");
-    let mut theirs = Vec::new();
-    for link in list("ip -j -d addr show") {
-        for mut addr in link["addr_info"].as_array().expect("a list").clone() {
-            addr["dev"] = link["ifname"].clone();
-            theirs.push(addr);
-        }
-    }
-    let ours_as_ip = |addr: &Addr| {
-        let (address, peer) = (addr.address.to_string(), addr.peer.map(|it| it.to_string()));
-        let lifetime = |seconds: Option<u32>| seconds.unwrap_or(u32::MAX);
-        let mut value = json!({
-            "family": if addr.family == Family::Inet { "inet" } else { "inet6" },
-            "dev": addr.interface, "local": address, "prefixlen": addr.prefix_len,
-            "scope": addr.scope, "valid_life_time": lifetime(addr.valid_seconds),
-            "preferred_life_time": lifetime(addr.preferred_seconds),
-        });
-        let optional = [("address", peer), ("broadcast", addr.broadcast.map(|it| it.to_string()))];
-        for (key, field) in optional.into_iter().chain([("label", addr.label.clone())]) {
-            if let Some(field) = field {
-                value[key] = field.into();
-            }
-        }
-        for flag in &addr.flags {
-            value[flag] = true.into();
-        }
-        value
-    };
     // A second can pass between the two questions.
     let rounded = |mut value: Value| {
         for key in ["valid_life_time", "preferred_life_time"] {
@@ -230,8 +129,8 @@ fn addresses_are_those_that_ip_shows() {
         value
     };
     assert_same(
-        ours.iter().map(ours_as_ip).map(rounded).collect(),
-        theirs.into_iter().map(rounded).collect(),
+        ours.iter().map(addr_as_ip).map(rounded).collect(),
+        addrs_of_ip().into_iter().map(rounded).collect(),
     );
     let of_br0 = AddrFilter { family: Some(Family::Inet), interface: Some("br0".to_owned()) };
     let filtered = addrs(of_br0).expect("addresses");
@@ -254,46 +153,35 @@ fn links_are_those_that_ip_shows() {
         links.collect::<Result<_, _>>().expect("whole links")
     };
     let as_ip = |link: &Link| {
-        let counted = link.statistics;
-        let mut value = json!({
-            "ifname": link.name, "ifindex": link.index, "operstate": link.state,
-            "flags": link.flags, "mtu": link.mtu, "address": link.mac, "kind": link.kind,
-            "master": link.master, "link": link.link,
-            "rx": [counted.rx_bytes, counted.rx_packets, counted.rx_errors, counted.rx_dropped,
-                counted.multicast],
-            "tx": [counted.tx_bytes, counted.tx_packets, counted.tx_errors, counted.tx_dropped,
-                counted.collisions],
-        });
-        value["xdp"] = link.xdp.first().map(|xdp| json!([xdp.mode, xdp.id])).into();
+        let counted = link.statistics.expect("counters");
+        let mut value = link_as_ip(link);
+        value["rx"] = json!([
+            counted.rx_bytes,
+            counted.rx_packets,
+            counted.rx_errors,
+            counted.rx_dropped,
+            counted.multicast
+        ]);
+        value["tx"] = json!([
+            counted.tx_bytes,
+            counted.tx_packets,
+            counted.tx_errors,
+            counted.tx_dropped,
+            counted.collisions
+        ]);
         value
     };
     let theirs = || -> Vec<Value> {
-        list("ip -j -d -s link show")
-            .into_iter()
-            .map(|link| {
-                let (rx, tx) = (&link["stats64"]["rx"], &link["stats64"]["tx"]);
-                let mut value = json!({
-                    "kind": link["linkinfo"]["info_kind"],
-                    "rx": [rx["bytes"], rx["packets"], rx["errors"], rx["dropped"], rx["multicast"]],
-                    "tx": [tx["bytes"], tx["packets"], tx["errors"], tx["dropped"], tx["collisions"]],
-                });
-                for key in
-                    ["ifname", "ifindex", "operstate", "flags", "mtu", "address", "master", "link"]
-                {
-                    value[key] = link[key].clone();
-                }
-                let mode = match link["xdp"]["mode"].as_u64() {
-                    Some(1) => json!("xdp-native"),
-                    Some(2) => json!("xdp-generic"),
-                    _ => Value::Null,
-                };
-                value["xdp"] = match &mode {
-                    Value::Null => Value::Null,
-                    mode => json!([mode, link["xdp"]["prog"]["id"]]),
-                };
-                value
-            })
-            .collect()
+        let with_counters = |link: &Value| {
+            let mut value = link_of_ip(link);
+            let (rx, tx) = (&link["stats64"]["rx"], &link["stats64"]["tx"]);
+            value["rx"] =
+                json!([rx["bytes"], rx["packets"], rx["errors"], rx["dropped"], rx["multicast"]]);
+            value["tx"] =
+                json!([tx["bytes"], tx["packets"], tx["errors"], tx["dropped"], tx["collisions"]]);
+            value
+        };
+        list("ip -j -d -s link show").iter().map(with_counters).collect()
     };
     // Counters move by themselves for a while: until both say the same, or the difference shows.
     let (mut ours, mut before) = (Vec::new(), Vec::new());
@@ -315,19 +203,6 @@ fn links_are_those_that_ip_shows() {
 #[test]
 fn neighbours_are_those_that_ip_shows() {
     let _world = fill();
-    let as_ip = |neighbour: &Neighbour| {
-        let mut value = json!({
-            "dst": neighbour.address.to_string(), "dev": neighbour.interface,
-            "state": [neighbour.state],
-        });
-        if let Some(mac) = &neighbour.mac {
-            value["lladdr"] = mac.clone().into();
-        }
-        for flag in &neighbour.flags {
-            value[flag] = Value::Null;
-        }
-        value
-    };
     // Those that the test made; others come and go.
     let made = |value: &Value| {
         value["lladdr"].as_str().is_some_and(|mac| mac.starts_with("02:00:00:00:00:"))
@@ -340,7 +215,7 @@ fn neighbours_are_those_that_ip_shows() {
         [(false, "ip -j neigh show", 4), (true, "ip -j neigh show nud all", 5)]
     {
         let ours = read(NeighbourFilter { all, ..NeighbourFilter::default() });
-        let ours: Vec<_> = ours.iter().map(as_ip).filter(made).collect();
+        let ours: Vec<_> = ours.iter().map(neighbour_as_ip).filter(made).collect();
         assert_eq!(ours.len(), count);
         assert_same(ours, list(line).into_iter().filter(made).collect());
     }

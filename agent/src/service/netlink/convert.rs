@@ -26,7 +26,7 @@ pub(super) fn link(link: Link) -> pb::Link {
         link: link.link.unwrap_or_default(),
         vlan_id: link.vlan_id.map(u32::from),
         xdp: link.xdp.into_iter().map(xdp).collect(),
-        statistics: Some(statistics(link.statistics)),
+        statistics: link.statistics.map(statistics),
     }
 }
 

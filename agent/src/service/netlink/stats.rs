@@ -44,10 +44,10 @@ impl Reading {
 fn compare(before: Reading, after: Reading) -> Vec<pb::LinkStats> {
     let elapsed = after.at.duration_since(before.at);
     let begun: HashMap<_, _> =
-        before.links.into_iter().map(|link| (link.index, link.statistics)).collect();
+        before.links.into_iter().filter_map(|link| Some((link.index, link.statistics?))).collect();
     let compared = after.links.into_iter().map(|link| {
-        let begun = begun.get(&link.index);
-        let grown = begun.and_then(|begun| rates(begun, &link.statistics, elapsed));
+        let counted = begun.get(&link.index).zip(link.statistics.as_ref());
+        let grown = counted.and_then(|(begun, ended)| rates(begun, ended, elapsed));
         stats(link, grown.map(|grown| rates_to_proto(grown, elapsed)))
     });
     compared.collect()
@@ -57,7 +57,7 @@ fn stats(link: Link, rates: Option<pb::link_stats::Rates>) -> pb::LinkStats {
     pb::LinkStats {
         interface: link.name,
         index: link.index,
-        statistics: Some(convert::statistics(link.statistics)),
+        statistics: link.statistics.map(convert::statistics),
         rates,
     }
 }
@@ -94,7 +94,7 @@ mod tests {
             link: None,
             vlan_id: None,
             xdp: Vec::new(),
-            statistics: Statistics { rx_bytes, ..Statistics::default() },
+            statistics: Some(Statistics { rx_bytes, ..Statistics::default() }),
         }
     }
 

@@ -1,0 +1,75 @@
+//! Changes of the network as they are told, compared with what ip(8) shows before and after.
+
+mod model;
+mod one;
+
+use crate::support::{run, within};
+use agent_kernel::netlink::{Changes, NetChange, NetEvent};
+use model::Model;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(future)
+}
+
+/// Somebody who listens, and believes what is told.
+struct Listener {
+    changes: Changes,
+    model: Model,
+}
+
+impl Listener {
+    /// Begins when nothing changes any more.
+    fn new() -> Self {
+        within("the network is quiet", || {
+            let before = Model::read();
+            !before.is_in_flux() && before == Model::read()
+        });
+        let changes = Changes::open().expect("changes");
+        let mut listener = Self { changes, model: Model::read() };
+        assert_eq!(listener.hear(), []);
+        listener
+    }
+
+    /// What is told until nothing more is for a while.
+    fn hear(&mut self) -> Vec<NetEvent> {
+        let mut heard = Vec::new();
+        loop {
+            let more = block_on(async {
+                let readable = self.changes.readable();
+                tokio::time::timeout(Duration::from_millis(30), readable).await
+            });
+            let Ok(readable) = more else { return heard };
+            readable.expect("a socket");
+            let events = self.changes.drain().expect("events");
+            events.iter().for_each(|event| self.model.apply(event));
+            heard.extend(events);
+        }
+    }
+
+    /// What is told of a command until it is enough, after which the picture is right.
+    fn told(&mut self, line: &str, is_enough: impl Fn(&[NetEvent]) -> bool) -> Vec<NetEvent> {
+        run(line);
+        let mut heard = self.hear();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !(is_enough(&heard) && self.model.is_real()) && Instant::now() < deadline {
+            heard.extend(self.hear());
+        }
+        self.model.assert_is_real();
+        heard
+    }
+}
+
+/// How often each kind of event is there, and what became of the object.
+fn summary(events: &[NetEvent]) -> Vec<(&'static str, NetChange)> {
+    let kind = |event: &NetEvent| match event {
+        NetEvent::Link { change, .. } => ("link", *change),
+        NetEvent::Addr { change, .. } => ("addr", *change),
+        NetEvent::Route { change, .. } => ("route", *change),
+        NetEvent::Neigh { change, .. } => ("neigh", *change),
+        NetEvent::Lost(count) => panic!("{count} lost"),
+    };
+    events.iter().map(kind).collect()
+}
