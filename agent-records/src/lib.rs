@@ -4,6 +4,8 @@
 //! pinned map changes [`LAYOUT`] too, because maps outlive the agent that made them.
 #![no_std]
 
+pub mod ring;
+
 /// Name of the folder that maps and links of this layout are pinned in.
 pub const LAYOUT: &str = "v1";
 
