@@ -12,5 +12,6 @@ pub mod filter;
 pub mod netlink;
 pub mod proc;
 pub mod sys;
+pub mod trace;
 
 pub use error::{Error, ErrorKind};
