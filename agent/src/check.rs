@@ -2,8 +2,10 @@
 
 use crate::config::Config;
 use crate::enforcer::is_suitable;
+use crate::events;
 use agent_kernel::filter::{self, Filter, FilterConfig};
 use agent_kernel::{Error, netlink, sys};
+use kctl_proto::agent::v1 as pb;
 use std::process::ExitCode;
 
 /// Prints a line a thing, and fails when the host can't filter.
@@ -25,6 +27,10 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<ExitCode> {
             report.line(&format!("interface {}", interface.name), Ok::<_, &Error>(program));
         }
     }
+    // Within the runtime that their rings want.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let missing = runtime.block_on(async { events::check(config) });
+    report.optional("events", &missing);
     report.line("agent", Ok::<_, &Error>(agent(config)));
     report.line("joined", Ok::<_, &Error>(joined(config)));
     Ok(if report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -61,6 +67,19 @@ struct Report {
 }
 
 impl Report {
+    /// What the host filters without.
+    fn optional(&self, what: &str, missing: &[pb::Missing]) {
+        if missing.is_empty() {
+            println!("ok      {what}: every kind that is configured can be made");
+        }
+        for pb::Missing { what, why, remedy } in missing {
+            println!("missing {what}: {why}");
+            if !remedy.is_empty() {
+                println!("        remedy: {remedy}");
+            }
+        }
+    }
+
     fn line<T: std::fmt::Display, E: std::borrow::Borrow<Error>>(
         &mut self,
         what: &str,

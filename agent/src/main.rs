@@ -15,6 +15,7 @@ mod set;
 mod socket;
 mod status;
 mod store;
+mod text;
 mod uplink;
 
 use clap::Parser as _;

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::enforcer::Enforcer;
-use crate::events::{Events, Journal};
+use crate::events::{self, Events, Journal};
 use crate::rollback::Rollback;
 use crate::service::{self, Lifeline};
 use crate::{identity, network, socket, uplink};
@@ -44,8 +44,9 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
     let rollback =
         Rollback::start(roots.clone(), enforcer.clone(), lifeline.clone(), tracker, stop);
     let writable = config.writable.clone();
-    let events = events(config)?;
+    let events = journal(config)?;
     let routes = service::routes(&enforcer, &lifeline, &roots, writable, rollback, &events).await?;
+    events::start(config, &events, &enforcer, &tasks, &cancel).await;
     let nudges = network::watch(&enforcer, &tasks, &cancel).await;
     let listener = socket::bind(&config.socket)?;
     tasks.spawn(socket::serve(listener, routes.clone(), cancel.clone()));
@@ -75,7 +76,7 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
 }
 
 /// The host's events, which go on after those of an agent before.
-fn events(config: &Config) -> anyhow::Result<Events> {
+fn journal(config: &Config) -> anyhow::Result<Events> {
     let boot_id = sys::boot_id(&config.proc_root)?;
     let journal = Journal::open(&config.state_dir, &boot_id, config.events.ring_bytes)
         .with_context(|| format!("state folder {}", config.state_dir.display()))?;

@@ -6,10 +6,11 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
 /// Programs that the lab and the tests run, each with its package.
-const LAB: [(&str, &str); 14] = [
+const LAB: [(&str, &str); 16] = [
     ("bpftool", "bpftool"),
     ("conntrack", "conntrack"),
     ("ethtool", "ethtool"),
+    ("faketime", "faketime"),
     ("ip", "iproute2"),
     ("losetup", "mount"),
     ("lsblk", "util-linux"),
@@ -19,6 +20,7 @@ const LAB: [(&str, &str); 14] = [
     ("openssl", "openssl"),
     ("ping", "iputils-ping"),
     ("ps", "procps"),
+    ("python3", "python3"),
     ("setpriv", "util-linux"),
     ("ss", "iproute2"),
 ];

@@ -18,7 +18,7 @@ mod table;
 mod tell;
 
 pub use rule::{Action, Count, Counters, Drift, Guard, Hit, Protocol, Rule, RuleKey, Until};
-pub use tell::{CYCLE, Telling};
+pub use tell::{CYCLE, Sighted, Telling};
 
 use crate::Error;
 use counts::Counts;
@@ -164,8 +164,8 @@ impl Filter {
         self.rules.update(changes)
     }
 
-    /// A descriptor that is readable when a first packet waits to be told; for epoll(7), edge-triggered
-    /// too. It stays good when the filter goes, and says nothing more then.
+    /// A descriptor that is readable when a first packet waits to be told, for [`Sighted`]. It stays good
+    /// when the filter goes, and says nothing more then.
     pub fn ring_fd(&self) -> Result<OwnedFd, Error> {
         self.teller.ring_fd()
     }

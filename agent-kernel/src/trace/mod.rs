@@ -17,6 +17,7 @@ pub use event::{
     Bpf, Cred, Credentials, Event, Exec, Exit, Module, Oom, Open, Process, Ptrace, PtraceRequest,
     ResidentPages, Signal, Traced, Undelivered, VictimMemory,
 };
+pub use pages::page_bytes;
 pub use ring::{KernelRing, Records, RingBytes};
 pub use source::{Missing, Source, Sources};
 

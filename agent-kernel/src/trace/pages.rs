@@ -20,7 +20,7 @@ unsafe impl Send for Pages {}
 unsafe impl Sync for Pages {}
 
 /// Bytes of a page.
-pub(super) fn page_bytes() -> usize {
+pub fn page_bytes() -> usize {
     let bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
     bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(4_096)
 }

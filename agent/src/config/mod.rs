@@ -2,7 +2,7 @@
 
 mod events;
 
-pub(crate) use events::EventConfig;
+pub(crate) use events::{EventConfig, Scope};
 
 use agent_kernel::file::{DEFAULT_WRITABLE, Writable};
 use agent_kernel::filter::Mode;

@@ -63,6 +63,12 @@ impl Enforcement {
             why: format!("the blocklist can't be saved: {why}"),
             remedy: format!("look at the disk of {}", self.config.state_dir.display()),
         });
-        self.filter.as_ref().err().cloned().into_iter().chain(unsaved).collect()
+        let filter = self.filter.as_ref().err().cloned();
+        filter.into_iter().chain(unsaved).chain(self.sources_missing.iter().cloned()).collect()
+    }
+
+    /// Notes events that this host can't make.
+    pub(crate) fn add_missing(&mut self, missing: Vec<pb::Missing>) {
+        self.sources_missing.extend(missing);
     }
 }

@@ -5,6 +5,7 @@ mod apply;
 mod describe;
 mod local;
 mod network;
+mod tell;
 
 pub(crate) use apply::Apply;
 pub(crate) use local::{Block, Unblock};
@@ -141,6 +142,8 @@ pub(crate) struct Enforcement {
     /// Why the connected controller's store is not taken.
     refusal: String,
     kernel: String,
+    /// Sources of events that this kernel does not allow.
+    sources_missing: Vec<pb::Missing>,
     /// Network settings that were put back, for the status.
     rolled_back: VecDeque<pb::RolledBack>,
     status: watch::Sender<pb::HostStatus>,
@@ -174,6 +177,7 @@ impl Enforcement {
             uplinks: BTreeSet::new(),
             refusal: String::new(),
             kernel: sys::kernel_release()?,
+            sources_missing: Vec::new(),
             rolled_back: VecDeque::new(),
             status: watch::Sender::new(pb::HostStatus::default()),
         };

@@ -6,11 +6,16 @@
 mod content;
 mod journal;
 mod marks;
+mod network;
+mod packets;
+mod sources;
+mod traced;
 
 pub(crate) use content::{Content, weight};
 pub(crate) use journal::Journal;
 use marks::Marks;
 pub(crate) use marks::Source;
+pub(crate) use sources::{check, start};
 
 use kctl_events::{Place, Reader};
 use kctl_proto::agent::v1 as pb;
@@ -73,6 +78,30 @@ impl Events {
     pub(crate) fn reader(&self, place: Place) -> Reader<Content> {
         self.journal.ring().reader(place)
     }
+}
+
+/// How far the wall clock was from that of the kernel's records at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    wall_ns: i64,
+    boot_ns: u64,
+}
+
+impl Clock {
+    pub(crate) fn now() -> Self {
+        Self { wall_ns: now_unix_ns(), boot_ns: agent_kernel::sys::boottime_ns() }
+    }
+
+    /// A moment of CLOCK_BOOTTIME in nanoseconds since 1970.
+    pub(crate) fn unix_ns(self, boot_ns: u64) -> i64 {
+        self.wall_ns.saturating_add(boot_ns.wrapping_sub(self.boot_ns).cast_signed())
+    }
+}
+
+/// So many events were lost at a stage.
+fn lost(stage: &str, source: &str, count: u64) -> pb::LostEvent {
+    let (stage, source) = (stage.to_owned(), source.to_owned());
+    pb::LostEvent { stage, count, source, name: String::new() }
 }
 
 /// Nanoseconds since 1970 on the wall clock.

@@ -3,7 +3,7 @@
 use super::blocking::blocking;
 use super::chunks::{Chunks, chunks};
 use super::interval::interval;
-use super::text::{text, text_or_empty};
+use crate::text::{text, text_or_empty};
 use agent_kernel::file::Roots;
 use agent_kernel::proc::{Mount, Mounts, Usage, Usages, mounts};
 use agent_kernel::sys::{self, Counters, Disk, DiskQuery, DiskRates, Operations, Sample};

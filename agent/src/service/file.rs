@@ -1,10 +1,10 @@
 //! `FileService`: files below /proc and /sys.
 
-use super::text::text;
 use super::thread::{Answers, Parts, Threads};
 use crate::access;
 use crate::rollback::{GUARDED, Rollback};
 use crate::status::{as_data, kernel};
+use crate::text::text;
 use agent_kernel::file::{self, Roots, Setting, Writable};
 use kctl_proto::agent::v1::{self as pb, file_service_server::FileService};
 use kctl_rpc::Role;

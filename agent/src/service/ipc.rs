@@ -2,8 +2,8 @@
 
 use super::blocking::blocking;
 use super::chunks::{Chunks, chunks};
-use super::text::text;
 use crate::status::kernel;
+use crate::text::text;
 use agent_kernel::file::Roots;
 use agent_kernel::proc::{Ipc, IpcRoots, Kind, ipc};
 use kctl_proto::agent::v1::{self as pb, ipc::Kind as Message, ipc_service_server::IpcService};

@@ -12,11 +12,10 @@ mod host;
 mod interval;
 mod ipc;
 mod module;
-mod netlink;
+pub(crate) mod netlink;
 mod process;
 mod stats;
 mod system;
-mod text;
 mod thread;
 
 pub(crate) use host::Lifeline;

@@ -3,9 +3,9 @@
 use super::blocking::blocking;
 use super::chunks::{Chunks, chunks};
 use super::system::taints_to_proto;
-use super::text::{text, text_or_empty};
 use crate::access::role;
 use crate::status::kernel;
+use crate::text::{text, text_or_empty};
 use agent_kernel::file::Roots;
 use agent_kernel::sys::{Module, ModuleQuery, Parameter, modules};
 use kctl_proto::agent::v1::{self as pb, module_service_server::ModuleService};

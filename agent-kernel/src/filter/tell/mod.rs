@@ -6,9 +6,11 @@
 //! a first one later. So the counters are read, then the clock, then the ring; whatever is sighted later
 //! than that and bears an earlier time is not told as a first one, but by a later sum.
 
+mod sighted;
 mod sources;
 mod telling;
 
+pub use sighted::Sighted;
 pub use telling::Telling;
 
 use super::bpf;

@@ -1,6 +1,6 @@
 //! Objects of the kernel as messages. What there is none of is empty on the wire.
 
-use crate::service::text::text as any_bytes;
+use crate::text::text as any_bytes;
 use agent_kernel::netlink::{
     Addr, Connection, Family, Flow, Link, Neighbour, NextHop, Queue, Route, Rule, Socket,
     Statistics, TcpInfo,
@@ -9,7 +9,7 @@ use agent_kernel::proc::SocketHolder;
 use kctl_proto::agent::v1 as pb;
 use std::ops::RangeInclusive;
 
-pub(super) fn link(link: Link) -> pb::Link {
+pub(crate) fn link(link: Link) -> pb::Link {
     let xdp = |program: agent_kernel::netlink::XdpProgram| pb::link::Xdp {
         mode: program.mode.to_owned(),
         program: program.id,
@@ -45,7 +45,7 @@ pub(super) fn statistics(counted: Statistics) -> pb::link::Statistics {
     }
 }
 
-pub(super) fn addr(addr: Addr) -> pb::Addr {
+pub(crate) fn addr(addr: Addr) -> pb::Addr {
     pb::Addr {
         family: family(addr.family),
         interface: addr.interface,
@@ -61,7 +61,7 @@ pub(super) fn addr(addr: Addr) -> pb::Addr {
     }
 }
 
-pub(super) fn route(route: Route) -> pb::Route {
+pub(crate) fn route(route: Route) -> pb::Route {
     pb::Route {
         family: family(route.family),
         dst: route.dst.to_string(),
@@ -89,7 +89,7 @@ fn nexthop(hop: NextHop) -> pb::route::NextHop {
     }
 }
 
-pub(super) fn neighbour(neighbour: Neighbour) -> pb::Neighbour {
+pub(crate) fn neighbour(neighbour: Neighbour) -> pb::Neighbour {
     pb::Neighbour {
         family: family(neighbour.family),
         interface: neighbour.interface,

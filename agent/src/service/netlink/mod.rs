@@ -1,6 +1,6 @@
 //! `NetlinkService`: what netlink tells of this host.
 
-mod convert;
+pub(crate) mod convert;
 mod filter;
 mod stats;
 

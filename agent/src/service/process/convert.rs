@@ -1,6 +1,6 @@
 //! Processes as messages.
 
-use crate::service::text::{text, text_or_empty};
+use crate::text::{text, text_or_empty};
 use agent_kernel::proc::Process;
 use agent_kernel::proc::pid::{Id, Ids, Status, StatusMemory};
 use kctl_proto::agent::v1 as pb;

@@ -1,6 +1,6 @@
 //! What one process has, as messages.
 
-use crate::service::text::text;
+use crate::text::text;
 use agent_kernel::proc::pid::{Cgroup, Detail, Environment, Fd, Io, Limit, Map, Namespace, Socket};
 use kctl_proto::agent::v1 as pb;
 use std::net::SocketAddr;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 /// Any bytes as text: what is no UTF-8 becomes `\xNN`.
-pub(super) fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
@@ -16,7 +16,7 @@ pub(super) fn text(bytes: &[u8]) -> String {
 }
 
 /// The same for what there may be none of, which is empty on the wire.
-pub(super) fn text_or_empty(bytes: Option<Vec<u8>>) -> String {
+pub(crate) fn text_or_empty(bytes: Option<Vec<u8>>) -> String {
     bytes.as_deref().map(text).unwrap_or_default()
 }
 

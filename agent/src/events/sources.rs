@@ -1,0 +1,177 @@
+//! Which sources an agent has: those that it is told to have, and that this kernel allows. What is
+//! missing is told, and the others work.
+
+use super::{Events, Source, network, packets, traced};
+use crate::config::{Config, EventConfig, Scope};
+use crate::enforcer::Enforcer;
+use agent_kernel::netlink::{Changes, Uevents};
+use agent_kernel::trace::{self, Tracer, TracerConfig};
+use kctl_events::{Kind, Kinds};
+use kctl_proto::agent::v1::{self as pb, event::Payload, host_event::State};
+use std::fmt::Display;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What of this kernel's events can be had.
+#[derive(Default)]
+struct Sources {
+    tracer: Option<Tracer>,
+    changes: Option<Changes>,
+    uevents: Option<Uevents>,
+    missing: Vec<pb::Missing>,
+}
+
+/// Starts them; they end with `cancel`.
+pub(crate) async fn start(
+    config: &Config,
+    events: &Events,
+    enforcer: &Enforcer,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) {
+    let kinds = config.events.kinds;
+    let sources = open(config);
+    for missing in &sources.missing {
+        tracing::warn!(what = missing.what, why = missing.why, remedy = missing.remedy, "missing");
+    }
+    let missing = sources.missing;
+    // The agent ends when that fails.
+    let _ = enforcer.run(move |it| it.add_missing(missing)).await;
+    let start = Start { events, enforcer, tasks, cancel };
+    if kinds.contains(Kind::Drop) || kinds.contains(Kind::Monitor) {
+        let enforcer = enforcer.clone();
+        start.source("filter", |source| packets::run(source, enforcer, kinds));
+    }
+    if let Some(tracer) = sources.tracer {
+        start.source("tracing", |source| traced::run(source, tracer));
+    }
+    if let Some(changes) = sources.changes {
+        start.source("netlink", |source| network::run(source, changes, kinds));
+    }
+    if let Some(uevents) = sources.uevents {
+        start.source("uevent", |source| network::devices(source, uevents));
+    }
+    events.tell(Payload::Host(pb::HostEvent {
+        name: config.name.clone(),
+        state: State::AgentStarted.into(),
+        reason: "of what processes and the network did while no agent ran, nothing was seen"
+            .to_owned(),
+        clock_offset_ms: None,
+    }));
+}
+
+/// What of this kernel's events can't be had, each with what to do about it.
+pub(crate) fn check(config: &Config) -> Vec<pb::Missing> {
+    open(config).missing
+}
+
+fn open(config: &Config) -> Sources {
+    let kinds = config.events.kinds;
+    let mut sources = Sources::default();
+    let traced = traced_sources(kinds);
+    if !traced.is_empty() {
+        match Tracer::open(&tracer_config(config, traced)) {
+            Ok((tracer, missing)) => {
+                sources.tracer = Some(tracer);
+                sources.missing.extend(missing.into_iter().map(|it| pb::Missing {
+                    what: format!("{} events", it.source),
+                    why: it.why,
+                    remedy: it.remedy.unwrap_or_default(),
+                }));
+            }
+            Err(error) => sources.missing.push(missing("tracing events", &error)),
+        }
+    }
+    if [Kind::Link, Kind::Addr, Kind::Route, Kind::Neigh].into_iter().any(|it| kinds.contains(it)) {
+        match Changes::open() {
+            Ok(changes) => sources.changes = Some(changes),
+            Err(error) => sources.missing.push(missing("netlink events", &error)),
+        }
+    }
+    if kinds.contains(Kind::Uevent) {
+        match Uevents::open() {
+            Ok(uevents) => sources.uevents = Some(uevents),
+            Err(error) => sources.missing.push(missing("uevent events", &error)),
+        }
+    }
+    sources
+}
+
+fn missing(what: &str, error: &agent_kernel::Error) -> pb::Missing {
+    pb::Missing {
+        what: what.to_owned(),
+        why: error.to_string(),
+        remedy: error.remedy().unwrap_or_default().to_owned(),
+    }
+}
+
+fn traced_sources(kinds: Kinds) -> trace::Sources {
+    trace::Source::all()
+        .filter(|source| source.name().parse().is_ok_and(|kind| kinds.contains(kind)))
+        .collect()
+}
+
+fn tracer_config(config: &Config, sources: trace::Sources) -> TracerConfig {
+    let EventConfig { open_paths, kernel_ring_bytes, .. } = &config.events;
+    TracerConfig {
+        sources,
+        scope: scope(&config.events.scope),
+        open_paths: open_paths.iter().map(|path| path.clone().into_bytes()).collect(),
+        ring_bytes: *kernel_ring_bytes,
+        proc_root: config.proc_root.clone(),
+        sys_root: config.sys_root.clone(),
+    }
+}
+
+fn scope(scope: &Scope) -> trace::Scope {
+    match scope {
+        Scope::Host => trace::Scope::Host,
+        Scope::Cgroup(path) => trace::Scope::Cgroup(path.clone()),
+    }
+}
+
+/// What it takes to start a source.
+struct Start<'a> {
+    events: &'a Events,
+    enforcer: &'a Enforcer,
+    tasks: &'a TaskTracker,
+    cancel: &'a CancellationToken,
+}
+
+impl Start<'_> {
+    /// Runs a source as a task; when it fails, the host's status says so.
+    fn source<F, E>(&self, name: &'static str, run: impl FnOnce(Source) -> F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Display + Send,
+    {
+        let running = run(self.events.source());
+        let (enforcer, cancel) = (self.enforcer.clone(), self.cancel.clone());
+        self.tasks.spawn(async move {
+            let ended = tokio::select! {
+                () = cancel.cancelled() => return,
+                ended = running => ended,
+            };
+            let Err(error) = ended else { return };
+            tracing::error!(source = name, %error, "a source of events failed");
+            let missing = pb::Missing {
+                what: format!("{name} events"),
+                why: error.to_string(),
+                remedy: "restart the agent to have them again".to_owned(),
+            };
+            // The agent ends when that fails.
+            let _ = enforcer.run(move |it| it.add_missing(vec![missing])).await;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_source_of_the_tracer_makes_a_kind_of_event() {
+        assert_eq!(traced_sources(Kinds::all()).iter().count(), trace::Source::all().count());
+        assert!(!traced_sources(Kinds::default_on()).contains(trace::Source::Open));
+        assert!(traced_sources([Kind::Drop, Kind::Link].into_iter().collect()).is_empty());
+    }
+}
