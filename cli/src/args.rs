@@ -310,7 +310,6 @@ mod tests {
     fn bad_lines_are_usage_errors() {
         for line in [
             "kctl",
-            "kctl events",
             "kctl block",
             "kctl block 10.0.0.5 --all-hosts --host a",
             "kctl block 10.0.0.5 --host a -l role=web",

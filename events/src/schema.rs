@@ -8,7 +8,28 @@ use std::{collections::BTreeMap, fmt, sync::LazyLock};
 /// The JSON schema (draft 2020-12) of one event.
 pub fn schema() -> Value {
     let settings = SchemaSettings::draft2020_12().for_serialize();
-    settings.into_generator().into_root_schema_for::<EventView<'_>>().to_value()
+    let generated = settings.into_generator().into_root_schema_for::<EventView<'_>>();
+    let mut schema = generated.to_value();
+    // No payload, as an event of a later version has it, would let a wrong one pass as well; and a reader
+    // looks for all keys in one place.
+    let payloads: Vec<_> = payloads(&schema).collect();
+    if let Some(root) = schema.as_object_mut() {
+        root.remove("anyOf");
+        root.remove("oneOf");
+        if let Some(Value::Object(properties)) = root.get_mut("properties") {
+            properties.extend(payloads);
+        }
+    }
+    schema
+}
+
+/// The keys of payloads with their schemas, wherever they are offered for choice.
+fn payloads(schema: &Value) -> Box<dyn Iterator<Item = (String, Value)> + '_> {
+    let choices = ["anyOf", "oneOf"].into_iter().filter_map(|of| schema[of].as_array()).flatten();
+    Box::new(choices.flat_map(|choice| {
+        let own = choice["properties"].as_object().into_iter().flatten();
+        own.map(|(key, it)| (key.clone(), it.clone())).chain(payloads(choice))
+    }))
 }
 
 /// What a value of an event is.
@@ -45,18 +66,10 @@ impl fmt::Display for Type {
     }
 }
 
-/// The object that a schema describes, with those that it is made of.
+/// The object that a schema describes.
 fn object(root: &Value, schema: &Value) -> Fields {
-    let mut fields = Fields::new();
-    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
-        fields.insert(name.clone(), type_of(root, field));
-    }
-    for part in ["allOf", "anyOf", "oneOf"] {
-        for schema in schema[part].as_array().into_iter().flatten() {
-            fields.extend(object(root, resolved(root, schema)));
-        }
-    }
-    fields
+    let properties = schema["properties"].as_object().into_iter().flatten();
+    properties.map(|(name, field)| (name.clone(), type_of(root, field))).collect()
 }
 
 fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {

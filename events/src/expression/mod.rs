@@ -10,6 +10,7 @@ mod node;
 
 use crate::{Kind, Kinds};
 use cel::{Env, ParseErrors};
+use check::Check;
 use kctl_proto::agent::v1::{Event, Origin};
 use node::{Node, Scope, Term};
 use std::sync::Arc;
@@ -18,6 +19,10 @@ use std::sync::Arc;
 const MAX_BYTES: usize = 4_096;
 /// How deep the parts of an expression may be in each other.
 const MAX_DEPTH: u16 = 48;
+/// How many operators and fields there may be: each of a row of them is a call deeper.
+const MAX_OPERATORS: usize = 128;
+/// Of the thread that reads an expression: a bracket takes the parser up to 60 KiB without optimization.
+const STACK_BYTES: usize = 16 << 20;
 
 /// An expression that is either true of an event or not.
 #[derive(Debug, Clone)]
@@ -29,13 +34,18 @@ impl Expression {
         if text.len() > MAX_BYTES {
             return Err(format!("is {} bytes long; at most {MAX_BYTES} are read", text.len()));
         }
-        let parser = Env::default().parser().enable_optional_syntax(false);
-        let (tree, source) = parser
-            .max_recursion_depth(MAX_DEPTH)
-            .parse_with_source_info(text)
-            .map_err(|errors| syntax(&errors))?;
-        let check = check::Check::new(text, &source, kinds);
-        check.condition(&tree).map(|node| Self(Arc::new(node)))
+        let operators = operators(text);
+        if operators > MAX_OPERATORS {
+            return Err(format!(
+                "has {operators} operators and fields; at most {MAX_OPERATORS} are read"
+            ));
+        }
+        std::thread::scope(|scope| {
+            let reader = std::thread::Builder::new().stack_size(STACK_BYTES);
+            let reader = reader.spawn_scoped(scope, || read(text, kinds));
+            let reader = reader.map_err(|why| format!("can't be read: {why}"))?;
+            reader.join().map_err(|_| "can't be read: the parser failed".to_owned())?
+        })
     }
 
     /// Whether it is true of an event.
@@ -43,6 +53,35 @@ impl Expression {
         let scope = Scope::new(origin, event, kind);
         matches!(self.0.evaluate(&scope, None), Some(Term::Bool(true)))
     }
+}
+
+fn read(text: &str, kinds: Kinds) -> Result<Expression, String> {
+    let parser = Env::default().parser().enable_optional_syntax(false);
+    let parser = parser.max_recursion_depth(MAX_DEPTH);
+    let (tree, source) = parser.parse_with_source_info(text).map_err(|errors| syntax(&errors))?;
+    let node = Check::new(text, &source, kinds).condition(&tree)?;
+    Ok(Expression(Arc::new(node)))
+}
+
+/// How many operators and fields are in it at most. Text in quotes counts too, as what is text and what
+/// is not is only known to the parser, but an address or a number does not.
+fn operators(text: &str) -> usize {
+    let is_word = |it: Option<char>| it.is_some_and(|it| it.is_alphanumeric() || it == '_');
+    let mut count = 0;
+    let mut rest = text.chars();
+    let mut before = None;
+    while let Some(character) = rest.next() {
+        let after = rest.as_str();
+        count += usize::from(match character {
+            '.' => !after.trim_start().starts_with(|it: char| it.is_ascii_digit()),
+            'i' if after.starts_with('n') => !is_word(before) && !is_word(after.chars().nth(1)),
+            '+' | '-' | '*' | '/' | '%' | '!' | '?' | '(' | '[' | '{' | '<' | '>' => true,
+            '=' | '&' | '|' => before == Some(character) || !after.starts_with(character),
+            _ => false,
+        });
+        before = Some(character);
+    }
+    count
 }
 
 /// The first error, without the grammar's own words.
@@ -58,6 +97,7 @@ fn syntax(errors: &ParseErrors) -> String {
         Some(token)
     };
     let why = match quoted() {
+        _ if why.contains("Recursion limit") => format!("nested deeper than {MAX_DEPTH}"),
         Some("<EOF>") => "something is missing at the end".to_owned(),
         Some(token) if why.starts_with("token recognition") && token.starts_with(['"', '\'']) => {
             "this text has no end, or an escape that there is not".to_owned()
