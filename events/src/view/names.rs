@@ -236,12 +236,10 @@ pub(crate) fn error(number: u32) -> Cow<'static, str> {
 
 /// `TERM`, `RTMIN+3`
 pub(crate) fn signal(number: u32) -> Cow<'static, str> {
-    match number {
-        FIRST_REAL_TIME => Cow::Borrowed("RTMIN"),
-        FIRST_REAL_TIME..=LAST_REAL_TIME => {
-            Cow::Owned(format!("RTMIN+{}", number - FIRST_REAL_TIME))
-        }
-        number => listed(&SIGNALS, number),
+    match number.checked_sub(FIRST_REAL_TIME) {
+        Some(0) => Cow::Borrowed("RTMIN"),
+        Some(beyond) if number <= LAST_REAL_TIME => Cow::Owned(format!("RTMIN+{beyond}")),
+        _ => listed(&SIGNALS, number),
     }
 }
 
