@@ -238,7 +238,7 @@ pub(crate) fn error(number: u32) -> Cow<'static, str> {
 pub(crate) fn signal(number: u32) -> Cow<'static, str> {
     match number.checked_sub(FIRST_REAL_TIME) {
         Some(0) => Cow::Borrowed("RTMIN"),
-        Some(after) if number <= LAST_REAL_TIME => Cow::Owned(format!("RTMIN+{after}")),
+        Some(beyond) if number <= LAST_REAL_TIME => Cow::Owned(format!("RTMIN+{beyond}")),
         _ => listed(&SIGNALS, number),
     }
 }
