@@ -3,7 +3,7 @@
 
 use kctl_events::Place;
 use kctl_proto::agent::v1::{Cursor, Event, LostEvent, Origin, event::Payload};
-use std::{sync::Arc, vec};
+use std::{collections::BTreeMap, sync::Arc, vec};
 
 /// The stage at which an agent tells what its ring no longer holds. Such an event has no number of its
 /// own, but that of the last event that it stands for.
@@ -28,6 +28,9 @@ pub(crate) struct At {
     /// After the last event before it.
     pub(crate) place: Place,
 }
+
+/// Where many sources are, by host.
+pub(crate) type Places = BTreeMap<Arc<str>, At>;
 
 /// Consecutive events of one source.
 #[derive(Debug, Clone, PartialEq)]

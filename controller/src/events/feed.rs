@@ -2,7 +2,7 @@
 //! readers follow. Its task owns the links to the hosts and their order; it knows no reader.
 
 use super::{
-    batch::{At, Batch},
+    batch::{At, Batch, Places},
     history::{History, Record},
     interleave::{Load, Merged},
     link::{Arrival, Asks, Begin, Link, Told, What, moment},
@@ -45,7 +45,7 @@ pub(crate) struct Joined {
     /// At the end of what went.
     pub(crate) reader: Reader<Merged>,
     /// The places of all hosts there.
-    pub(crate) places: BTreeMap<Arc<str>, At>,
+    pub(crate) places: Places,
     /// Hosts that are not as they should be.
     pub(crate) troubles: Vec<HostEvent>,
 }
@@ -71,7 +71,7 @@ pub(super) struct Needs {
     /// For the agents; `None` means everything.
     pub(super) filter: Option<EventFilter>,
     /// Where to begin with hosts.
-    pub(super) places: BTreeMap<Arc<str>, At>,
+    pub(super) places: Places,
     /// With hosts that are not in `places`.
     pub(super) begin: Begin,
     /// Where everything goes that comes.
@@ -110,8 +110,8 @@ struct Task {
     /// Hosts that were there before the feed: nobody needs to be told that they came.
     old: BTreeSet<Arc<str>>,
     /// What was received of each host, and what went.
-    received: BTreeMap<Arc<str>, At>,
-    went: BTreeMap<Arc<str>, At>,
+    received: Places,
+    went: Places,
     inbox: mpsc::Sender<Told>,
     room: Arc<Semaphore>,
 }

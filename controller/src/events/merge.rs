@@ -335,3 +335,249 @@ fn clock_off(name: &str, offset_ns: i64) -> HostEvent {
 fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::batch::Source;
+    use kctl_events::Place;
+    use kctl_proto::agent::v1::Event;
+
+    const MS: i64 = 1_000_000;
+
+    /// Three hosts that have answered once, at a moment of the test's own.
+    struct Fleet {
+        merge: Merge,
+        now: Moment,
+        seqs: [u64; 4],
+    }
+
+    impl Fleet {
+        fn new() -> Self {
+            let now = Moment { at: Instant::now(), unix_ns: 1_000_000 * MS };
+            let merge = Merge::new(Duration::from_millis(250), now.at);
+            let mut fleet = Self { merge, now, seqs: [0; 4] };
+            for host in 1..=3 {
+                fleet.merge.join(host, Self::name(host), now.at);
+            }
+            let asked = fleet.ask().0;
+            assert_eq!(asked, [(1, 1), (2, 1), (3, 1)]);
+            asked.into_iter().for_each(|(host, number)| fleet.answer(host, number, 0));
+            fleet
+        }
+
+        fn name(host: u64) -> Arc<str> {
+            ["-", "a", "b", "c"][usize::try_from(host).expect("small")].into()
+        }
+
+        fn later(&mut self, ms: u64) {
+            self.now.at += Duration::from_millis(ms);
+            self.now.unix_ns += ms.cast_signed() * MS;
+        }
+
+        /// Questions, and states of hosts that are told with them.
+        fn ask(&mut self) -> (Vec<(u64, u64)>, Vec<State>) {
+            let (questions, lines, _) = self.merge.ask(self.now);
+            let asked = questions.iter().map(|question| (question.host, question.number)).collect();
+            (asked, lines.iter().map(state).collect())
+        }
+
+        fn hear(&mut self, host: u64, times_ms: &[i64], words: Words) -> Vec<State> {
+            let seq = &mut self.seqs[usize::try_from(host).expect("small")];
+            let at = |seq| Place { seq, produced: seq };
+            let before = at(*seq);
+            let event = |time: &i64| {
+                *seq += 1;
+                let time_unix_ns = self.now.unix_ns + time * MS;
+                Event { time_unix_ns, seq: *seq, ..Event::default() }
+            };
+            let events = times_ms.iter().map(event).collect();
+            let source = Source { host: Self::name(host), boot_id: "1".into() };
+            let batch = Batch { source, before, after: at(*seq), events };
+            let (lines, _) = self.merge.arrived(host, batch, Load::default(), words, self.now);
+            lines.iter().map(state).collect()
+        }
+
+        /// Events at these times from now; the host claims everything up to the last.
+        fn tell(&mut self, host: u64, times_ms: &[i64]) -> Vec<State> {
+            let last = self.now.unix_ns + times_ms.last().expect("some") * MS;
+            let words = Words { watermark_unix_ns: last, now_unix_ns: last, answered: 0 };
+            self.hear(host, times_ms, words)
+        }
+
+        fn answer(&mut self, host: u64, number: u64, clock_ms: i64) {
+            let now = self.now.unix_ns + clock_ms * MS;
+            let words = Words { watermark_unix_ns: now, now_unix_ns: now, answered: number };
+            self.hear(host, &[], words);
+        }
+
+        /// "a1 b1!": what goes, "!" when late, "?" when its clock is off; lines are left out.
+        fn released(&mut self) -> String {
+            let mut told = Vec::new();
+            while let Some(merged) = self.merge.release(self.now.at) {
+                for event in &merged.events {
+                    let host = &merged.segments[event.origin as usize].source.host;
+                    let late = if event.late { "!" } else { "" };
+                    let off = if event.clock_off { "?" } else { "" };
+                    told.push(format!("{host}{}{late}{off}", event.seq));
+                }
+            }
+            told.retain(|one| !one.starts_with('-'));
+            told.join(" ")
+        }
+    }
+
+    fn state(line: &Batch) -> State {
+        match &line.events[0].payload {
+            Some(Payload::Host(host)) => host.state(),
+            other => panic!("a line about a host: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_event_goes_as_soon_as_all_have_answered_and_no_time_passes() {
+        let mut fleet = Fleet::new();
+        fleet.later(10);
+        fleet.tell(1, &[-1]);
+        assert_eq!(fleet.released(), "");
+        assert_eq!(fleet.ask().0, [(2, 2), (3, 2)]);
+        // No second question before the first is answered.
+        assert_eq!(fleet.ask().0, []);
+        fleet.answer(2, 2, 0);
+        assert_eq!(fleet.released(), "");
+        fleet.answer(3, 2, 0);
+        assert_eq!(fleet.released(), "a1");
+        assert_eq!(fleet.ask().0, []);
+    }
+
+    #[test]
+    fn bursts_go_in_order_of_time() {
+        let mut fleet = Fleet::new();
+        fleet.later(100);
+        fleet.tell(1, &[-50, -30, -10]);
+        fleet.tell(2, &[-40, -20, -5]);
+        assert_eq!(fleet.released(), "");
+        fleet.tell(3, &[-45, -12]);
+        // Up to what the one that told the least can still have before it.
+        assert_eq!(fleet.released(), "a1 c1 b1 a2 b2 c2");
+        assert_eq!(fleet.ask().0, [(3, 2), (1, 2)]);
+        fleet.answer(3, 2, 0);
+        assert_eq!(fleet.released(), "a3");
+    }
+
+    #[test]
+    fn one_that_is_frozen_is_waited_for_once() {
+        let mut fleet = Fleet::new();
+        fleet.later(10);
+        fleet.tell(1, &[-1]);
+        fleet.ask();
+        fleet.answer(2, 2, 0);
+        fleet.later(249);
+        assert_eq!((fleet.released().as_str(), fleet.ask().1), ("", vec![]));
+        fleet.later(1);
+        // The line has its place in the order too, and waits for the others.
+        assert_eq!(fleet.ask(), (vec![(1, 2), (2, 3)], vec![State::Lags]));
+        fleet.answer(2, 3, 0);
+        fleet.answer(1, 2, 0);
+        assert_eq!(fleet.released(), "a1");
+        // Nobody waits for it, and it is not asked again.
+        fleet.later(10);
+        fleet.tell(1, &[0]);
+        assert_eq!(fleet.ask(), (vec![(2, 4)], vec![]));
+        fleet.answer(2, 4, 0);
+        assert_eq!(fleet.released(), "a2");
+        let now = fleet.now.unix_ns;
+        let words = Words { watermark_unix_ns: now, now_unix_ns: now, answered: 2 };
+        assert_eq!(fleet.hear(3, &[-100], words), [State::CaughtUp]);
+        assert_eq!(fleet.released(), "c1!");
+        fleet.later(10);
+        fleet.tell(1, &[0]);
+        assert_eq!(fleet.ask().0, [(2, 5), (3, 3)]);
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_told_marked_and_waited_for_by_nobody() {
+        let mut fleet = Fleet::new();
+        fleet.later(10);
+        assert_eq!(fleet.tell(2, &[60_000, 60_001]), [State::ClockOff]);
+        assert_eq!(fleet.released(), "b1? b2?");
+        fleet.tell(1, &[-1]);
+        // The one that told is asked for the line's sake, and the one whose clock is off is asked now and
+        // then until it is right.
+        assert_eq!(fleet.ask().0, [(3, 2), (1, 2), (2, 2)]);
+        fleet.answer(3, 2, 0);
+        assert_eq!(fleet.released(), "a1");
+        fleet.answer(1, 2, 0);
+        fleet.answer(2, 2, 60_000);
+        fleet.later(999);
+        assert_eq!(fleet.ask().0, []);
+        fleet.later(1);
+        assert_eq!(fleet.ask().0, [(2, 3)]);
+        let now = fleet.now.unix_ns;
+        let words = Words { watermark_unix_ns: now, now_unix_ns: now, answered: 3 };
+        assert_eq!(fleet.hear(2, &[0], words), [State::ClockRight]);
+        assert_eq!(fleet.ask().0, [(1, 3), (3, 3)]);
+        fleet.answer(1, 3, 0);
+        fleet.answer(3, 3, 0);
+        assert_eq!(fleet.released(), "b3");
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_is_only_told_by_an_answer() {
+        let mut fleet = Fleet::new();
+        fleet.later(10);
+        fleet.tell(1, &[0]);
+        fleet.ask();
+        assert_eq!(fleet.tell(2, &[-60_000]), []);
+        let told = fleet.now.unix_ns - 60_000 * MS;
+        let words = Words { watermark_unix_ns: told, now_unix_ns: told, answered: 2 };
+        assert_eq!(fleet.hear(2, &[-60_000], words), [State::ClockOff]);
+        let troubles = fleet.merge.troubles();
+        assert_eq!(troubles[0].clock_offset_ms, Some(-60_000));
+        fleet.answer(3, 2, 0);
+        // The first came before anything was known of the clock.
+        assert_eq!(fleet.released(), "b1 b2? a1");
+    }
+
+    #[test]
+    fn a_clock_a_little_behind_is_asked_when_it_can_know() {
+        let mut fleet = Fleet::new();
+        fleet.later(200);
+        fleet.tell(1, &[0]);
+        assert_eq!(fleet.ask().0.len(), 2);
+        fleet.answer(2, 2, -100);
+        fleet.answer(3, 2, 0);
+        assert_eq!((fleet.released().as_str(), fleet.ask().0), ("", vec![]));
+        fleet.later(99);
+        assert_eq!(fleet.ask().0, []);
+        fleet.later(1);
+        assert_eq!(fleet.ask().0, [(2, 3)]);
+        fleet.answer(2, 3, -100);
+        assert_eq!(fleet.released(), "a1");
+    }
+
+    #[test]
+    fn who_leaves_is_not_waited_for_and_what_it_told_goes() {
+        let mut fleet = Fleet::new();
+        fleet.later(10);
+        fleet.tell(1, &[-2]);
+        fleet.tell(3, &[-1]);
+        fleet.merge.leave(1);
+        fleet.merge.leave(2);
+        assert_eq!(fleet.released(), "a1 c1");
+    }
+
+    #[test]
+    fn many_hosts_are_asked_at_a_bounded_rate() {
+        let now = Moment { at: Instant::now(), unix_ns: 0 };
+        let mut merge = Merge::new(Duration::from_millis(250), now.at);
+        (1..=5_000).for_each(|host| merge.join(host, "a".into(), now.at));
+        let mut ask = |ms| {
+            let at = now.at + Duration::from_millis(ms);
+            merge.ask(Moment { at, ..now }).0.len()
+        };
+        assert_eq!(ask(0), 257);
+        let asked: usize = (1..=100).map(ask).sum();
+        assert!((950..=1_000).contains(&asked), "{asked} in 100 ms");
+    }
+}

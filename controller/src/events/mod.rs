@@ -24,7 +24,7 @@ pub(crate) use view::View;
 pub(crate) use watch::Watch;
 
 use crate::{registry::Registry, status::Error};
-use batch::Source;
+use batch::{Places, Source};
 use feed::{Feed, Join, Joined, Needs, Shared};
 use history::{Wanted, mask};
 use kctl_events::{Kind, Kinds};
@@ -32,7 +32,7 @@ use kctl_proto::agent::v1::{Event, EventFilter};
 use link::Begin;
 use past::{Newest, Past, newest};
 use prost::Message as _;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use watch::{Live, Told, everything};
@@ -49,7 +49,7 @@ pub(crate) struct Kept {
     pub(crate) history: History,
     pub(crate) kinds: Kinds,
     /// How far it goes for each source.
-    pub(crate) places: BTreeMap<Arc<str>, At>,
+    pub(crate) places: Places,
 }
 
 /// What a reader asks for.
@@ -62,7 +62,7 @@ pub(crate) struct Request {
     pub(crate) last: Option<u64>,
     pub(crate) follow: bool,
     /// What the reader has of each host; not empty when it was here before.
-    pub(crate) after: BTreeMap<Arc<str>, At>,
+    pub(crate) after: Places,
 }
 
 /// The events of the fleet. Its clones share them.
@@ -78,7 +78,7 @@ pub(crate) struct Events {
 /// Asks for a feed with a filter, with a reader of it; from these places on when there are any.
 struct Order {
     filter: Option<EventFilter>,
-    places: BTreeMap<Arc<str>, At>,
+    places: Places,
     reply: oneshot::Sender<Result<(Feed, Joined), Error>>,
 }
 
@@ -202,7 +202,7 @@ impl Events {
     async fn feed(
         &self,
         filter: Option<EventFilter>,
-        places: BTreeMap<Arc<str>, At>,
+        places: Places,
     ) -> Result<(Feed, Joined), Error> {
         let (reply, answer) = oneshot::channel();
         let order = Order { filter, places, reply };
@@ -226,7 +226,7 @@ fn check(request: &Request) -> Result<(), Error> {
 }
 
 /// The places of `to` that are not before those of `from`.
-fn later(from: &BTreeMap<Arc<str>, At>, to: BTreeMap<Arc<str>, At>) -> BTreeMap<Arc<str>, At> {
+fn later(from: &Places, to: Places) -> Places {
     let is_later = |(host, at): &(Arc<str>, At)| {
         from.get(host)
             .is_none_or(|known| known.boot_id != at.boot_id || known.place.seq < at.place.seq)
@@ -264,7 +264,7 @@ impl Feeds {
     async fn feed(
         &mut self,
         filter: Option<EventFilter>,
-        places: BTreeMap<Arc<str>, At>,
+        places: Places,
     ) -> Result<(Feed, Joined), Error> {
         // Whoever begins at places of its own shares with nobody.
         let key = places.is_empty().then(|| filter.clone().unwrap_or_default().encode_to_vec());

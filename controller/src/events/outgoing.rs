@@ -1,6 +1,6 @@
 //! One message to a reader while it is put together.
 
-use super::batch::{At, Source, weight};
+use super::batch::{At, Places, Source, weight};
 use kctl_proto::{
     agent::v1::{Event, Origin, event::Payload},
     controller::v1::{HostCursor, WatchEventsResponse},
@@ -17,7 +17,7 @@ pub(super) struct Outgoing {
     /// A source's place in `sources`, by host: the last one, where a host has several.
     indexes: BTreeMap<Arc<str>, usize>,
     events: Vec<Event>,
-    cursors: BTreeMap<Arc<str>, At>,
+    cursors: Places,
     pub(super) filtered: u64,
     pub(super) live: bool,
 }
@@ -62,6 +62,11 @@ impl Outgoing {
     /// How many events there are.
     pub(super) fn len(&self) -> usize {
         self.events.len()
+    }
+
+    /// Whether it has any.
+    pub(super) fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
     /// Whether it should go before anything is added.

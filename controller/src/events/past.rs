@@ -1,8 +1,7 @@
 //! What the history holds, in order and a piece at a time. It knows rows and times, and no reader.
 
 use super::{
-    batch::memory_bytes,
-    batch::{At, Source},
+    batch::{At, Batch, Places, Source, memory_bytes},
     history::{Backward, Forward, History, Wanted},
     interleave::{Interleave, Load, Merged},
 };
@@ -70,7 +69,7 @@ impl Past {
 /// The newest matching events of all sources together, oldest first, and how far they go.
 pub(crate) struct Newest {
     pub(crate) events: Vec<(Source, Event)>,
-    pub(crate) places: BTreeMap<Arc<str>, At>,
+    pub(crate) places: Places,
 }
 
 /// An event and its place: by time, then as its row and its place in the row have it.
@@ -109,7 +108,7 @@ pub(crate) async fn newest(
     seen: impl Fn(&Source, &Event) -> Option<Event>,
 ) -> Result<Newest, Error> {
     let mut found: BinaryHeap<Reverse<Found>> = BinaryHeap::new();
-    let mut places: BTreeMap<Arc<str>, At> = BTreeMap::new();
+    let mut places: Places = BTreeMap::new();
     let mut query = Backward { before: (i64::MAX, i64::MAX), wanted };
     'pages: loop {
         let page = history.backward(query.clone()).await?;
@@ -158,7 +157,7 @@ fn in_order(found: BinaryHeap<Reverse<Found>>) -> Vec<(Source, Event)> {
             let at = |seq| Place { seq, produced: seq };
             let (before, after) = (at(event.seq.saturating_sub(1)), at(event.seq));
             let clock_off = event.clock_off;
-            let batch = super::batch::Batch { source, before, after, events: vec![event] };
+            let batch = Batch { source, before, after, events: vec![event] };
             interleave.push(number as u64, batch, Load { clock_off, ..Load::default() });
         }
     }

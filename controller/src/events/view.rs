@@ -2,7 +2,7 @@
 //! places of what comes by it knows what it has already and what it will never have.
 
 use super::{
-    batch::{At, Source, weight},
+    batch::{At, Places, Source, weight},
     interleave::Merged,
     lines::{Lines, OWN_HOST},
     link::now_unix_ns,
@@ -62,7 +62,7 @@ impl View {
     }
 
     /// The reader has everything up to these places, if it is not further already.
-    pub(super) fn reach(&mut self, places: &BTreeMap<Arc<str>, At>) {
+    pub(super) fn reach(&mut self, places: &Places) {
         for (host, at) in places {
             let further = self.known.get(host).is_some_and(|known| {
                 known.at.boot_id == at.boot_id && known.at.place.seq >= at.place.seq
@@ -216,7 +216,7 @@ impl View {
     }
 
     /// Everything up to these places has come by; what has not is lost.
-    pub(super) fn settle(&mut self, out: &mut Outgoing, places: &BTreeMap<Arc<str>, At>) {
+    pub(super) fn settle(&mut self, out: &mut Outgoing, places: &Places) {
         for (host, at) in places {
             let known = self.known.get(host).filter(|known| known.lagged);
             if let Some(known) = known

@@ -2,7 +2,7 @@
 //! holds one message at a time.
 
 use super::{
-    batch::{At, Source},
+    batch::{Places, Source},
     feed::Feed,
     history::Wanted,
     interleave::Merged,
@@ -16,7 +16,6 @@ use kctl_proto::{
     controller::v1::WatchEventsResponse,
 };
 use std::{
-    collections::BTreeMap,
     ops::RangeInclusive,
     sync::Arc,
     time::{Duration, Instant},
@@ -40,7 +39,7 @@ pub(super) struct Live {
     pub(super) feed: Feed,
     pub(super) reader: Reader<Merged>,
     /// It was too slow: the end of the ring when that was seen, and the places of all hosts there.
-    pub(super) lag: Option<(u64, BTreeMap<Arc<str>, At>)>,
+    pub(super) lag: Option<(u64, Places)>,
 }
 
 /// One reader.
@@ -49,7 +48,7 @@ pub(crate) struct Watch {
     pub(super) past: Option<Told>,
     pub(super) times: RangeInclusive<i64>,
     /// How far the past goes.
-    pub(super) reached: BTreeMap<Arc<str>, At>,
+    pub(super) reached: Places,
     /// Hosts that a reader who stays must know about.
     pub(super) troubles: Vec<HostEvent>,
     /// `None` when the reader does not stay.
@@ -156,7 +155,7 @@ impl Watch {
                     self.view.settle(&mut out, &places);
                 }
             }
-            if out.len() > 0 {
+            if out.has_events() {
                 break;
             }
             if !out.is_empty() {

@@ -10,7 +10,7 @@ mod writer;
 
 pub(crate) use rows::{Backward, Forward, Page, Wanted};
 
-use super::batch::{At, Batch, Source};
+use super::batch::{Batch, Places, Source};
 use crate::status::Error;
 use kctl_events::{Kind, Kinds, Place};
 use kctl_proto::agent::v1::WatchEventsResponse;
@@ -55,11 +55,11 @@ pub(crate) struct Record {
 enum Order {
     Keep(Record, OwnedSemaphorePermit),
     /// Writes everything that was kept before, and tells the places of all sources.
-    Flush(oneshot::Sender<BTreeMap<Arc<str>, At>>),
+    Flush(oneshot::Sender<Places>),
     Forward(Forward, oneshot::Sender<Result<Page, String>>),
     Backward(Backward, oneshot::Sender<Result<Page, String>>),
     /// Where each host's events begin that are after its place: the id of the row before.
-    Starts(BTreeMap<Arc<str>, At>, oneshot::Sender<Result<BTreeMap<Arc<str>, i64>, String>>),
+    Starts(Places, oneshot::Sender<Result<BTreeMap<Arc<str>, i64>, String>>),
 }
 
 /// The face of the history. Its clones speak to the same thread, which ends when the last is gone and
@@ -101,7 +101,7 @@ impl History {
         path: &Path,
         limits: Limits,
         runtime: Handle,
-    ) -> io::Result<(Self, BTreeMap<Arc<str>, At>, thread::JoinHandle<()>)> {
+    ) -> io::Result<(Self, Places, thread::JoinHandle<()>)> {
         let (orders, queue) = mpsc::channel(QUEUE);
         let writer = writer::Writer::open(path, limits)?;
         let places = writer.places();
@@ -120,7 +120,7 @@ impl History {
     }
 
     /// Writes what was kept before, and tells how far it goes for each source.
-    pub(crate) async fn flush(&self) -> Result<BTreeMap<Arc<str>, At>, Error> {
+    pub(crate) async fn flush(&self) -> Result<Places, Error> {
         self.order(Order::Flush).await
     }
 
@@ -135,10 +135,7 @@ impl History {
     }
 
     /// The rows before what came after these places.
-    pub(crate) async fn starts(
-        &self,
-        places: BTreeMap<Arc<str>, At>,
-    ) -> Result<BTreeMap<Arc<str>, i64>, Error> {
+    pub(crate) async fn starts(&self, places: Places) -> Result<BTreeMap<Arc<str>, i64>, Error> {
         self.order(|reply| Order::Starts(places, reply)).await?.map_err(unreadable)
     }
 

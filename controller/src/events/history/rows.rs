@@ -1,7 +1,7 @@
 //! Reading the history, page by page: nobody holds the file for long, and a page is all that a reader
 //! has of it in memory.
 
-use super::super::batch::{At, Batch, Source};
+use super::super::batch::{Batch, Places, Source};
 use kctl_events::Place;
 use kctl_proto::agent::v1::WatchEventsResponse;
 use prost::Message as _;
@@ -185,7 +185,7 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
 /// Of each host the last row that is not after its place.
 pub(super) fn starts(
     connection: &Connection,
-    places: &BTreeMap<Arc<str>, At>,
+    places: &Places,
 ) -> rusqlite::Result<BTreeMap<Arc<str>, i64>> {
     let mut statement = connection.prepare_cached(
         "SELECT id FROM batches WHERE host = ?1 AND boot_id = ?2 AND after_seq <= ?3

@@ -5,7 +5,7 @@ use super::{
     file::{File, Reached, set_aside},
     rows,
 };
-use crate::events::batch::At;
+use crate::events::batch::{At, Places};
 use rusqlite::ErrorCode;
 use std::{
     collections::BTreeMap,
@@ -64,7 +64,7 @@ impl Writer {
     }
 
     /// How far the history goes for each source.
-    pub(super) fn places(&self) -> BTreeMap<Arc<str>, At> {
+    pub(super) fn places(&self) -> Places {
         let place = |(host, reached): (&Arc<str>, &Reached)| (Arc::clone(host), reached.at.clone());
         self.reached.iter().map(place).collect()
     }
