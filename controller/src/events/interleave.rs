@@ -10,6 +10,9 @@ use std::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
+/// What goes together, about, bytes of memory; one event may go beyond.
+const MOST_BYTES: usize = 512 << 10;
+
 /// Events of many sources in one order.
 #[derive(Debug, Default)]
 pub(crate) struct Merged {
@@ -144,7 +147,7 @@ impl Interleave {
         let mut merged = Merged::default();
         let mut open: BTreeMap<u64, usize> = BTreeMap::new();
         while let Some(Reverse((key, source))) = order.pop() {
-            if key != i64::MIN && !may(source, key) || merged.events.len() >= most {
+            if key != i64::MIN && !may(source, key) || merged.is_full(most) {
                 break;
             }
             let Some(queue) = self.queues.get_mut(&source) else { continue };
@@ -153,7 +156,7 @@ impl Interleave {
             let mut key = Some(key);
             while let Some(time) = key
                 && (time, source) <= next
-                && merged.events.len() < most
+                && !merged.is_full(most)
                 && (time == i64::MIN || may(source, time))
             {
                 let open = open.entry(source).or_insert(usize::MAX);
@@ -198,6 +201,12 @@ impl Queue {
         if parts.is_empty() {
             self.batches.pop_front();
         }
+    }
+}
+
+impl Merged {
+    fn is_full(&self, most: usize) -> bool {
+        self.events.len() >= most || self.bytes >= MOST_BYTES
     }
 }
 

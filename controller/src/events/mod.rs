@@ -26,16 +26,16 @@ pub(crate) use watch::Watch;
 use crate::{registry::Registry, status::Error};
 use batch::{Places, Source};
 use feed::{Feed, Join, Joined, Needs, Shared};
-use history::{Wanted, mask};
+use history::{Flushed, Wanted, mask};
 use kctl_events::{Kind, Kinds};
 use kctl_proto::agent::v1::{Event, EventFilter};
 use link::Begin;
 use past::{Newest, Past, newest};
 use prost::Message as _;
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use watch::{Live, Told, everything};
+use watch::{Live, Told, everything, later};
 
 /// An event that came waits at most this long for others that should go before it.
 pub(crate) const BOUND: Duration = Duration::from_millis(250);
@@ -131,6 +131,7 @@ impl Events {
             past: Some(Told::Nothing),
             times: request.since_unix_ns.unwrap_or(i64::MIN)
                 ..=request.until_unix_ns.unwrap_or(i64::MAX),
+            rounds: 0,
             reached: request.after.clone(),
             troubles: Vec::new(),
             live: None,
@@ -141,18 +142,18 @@ impl Events {
         // The live reader first: what comes while the past is read waits for it in the ring.
         if shares && let Some(base) = base {
             let joined = base.join().await.ok_or_else(stopping)?;
-            watch.follow(base.clone(), joined, request.after.is_empty());
+            watch.follow(base.clone(), joined, true, request.after.is_empty());
         }
         let resumes = !request.after.is_empty() && (shares || !request.follow);
         if let Some(history) = self.history.as_ref().filter(|_| wants_past || resumes) {
-            let reached = history.flush().await?;
-            self.past(history, &mut watch, &request).await?;
-            watch.reached.extend(later(&watch.reached, reached));
+            let Flushed { places, row } = history.flush().await?;
+            self.past(history, &mut watch, &request, row).await?;
+            watch.reached.extend(later(&watch.reached, places));
         }
         if request.follow && !shares {
             let places = if wants_past { watch.reached.clone() } else { request.after };
             let (feed, joined) = self.feed(request.filter, places).await?;
-            watch.follow(feed, joined, false);
+            watch.follow(feed, joined, false, false);
         }
         Ok(watch)
     }
@@ -163,6 +164,7 @@ impl Events {
         history: &History,
         watch: &mut Watch,
         request: &Request,
+        row: i64,
     ) -> Result<(), Error> {
         let view = &watch.view;
         let wanted = Wanted {
@@ -195,7 +197,7 @@ impl Events {
             }
         };
         watch.view.reach(&request.after);
-        watch.past = Some(Told::Rows(Past::new(history.clone(), wanted, starts)));
+        watch.past = Some(Told::Rows(Past::new(history.clone(), wanted, row, starts)));
         Ok(())
     }
 
@@ -223,15 +225,6 @@ fn check(request: &Request) -> Result<(), Error> {
         return Ok(());
     };
     Err(Error::Invalid(wrong.to_owned()))
-}
-
-/// The places of `to` that are not before those of `from`.
-fn later(from: &Places, to: Places) -> Places {
-    let is_later = |(host, at): &(Arc<str>, At)| {
-        from.get(host)
-            .is_none_or(|known| known.boot_id != at.boot_id || known.place.seq < at.place.seq)
-    };
-    to.into_iter().filter(is_later).collect()
 }
 
 fn stopping() -> Error {
@@ -294,12 +287,13 @@ pub(crate) fn kept_kinds(kinds: impl Iterator<Item = Kind>) -> Kinds {
 }
 
 impl Watch {
-    /// Goes on with what comes on a feed. With `from_here` the reader has everything before.
-    fn follow(&mut self, feed: Feed, joined: Joined, from_here: bool) {
+    /// Goes on with what comes on a feed, which goes to the history when it is `shares`. With `from_here` the reader has everything before.
+    fn follow(&mut self, feed: Feed, joined: Joined, shares: bool, from_here: bool) {
         let Joined { reader, places, troubles } = joined;
         if from_here {
             self.reached = places;
         }
-        (self.live, self.troubles) = (Some(Live { feed, reader, lag: None }), troubles);
+        (self.live, self.troubles) =
+            (Some(Live { feed, reader, is_kept: shares, lag: None }), troubles);
     }
 }

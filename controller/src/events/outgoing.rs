@@ -7,8 +7,9 @@ use kctl_proto::{
 };
 use std::{collections::BTreeMap, sync::Arc};
 
-/// A message with more goes.
+/// A message with more goes, events and bytes of memory: far from what clients take in one.
 const ENOUGH_EVENTS: usize = 1_024;
+const ENOUGH_BYTES: usize = 1 << 20;
 
 /// A message to a reader.
 #[derive(Debug, Default)]
@@ -20,6 +21,8 @@ pub(super) struct Outgoing {
     cursors: Places,
     pub(super) filtered: u64,
     pub(super) live: bool,
+    /// About what it was made of, bytes of memory.
+    pub(super) bytes: usize,
 }
 
 impl Outgoing {
@@ -71,7 +74,7 @@ impl Outgoing {
 
     /// Whether it should go before anything is added.
     pub(super) fn is_full(&self) -> bool {
-        self.events.len() >= ENOUGH_EVENTS
+        self.events.len() >= ENOUGH_EVENTS || self.bytes >= ENOUGH_BYTES
     }
 
     /// Whether it says nothing.

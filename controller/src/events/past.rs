@@ -2,7 +2,7 @@
 
 use super::{
     batch::{At, Batch, Places, Source, memory_bytes},
-    history::{Backward, Forward, History, Wanted},
+    history::{Backward, Flushed, Forward, History, Wanted},
     interleave::{Interleave, Load, Merged},
 };
 use crate::status::Error;
@@ -19,6 +19,9 @@ const MOST_EVENTS: usize = 1_024;
 /// What may wait for its turn, bytes of memory; more goes in what order it may be.
 const MOST_BYTES: usize = 32 << 20;
 
+/// So many rows that were written meanwhile are left to the ring.
+const LITTLE_ROWS: i64 = 16;
+
 /// Rows of the history on their way to a reader, by time.
 pub(crate) struct Past {
     history: History,
@@ -31,15 +34,28 @@ pub(crate) struct Past {
 }
 
 impl Past {
-    /// Everything that is wanted; with `starts`, of each host only rows with higher ids.
+    /// Everything that is wanted up to a row; with `starts`, of each host only rows with higher ids.
     pub(crate) fn new(
         history: History,
         wanted: Wanted,
+        row: i64,
         starts: Option<BTreeMap<Arc<str>, i64>>,
     ) -> Self {
-        let query = Forward { behind: (i64::MIN, i64::MIN), wanted, starts };
+        let query = Forward { behind: (i64::MIN, i64::MIN), wanted, ids: (0, row), starts };
         let (interleave, numbers) = (Interleave::new(), BTreeMap::new());
         Self { history, query, interleave, numbers, horizon: i64::MIN, ended: false }
+    }
+
+    /// What was written since. `None` when that is little.
+    pub(crate) async fn catch_up(&mut self) -> Result<Option<Places>, Error> {
+        let Flushed { places, row } = self.history.flush().await?;
+        let from = self.query.ids.1;
+        if row - from <= LITTLE_ROWS {
+            return Ok(None);
+        }
+        (self.query.behind, self.query.ids) = ((i64::MIN, i64::MIN), (from, row));
+        (self.horizon, self.ended) = (i64::MIN, false);
+        Ok(Some(places))
     }
 
     /// The next piece; `None` after the last.

@@ -148,6 +148,9 @@ impl View {
             }
         }
         let added = out.len() - before;
+        if added > 0 {
+            out.bytes += merged.bytes;
+        }
         for (part, segment) in parts.iter().zip(&merged.segments) {
             out.filtered += part.produced.saturating_sub(part.accounted);
             let excess = part.accounted.saturating_sub(part.produced);

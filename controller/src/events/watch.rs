@@ -2,7 +2,7 @@
 //! holds one message at a time.
 
 use super::{
-    batch::{Places, Source},
+    batch::{At, Places, Source, memory_bytes},
     feed::Feed,
     history::Wanted,
     interleave::Merged,
@@ -10,11 +10,13 @@ use super::{
     past::Past,
     view::View,
 };
+use crate::status::Error;
 use kctl_events::{Read, Reader};
 use kctl_proto::{
     agent::v1::{Event, HostEvent, host_event::State},
     controller::v1::WatchEventsResponse,
 };
+use prost::Message as _;
 use std::{
     ops::RangeInclusive,
     sync::Arc,
@@ -27,6 +29,9 @@ use tonic::Status;
 /// Places that go on without an event are told this late.
 const PLACES: Duration = Duration::from_secs(1);
 
+/// Rounds of reading what was written while the past was read.
+const MOST_ROUNDS: u32 = 8;
+
 /// What a reader is told of the past.
 pub(super) enum Told {
     Rows(Past),
@@ -38,6 +43,8 @@ pub(super) enum Told {
 pub(super) struct Live {
     pub(super) feed: Feed,
     pub(super) reader: Reader<Merged>,
+    /// What comes on it goes to the history first.
+    pub(super) is_kept: bool,
     /// It was too slow: the end of the ring when that was seen, and the places of all hosts there.
     pub(super) lag: Option<(u64, Places)>,
 }
@@ -47,6 +54,7 @@ pub(crate) struct Watch {
     pub(super) view: View,
     pub(super) past: Option<Told>,
     pub(super) times: RangeInclusive<i64>,
+    pub(super) rounds: u32,
     /// How far the past goes.
     pub(super) reached: Places,
     /// Hosts that a reader who stays must know about.
@@ -90,7 +98,10 @@ impl Watch {
             Some(Told::Newest(events)) => loop {
                 match events.next() {
                     None => break true,
-                    Some((source, event)) => out.push(&source, event),
+                    Some((source, event)) => {
+                        out.bytes += memory_bytes(1, event.encoded_len());
+                        out.push(&source, event);
+                    }
                 }
                 if out.is_full() {
                     break false;
@@ -98,11 +109,28 @@ impl Watch {
             },
             Some(Told::Nothing) | None => true,
         };
-        if ended {
+        if ended && !self.catches_up().await? {
             self.past = None;
             self.begin_live(&mut out);
         }
         Ok(out)
+    }
+
+    /// Reading a long past takes time, in which more is written than the ring holds. So the reader reads
+    /// that too, from then on with a new place in the ring, and again as long as that gets less.
+    async fn catches_up(&mut self) -> Result<bool, Status> {
+        let (Some(Told::Rows(past)), Some(live)) = (self.past.as_mut(), self.live.as_mut()) else {
+            return Ok(false);
+        };
+        if !live.is_kept || self.rounds >= MOST_ROUNDS {
+            return Ok(false);
+        }
+        self.rounds += 1;
+        let joined = live.feed.join().await.ok_or_else(stops)?;
+        let Some(places) = past.catch_up().await? else { return Ok(false) };
+        live.reader = joined.reader;
+        self.reached.extend(later(&self.reached, places));
+        Ok(true)
     }
 
     /// The last message of the past says where the reader is with every host.
@@ -130,7 +158,6 @@ impl Watch {
     async fn next_of_live(&mut self) -> Result<Outgoing, Status> {
         let mut out = Outgoing::default();
         let mut tell_at = None;
-        let stops = || Status::unavailable("events: the controller stops; connect again");
         while let Some(live) = self.live.as_mut() {
             while !out.is_full() {
                 match live.reader.try_next() {
@@ -170,6 +197,19 @@ impl Watch {
         }
         Ok(out)
     }
+}
+
+fn stops() -> Status {
+    Error::Stopping.into()
+}
+
+/// The places of `to` that are not before those of `from`.
+pub(super) fn later(from: &Places, to: Places) -> Places {
+    let is_later = |(host, at): &(Arc<str>, At)| {
+        let known = from.get(host);
+        known.is_none_or(|known| known.boot_id != at.boot_id || known.place.seq < at.place.seq)
+    };
+    to.into_iter().filter(is_later).collect()
 }
 
 /// Everything, of everybody.

@@ -51,11 +51,19 @@ pub(crate) struct Record {
     pub(super) encoded: Vec<u8>,
 }
 
+/// How far the history goes.
+pub(crate) struct Flushed {
+    /// For each source.
+    pub(crate) places: Places,
+    /// The id of the latest row.
+    pub(crate) row: i64,
+}
+
 /// What a reader of the history can't be spared.
 enum Order {
     Keep(Record, OwnedSemaphorePermit),
     /// Writes everything that was kept before, and tells the places of all sources.
-    Flush(oneshot::Sender<Places>),
+    Flush(oneshot::Sender<Result<Flushed, String>>),
     Forward(Forward, oneshot::Sender<Result<Page, String>>),
     Backward(Backward, oneshot::Sender<Result<Page, String>>),
     /// Where each host's events begin that are after its place: the id of the row before.
@@ -120,8 +128,8 @@ impl History {
     }
 
     /// Writes what was kept before, and tells how far it goes for each source.
-    pub(crate) async fn flush(&self) -> Result<Places, Error> {
-        self.order(Order::Flush).await
+    pub(crate) async fn flush(&self) -> Result<Flushed, Error> {
+        self.order(Order::Flush).await?.map_err(unreadable)
     }
 
     /// Rows by time.

@@ -25,6 +25,9 @@ pub(crate) struct Forward {
     /// Behind this row: its time in the order, its id.
     pub(crate) behind: (i64, i64),
     pub(crate) wanted: Wanted,
+    /// Only rows with higher ids than the first and not higher ones than the second: what is written
+    /// meanwhile may belong before what was read.
+    pub(crate) ids: (i64, i64),
     /// Only rows of these sources with a higher id.
     pub(crate) starts: Option<BTreeMap<Arc<str>, i64>>,
 }
@@ -96,9 +99,14 @@ const COLUMNS: &str = "id, at_ns, last_ns, host, boot_id, before_seq, before_pro
 
 /// The next rows by time.
 pub(super) fn forward(connection: &Connection, query: &Forward) -> rusqlite::Result<Page> {
-    let Forward { behind, wanted, starts } = query;
+    let Forward { behind, wanted, ids, starts } = query;
+    let behind = match *behind {
+        (i64::MIN, id) if ids.0 > 0 => (earliest(connection, ids.0)?, id),
+        behind => behind,
+    };
     let sql = format!(
         "SELECT {COLUMNS} FROM batches WHERE (at_ns, id) > (?1, ?2) AND last_ns >= ?5 AND at_ns <= ?6
+             AND id > ?7 AND id <= ?8
          ORDER BY at_ns, id"
     );
     let until = wanted.until_unix_ns;
@@ -108,7 +116,9 @@ pub(super) fn forward(connection: &Connection, query: &Forward) -> rusqlite::Res
         wanted.kinds,
         until,
         wanted.since_unix_ns,
-        until.saturating_add(STEP_BACK_NS)
+        until.saturating_add(STEP_BACK_NS),
+        ids.0,
+        ids.1,
     ];
     let is_new = |row: &Row| match starts {
         Some(starts) => starts.get(&row.source.host).is_none_or(|start| row.id > *start),
@@ -116,6 +126,20 @@ pub(super) fn forward(connection: &Connection, query: &Forward) -> rusqlite::Res
     };
     let place = |row: &Row| (row.at_unix_ns, row.id);
     page(connection, &sql, values, |row| wanted.has(row) && is_new(row), place)
+}
+
+/// The time in the order of the earliest row with a higher id.
+fn earliest(connection: &Connection, id: i64) -> rusqlite::Result<i64> {
+    let mut statement =
+        connection.prepare_cached("SELECT min(at_ns) FROM batches WHERE id > ?1")?;
+    let earliest: Option<i64> = statement.query_row([id], |row| row.get(0))?;
+    Ok(earliest.unwrap_or(i64::MAX))
+}
+
+/// The id of the latest row; 0 when there is none.
+pub(super) fn latest(connection: &Connection) -> rusqlite::Result<i64> {
+    let mut statement = connection.prepare_cached("SELECT max(id) FROM batches")?;
+    Ok(statement.query_row([], |row| row.get::<_, Option<i64>>(0))?.unwrap_or(0))
 }
 
 /// The next rows by time, backwards.

@@ -1,7 +1,7 @@
 //! The thread that owns the history: it takes orders one by one, and writes what is kept in groups.
 
 use super::{
-    Limits, Order, Record,
+    Flushed, Limits, Order, Record,
     file::{File, Reached, set_aside},
     rows,
 };
@@ -108,7 +108,9 @@ impl Writer {
             }
             Order::Flush(reply) => {
                 self.write();
-                let _ = reply.send(self.places());
+                let row = rows::latest(&self.file.connection);
+                let places = self.places();
+                let _ = reply.send(self.checked(row.map(|row| Flushed { places, row })));
             }
             Order::Forward(query, reply) => {
                 let page = rows::forward(&self.file.connection, &query);
