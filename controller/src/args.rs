@@ -46,6 +46,26 @@ pub(crate) struct Options {
     /// Where desired state is kept: only "embedded" so far
     #[arg(long, global = true, env = "KCTL_CONTROLLER_STORE", value_name = "KIND")]
     pub(crate) store: Option<String>,
+
+    /// Disk for the events of the past, all its files together; 0 switches the history off, else at least
+    /// 16MiB [default: 256MiB]
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_HISTORY_BYTES", value_name = "BYTES")]
+    pub(crate) history_bytes: Option<String>,
+
+    /// Events that are older are forgotten: 7d, 12h, 30m [default: 7d]
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_HISTORY_AGE", value_name = "AGE")]
+    pub(crate) history_age: Option<String>,
+
+    /// Types of events that agents send all the time and the history keeps; others travel only while
+    /// somebody follows them [default: all]
+    #[arg(
+        long,
+        global = true,
+        env = "KCTL_CONTROLLER_HISTORY_TYPES",
+        value_name = "TYPE",
+        value_delimiter = ','
+    )]
+    pub(crate) history_types: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,19 +1,24 @@
 //! What the controller was told: flags over environment over file.
 
 use crate::args::{Args, Options};
+use crate::events::{SMALLEST_BYTES, kept_kinds};
 use anyhow::{Context as _, bail};
+use kctl_events::{Kind, Kinds};
 use kctl_rpc::valid_name;
 use serde::Deserialize;
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Agents and API clients expect the controller here.
 pub(crate) const PORT: u16 = 7443;
 const CONFIG_FILE: &str = "/etc/kctl/controller.toml";
 const DATA_DIR: &str = "/var/lib/kctl/controller";
+const HISTORY_BYTES: u64 = 256 << 20;
+const HISTORY_AGE: Duration = Duration::from_secs(7 * 86_400);
 
 /// The file. Unknown keys are errors: a misspelt setting must not be silently ignored.
 #[derive(Debug, Default, Deserialize)]
@@ -25,6 +30,27 @@ struct File {
     advertise: Vec<String>,
     name: Option<String>,
     store: Option<String>,
+    #[serde(default)]
+    events: EventsFile,
+}
+
+/// `[events]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsFile {
+    history_bytes: Option<String>,
+    history_age: Option<String>,
+    #[serde(default)]
+    history_types: Vec<String>,
+}
+
+/// What is kept of the past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HistoryConfig {
+    /// 0 switches it off.
+    pub(crate) bytes: u64,
+    pub(crate) age: Duration,
+    pub(crate) kinds: Kinds,
 }
 
 /// Checked settings.
@@ -35,6 +61,7 @@ pub(crate) struct Config {
     /// `HOST:PORT`, each with its port.
     pub(crate) advertise: Vec<String>,
     pub(crate) name: String,
+    pub(crate) history: HistoryConfig,
 }
 
 impl Config {
@@ -80,6 +107,15 @@ impl Config {
                 .map(|text| with_port(text, listen.port()))
                 .collect::<Result<_, _>>()?,
             name,
+            history: history(
+                options.history_bytes.or(file.events.history_bytes),
+                options.history_age.or(file.events.history_age),
+                if options.history_types.is_empty() {
+                    file.events.history_types
+                } else {
+                    options.history_types
+                },
+            )?,
         })
     }
 
@@ -94,6 +130,49 @@ impl Config {
             SocketAddr::new(ip, bound.port()).to_string()
         })
     }
+}
+
+fn history(
+    bytes: Option<String>,
+    age: Option<String>,
+    types: Vec<String>,
+) -> anyhow::Result<HistoryConfig> {
+    let bytes = bytes.as_deref().map_or(Ok(HISTORY_BYTES), parse_bytes)?;
+    if (1..SMALLEST_BYTES).contains(&bytes) {
+        bail!("history-bytes {bytes}: must be 0 or at least {}MiB", SMALLEST_BYTES >> 20);
+    }
+    let age = age.as_deref().map_or(Ok(HISTORY_AGE), parse_age)?;
+    let kinds: Vec<Kind> = types
+        .iter()
+        .map(|name| name.parse().with_context(|| format!("history-types {name:?}")))
+        .collect::<Result<_, _>>()?;
+    let kinds = if kinds.is_empty() { Kinds::all() } else { kept_kinds(kinds.into_iter()) };
+    Ok(HistoryConfig { bytes, age, kinds })
+}
+
+/// `0`, `1000000`, `64KiB`, `256MiB`, `2GiB`.
+fn parse_bytes(text: &str) -> anyhow::Result<u64> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match &text[digits.len()..] {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => bail!("history-bytes {text:?}: must be a number with KiB, MiB, GiB or TiB, or 0"),
+    };
+    let number: u64 = digits.parse().with_context(|| format!("history-bytes {text:?}"))?;
+    number.checked_mul(1 << shift).with_context(|| format!("history-bytes {text:?}: too many"))
+}
+
+/// `7d`, `12h`, `1d 12h`.
+fn parse_age(text: &str) -> anyhow::Result<Duration> {
+    let wrong = || format!("history-age {text:?}: must be an age like 7d, 12h or 30m");
+    let span: jiff::Span = text.parse().with_context(wrong)?;
+    let relative = jiff::SpanRelativeTo::days_are_24_hours();
+    let age = span.to_duration(relative).with_context(wrong)?;
+    let age = Duration::try_from(age).ok().filter(|age| !age.is_zero());
+    age.with_context(wrong)
 }
 
 fn read(path: &Path) -> anyhow::Result<File> {

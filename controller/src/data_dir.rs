@@ -123,6 +123,11 @@ impl DataDir {
         Store::open(&self.store_path())
     }
 
+    /// Where the history of events is.
+    pub(crate) fn events_path(&self) -> PathBuf {
+        self.path.join("events.db")
+    }
+
     fn store_path(&self) -> PathBuf {
         self.path.join("store.db")
     }

@@ -9,6 +9,7 @@ mod auth;
 mod change;
 mod config;
 mod data_dir;
+mod events;
 mod fanout;
 mod follow;
 mod join;

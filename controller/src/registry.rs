@@ -79,12 +79,15 @@ pub(crate) struct HostView {
 pub(crate) struct Registry {
     live: Arc<watch::Sender<BTreeMap<String, Live>>>,
     records: watch::Receiver<Records>,
+    /// Counts sessions that came and went.
+    arrivals: Arc<watch::Sender<u64>>,
 }
 
 impl Registry {
     /// With the hosts that the store knows, none of them connected.
     pub(crate) fn new(records: watch::Receiver<Records>) -> Self {
-        Self { live: Arc::new(watch::Sender::new(BTreeMap::new())), records }
+        let live = Arc::new(watch::Sender::new(BTreeMap::new()));
+        Self { live, records, arrivals: Arc::new(watch::Sender::new(0)) }
     }
 
     /// Adds a session and returns the one that it takes the place of.
@@ -99,6 +102,7 @@ impl Registry {
             let row = Live { session, status, reason: String::new() };
             old = live.insert(name.to_owned(), row).map(|old| old.session);
         });
+        self.arrivals.send_modify(|count| *count += 1);
         old
     }
 
@@ -126,6 +130,7 @@ impl Registry {
             let own = live.get(name).is_some_and(|row| row.session.number == number);
             own && live.remove(name).is_some()
         });
+        self.arrivals.send_modify(|count| *count += 1);
     }
 
     /// What the host of a session told last.
@@ -143,6 +148,30 @@ impl Registry {
     /// Every open session.
     pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
         self.live.borrow().values().map(|row| Arc::clone(&row.session)).collect()
+    }
+
+    /// Every open session with the name of its host.
+    pub(crate) fn sessions_by_name(&self) -> Vec<(String, Arc<Session>)> {
+        let session = |(name, row): (&String, &Live)| (name.clone(), Arc::clone(&row.session));
+        self.live.borrow().iter().map(session).collect()
+    }
+
+    /// Changes when a session comes or goes.
+    pub(crate) fn arrivals(&self) -> watch::Receiver<u64> {
+        self.arrivals.subscribe()
+    }
+
+    /// Whether a host is selected now, known or not.
+    pub(crate) fn is_selected(&self, selection: &Selection, name: &str) -> bool {
+        let labels = match selection {
+            Selection::All | Selection::Names(_) => BTreeMap::new(),
+            Selection::Selector(_) => {
+                let live = self.live.borrow().get(name).map(|row| labels(&row.status));
+                let known = || self.records.borrow().hosts.get(name)?.status.as_deref().map(labels);
+                live.or_else(known).unwrap_or_default()
+            }
+        };
+        selection.matches(name, &labels)
     }
 
     /// The selected hosts by name. NOT_FOUND: names that no known host has.

@@ -1,8 +1,9 @@
 //! Puts the parts together and takes them apart again.
 
 use crate::{
-    config::Config,
+    config::{Config, HistoryConfig},
     data_dir::DataDir,
+    events::{BOUND, Events, History, Kept, Limits},
     join::Join,
     listen::{Listener, Services},
     registry::Registry,
@@ -16,14 +17,15 @@ use kctl_proto::controller::v1::{
     blocklist_service_server::BlocklistServiceServer,
     controller_service_server::ControllerServiceServer,
     cpufreq_service_server::CpufreqServiceServer, disk_service_server::DiskServiceServer,
-    file_service_server::FileServiceServer, hosts_service_server::HostsServiceServer,
-    ipc_service_server::IpcServiceServer, join_service_server::JoinServiceServer,
-    module_service_server::ModuleServiceServer, netlink_service_server::NetlinkServiceServer,
-    process_service_server::ProcessServiceServer, stats_service_server::StatsServiceServer,
-    system_service_server::SystemServiceServer, token_service_server::TokenServiceServer,
+    events_service_server::EventsServiceServer, file_service_server::FileServiceServer,
+    hosts_service_server::HostsServiceServer, ipc_service_server::IpcServiceServer,
+    join_service_server::JoinServiceServer, module_service_server::ModuleServiceServer,
+    netlink_service_server::NetlinkServiceServer, process_service_server::ProcessServiceServer,
+    stats_service_server::StatsServiceServer, system_service_server::SystemServiceServer,
+    token_service_server::TokenServiceServer,
 };
 use kctl_rpc::{Identity, MAX_MESSAGE_BYTES};
-use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -55,7 +57,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
     let registry = Registry::new(store.records());
     let sessions = Sessions::new(store.clone(), registry.clone(), cancel.clone());
+    let (kept, history_thread) = open_history(&config, &data_dir.events_path())?.unzip();
+    let events = Events::start(registry.clone(), kept, BOUND, &tracker, cancel.clone());
     let api = Api {
+        events,
         store: store.clone(),
         registry: registry.clone(),
         authority: Arc::clone(&authority),
@@ -81,14 +86,34 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     if timeout(DRAIN, tracker.wait()).await.is_err() {
         tracing::warn!("controller: gave up on calls that do not end");
     }
-    finish_store(store_thread).await
+    if let Some(thread) = history_thread {
+        finish("history", thread).await?;
+    }
+    finish("store", store_thread).await
 }
 
-/// The store's owner ends when nobody can ask it any more; what it has taken is on disk by then.
-async fn finish_store(thread: std::thread::JoinHandle<()>) -> anyhow::Result<()> {
+/// The history of events, unless it is switched off.
+fn open_history(
+    config: &Config,
+    path: &Path,
+) -> anyhow::Result<Option<(Kept, std::thread::JoinHandle<()>)>> {
+    let HistoryConfig { bytes, age, kinds } = config.history;
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let runtime = tokio::runtime::Handle::current();
+    let (history, places, thread) = History::open(path, Limits { bytes, age }, runtime)
+        .with_context(|| {
+            format!("history {path:?}: can't be opened; --history-bytes 0 goes without")
+        })?;
+    Ok(Some((Kept { history, kinds, places }, thread)))
+}
+
+/// The owner of a file ends when nobody can ask it any more; what it has taken is on disk by then.
+async fn finish(what: &str, thread: std::thread::JoinHandle<()>) -> anyhow::Result<()> {
     let ended = tokio::task::spawn_blocking(move || thread.join());
     match timeout(DRAIN, ended).await {
-        Ok(joined) => joined?.map_err(|_| anyhow::anyhow!("store: its thread panicked")),
+        Ok(joined) => joined?.map_err(|_| anyhow::anyhow!("{what}: its thread panicked")),
         Err(_) => Ok(()),
     }
 }
@@ -144,6 +169,7 @@ async fn api_routes(api: Api) -> Routes {
         .add_service(DiskServiceServer::new(api.clone()))
         .add_service(ModuleServiceServer::new(api.clone()))
         .add_service(IpcServiceServer::new(api.clone()))
+        .add_service(EventsServiceServer::new(api.clone()))
         .add_service(TokenServiceServer::new(api.clone()))
         .add_service(ControllerServiceServer::new(api))
         .add_service(health)

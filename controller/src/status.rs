@@ -24,6 +24,12 @@ pub(crate) enum Error {
     /// A join token that does not work.
     #[error("{0}")]
     Token(#[from] crate::token::Refused),
+    /// What was told before can't be read.
+    #[error("history: {0}")]
+    History(String),
+    /// It comes too late.
+    #[error("controller: stopping; connect again")]
+    Stopping,
     /// The store did not take it; nothing was changed.
     #[error("store: {0}")]
     Store(String),
@@ -38,7 +44,8 @@ impl From<Error> for Status {
             Error::Precondition(_) => Code::FailedPrecondition,
             Error::Exhausted(_) => Code::ResourceExhausted,
             Error::Token(_) => Code::Unauthenticated,
-            Error::Store(_) => Code::Internal,
+            Error::Stopping => Code::Unavailable,
+            Error::History(_) | Error::Store(_) => Code::Internal,
         };
         Self::new(code, error.to_string())
     }

@@ -1,7 +1,7 @@
 //! gRPC channels over streams that are already connected.
 
 use crate::connection::configure_tcp;
-use crate::server::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
+use crate::server::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_STREAMS};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -13,6 +13,13 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
+
+/// What one stream may send before its reader takes it, bytes.
+const STREAM_WINDOW_BYTES: u32 = 512 << 10;
+/// What all streams of a connection together may: more than as many as a server runs can hold up, so
+/// that readers who stand still, of events say, never stop another call. Memory is only taken by what is
+/// really sent and not taken: 128 MiB a connection at the worst, with every stream standing still.
+const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * (MAX_STREAMS + 1);
 
 /// Why a server could not be reached. Each says what to look at next.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +115,8 @@ where
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .connect_with_connector(connector)
         .await
 }

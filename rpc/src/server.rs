@@ -11,6 +11,9 @@ use tower::Service as _;
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Calls that run at once on one connection; more wait.
+pub(crate) const MAX_STREAMS: u32 = 256;
+
 /// The largest message that our services take: more than a million prefixes.
 pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
@@ -60,7 +63,7 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .max_concurrent_streams(256)
+        .max_concurrent_streams(MAX_STREAMS)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     tokio::select! {

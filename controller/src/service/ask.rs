@@ -101,7 +101,7 @@ impl Api {
     }
 
     /// The role that the store has for a user; the least for one of another version.
-    fn role(&self, caller: &Caller) -> Role {
+    pub(super) fn role(&self, caller: &Caller) -> Role {
         let records = self.store.records();
         let role = records.borrow().users.get(&caller.user).and_then(|name| Role::named(name));
         role.unwrap_or(Role::Viewer)

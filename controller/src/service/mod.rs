@@ -3,6 +3,7 @@
 mod ask;
 mod blocklist;
 mod controller;
+mod events;
 mod hosts;
 mod listing;
 mod recovery;
@@ -10,7 +11,7 @@ mod stats;
 mod token;
 mod twins;
 
-use crate::{pki::Authority, registry::Registry, status::Error, store::Store};
+use crate::{events::Events, pki::Authority, registry::Registry, status::Error, store::Store};
 use futures_util::Stream;
 use kctl_blocklist::Selection;
 use kctl_proto::agent::v1 as pb;
@@ -31,6 +32,7 @@ const READ_WAIT: Duration = Duration::from_secs(5);
 pub(crate) struct Api {
     pub(crate) store: Store,
     pub(crate) registry: Registry,
+    pub(crate) events: Events,
     pub(crate) authority: Arc<Authority>,
     pub(crate) identity: Identity,
     /// Addresses that the configuration says are ours.

@@ -2,7 +2,10 @@
 //! kernel.
 
 mod converge;
+mod events;
+mod history;
 mod parts;
+mod rate;
 mod refusals;
 mod signal;
 mod support;

@@ -1,7 +1,9 @@
 //! What the tests of the controller share: the real binary on loopback, and its API.
 
 pub(crate) mod agent;
+pub(crate) mod events;
 mod lists;
+pub(crate) mod stream;
 
 use kctl_proto::{
     agent::v1 as pb,
@@ -32,6 +34,8 @@ pub(crate) struct Controller {
     process: Child,
     pub(crate) address: String,
     pub(crate) data_dir: TempDir,
+    /// Log lines from before it was ready.
+    pub(crate) begun: Vec<String>,
     logs: mpsc::Receiver<String>,
 }
 
@@ -41,9 +45,15 @@ impl Controller {
     }
 
     pub(crate) fn start_in(data_dir: TempDir, listen: &str) -> Self {
+        Self::start_with(data_dir, listen, &[])
+    }
+
+    /// With further arguments.
+    pub(crate) fn start_with(data_dir: TempDir, listen: &str, more: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_kctl-controller"))
             .args(["--listen", listen, "--name", "c-1", "--data-dir"])
             .arg(data_dir.path())
+            .args(more)
             .env("KCTL_LOG", "debug,h2=info,hyper=info,tower=info,rustls=info")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -61,11 +71,35 @@ impl Controller {
                 }
             }
         });
-        let mut controller = Self { process, address: String::new(), data_dir, logs };
-        let line = controller.logged("controller: listening");
+        let begun = Vec::new();
+        let mut controller = Self { process, address: String::new(), data_dir, begun, logs };
+        let line = controller.until_ready();
         let line: Value = serde_json::from_str(&line).expect("JSON");
         line["fields"]["address"].as_str().expect("address").clone_into(&mut controller.address);
         controller
+    }
+
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Ends it as an init system does.
+    pub(crate) fn stop(mut self) -> (String, TempDir) {
+        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
+        self.process.wait().expect("it ends");
+        self.kill()
+    }
+
+    fn until_ready(&mut self) -> String {
+        loop {
+            let line = self.logged("");
+            if line.contains("controller: listening") {
+                return line;
+            }
+            self.begun.push(line);
+        }
     }
 
     /// The next log line that contains a text.
@@ -89,7 +123,7 @@ impl Controller {
     }
 
     pub(crate) fn kill(mut self) -> (String, TempDir) {
-        self.process.kill().expect("it runs");
+        let _ = self.process.kill();
         self.process.wait().expect("it ends");
         let data_dir = std::mem::replace(
             &mut self.data_dir,

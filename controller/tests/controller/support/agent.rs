@@ -1,14 +1,15 @@
 //! An agent without a kernel: it speaks the real protocol and keeps the set in a map, by the rules
 //! that the real one keeps to.
 
-use super::{Api, Controller, LIMIT};
+use super::{Api, Controller, LIMIT, events::Teller};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use kctl_blocklist::{Digest, Entry, EntryKey, now_unix_ms};
 use kctl_proto::{
     agent::v1::{
         self as pb, apply_blocklist_request::Part, blocklist_service_server as blocklist,
-        host_service_server as host, netlink_service_server::NetlinkServiceServer,
-        session_response::Message, stats_service_server as stats,
+        events_service_server::EventsServiceServer, host_service_server as host,
+        netlink_service_server::NetlinkServiceServer, session_response::Message,
+        stats_service_server as stats,
     },
     controller::v1::{CreateTokenRequest, JoinRequest, join_service_client::JoinServiceClient},
 };
@@ -24,6 +25,9 @@ use std::{
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
 use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Channel};
+
+/// Events that an agent holds unless a test wants fewer.
+const EVENTS: usize = 10_000_000;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type StatusSender = mpsc::UnboundedSender<Result<pb::SessionResponse, Status>>;
@@ -48,6 +52,7 @@ pub(crate) struct Agent {
     pub(crate) name: String,
     pub(crate) credentials: Credentials,
     state: Arc<Mutex<State>>,
+    pub(crate) teller: Arc<Teller>,
 }
 
 /// An open connection; closed when dropped.
@@ -105,7 +110,14 @@ impl Agent {
             applied: Vec::new(),
             session: None,
         };
-        Self { name: name.to_owned(), credentials, state: Arc::new(Mutex::new(state)) }
+        let teller = Arc::new(Teller::new(name, EVENTS));
+        Self { name: name.to_owned(), credentials, state: Arc::new(Mutex::new(state)), teller }
+    }
+
+    /// With room for so many events only.
+    pub(crate) fn with_ring(mut self, events: usize) -> Self {
+        self.teller = Arc::new(Teller::new(&self.name, events));
+        self
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -135,7 +147,8 @@ impl Agent {
         let routes = Routes::new(host::HostServiceServer::new(self.clone()))
             .add_service(blocklist::BlocklistServiceServer::new(self.clone()))
             .add_service(stats::StatsServiceServer::new(self.clone()))
-            .add_service(NetlinkServiceServer::new(self.clone()));
+            .add_service(NetlinkServiceServer::new(self.clone()))
+            .add_service(EventsServiceServer::new(self.clone()));
         Ok(Connected(tokio::spawn(async move {
             let _ = serve_over(stream, Arc::new(peer), routes, |_, _| Ok(())).await;
         })))
