@@ -20,7 +20,7 @@ pub(super) const BUFFER_BYTES: usize = 8 << 20;
 const MAX_BUFFER_BYTES: usize = 32 << 20;
 /// Messages a system call.
 const BATCH: usize = 64;
-/// Room for one message. Some hundred ways of a route fit; what does not is told as cut.
+/// Room for one message. Some hundred ways of a route fit; of what does not, the end is cut off.
 const MESSAGE_BYTES: usize = 8 << 10;
 /// How long changes gather while they go on.
 const NAP: Duration = Duration::from_millis(5);
@@ -39,8 +39,6 @@ pub(super) struct Subscription {
 /// One message as it came.
 pub(super) struct Datagram<'a> {
     pub(super) bytes: &'a [u8],
-    /// It was longer than the room for it.
-    pub(super) cut: bool,
     /// 0 is the kernel.
     pub(super) sender: u32,
 }
@@ -92,7 +90,6 @@ impl Subscription {
         for message in received {
             each(Datagram {
                 bytes: message.iovs().next().unwrap_or_default(),
-                cut: message.flags.contains(MsgFlags::MSG_TRUNC),
                 sender: message.address.map_or(0, |address| address.pid()),
             });
             count += 1;

@@ -1,9 +1,10 @@
 //! Changes of the network as they are told, compared with what ip(8) shows before and after.
 
+mod many;
 mod model;
 mod one;
 
-use crate::support::{run, within};
+use crate::support::{World, run, within};
 use agent_kernel::netlink::{Changes, NetChange, NetEvent};
 use model::Model;
 use std::future::Future;
@@ -14,6 +15,15 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(future)
 }
 
+/// A world without addresses that the kernel makes by itself.
+fn quiet() -> World {
+    let world = World::new();
+    for which in ["default", "lo"] {
+        run(&format!("sysctl -qw net.ipv6.conf.{which}.addr_gen_mode=1"));
+    }
+    world
+}
+
 /// Somebody who listens, and believes what is told.
 struct Listener {
     changes: Changes,
@@ -21,13 +31,17 @@ struct Listener {
 }
 
 impl Listener {
-    /// Begins when nothing changes any more.
     fn new() -> Self {
+        Self::with_buffer(8 << 20)
+    }
+
+    /// Begins when nothing changes any more.
+    fn with_buffer(bytes: usize) -> Self {
         within("the network is quiet", || {
             let before = Model::read();
             !before.is_in_flux() && before == Model::read()
         });
-        let changes = Changes::open().expect("changes");
+        let changes = Changes::open_with_buffer(bytes).expect("changes");
         let mut listener = Self { changes, model: Model::read() };
         assert_eq!(listener.hear(), []);
         listener
@@ -59,6 +73,14 @@ impl Listener {
         }
         self.model.assert_is_real();
         heard
+    }
+
+    /// Hears what the kernel still does by itself, until the picture is right.
+    fn settle(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.model.is_real() && Instant::now() < deadline {
+            self.hear();
+        }
     }
 }
 
