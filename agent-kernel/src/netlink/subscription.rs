@@ -25,6 +25,10 @@ const MESSAGE_BYTES: usize = 8 << 10;
 /// How long changes gather while they go on.
 const NAP: Duration = Duration::from_millis(5);
 
+/// A loss that the kernel notes just when the last message was taken is an error and nothing to read, and
+/// then nothing comes until it was seen.
+const NEWS: Interest = Interest::READABLE.add(Interest::ERROR);
+
 #[derive(Debug)]
 pub(super) struct Subscription {
     socket: Socket,
@@ -112,9 +116,9 @@ impl Subscription {
         }
         let watched = watched(self.socket.as_fd())?;
         match until {
-            None => drop(watched.readable().await?),
+            None => drop(watched.ready(NEWS).await?),
             Some(until) => {
-                if let Ok(ready) = timeout_at(until, watched.readable()).await {
+                if let Ok(ready) = timeout_at(until, watched.ready(NEWS)).await {
                     drop(ready?);
                 }
             }
@@ -148,7 +152,7 @@ impl Subscription {
 #[expect(unsafe_code, reason = "tokio wants a promise about the descriptor")]
 fn watched(socket: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
     // SAFETY: the descriptor is borrowed for as long as it is watched, and always names the same one.
-    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE)? })
+    Ok(unsafe { AsyncFd::register_with_interest(socket, NEWS)? })
 }
 
 /// SO_MEMINFO, SK_MEMINFO_DROPS: what the socket could not take since it was made.

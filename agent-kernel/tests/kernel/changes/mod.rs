@@ -3,6 +3,7 @@
 mod many;
 mod model;
 mod one;
+mod uevent;
 
 use crate::support::{World, run, within};
 use agent_kernel::netlink::{Changes, NetChange, NetEvent};
