@@ -5,7 +5,7 @@ mod model;
 mod one;
 mod uevent;
 
-use crate::support::{World, run, within};
+use crate::support::{World, run};
 use agent_kernel::netlink::{Changes, NetChange, NetEvent};
 use model::Model;
 use std::future::Future;
@@ -38,18 +38,27 @@ impl Listener {
 
     /// Begins when nothing changes any more.
     fn with_buffer(bytes: usize) -> Self {
-        within("the network is quiet", || {
-            let before = Model::read();
-            !before.is_in_flux() && before == Model::read()
-        });
-        let changes = Changes::open_with_buffer(bytes).expect("changes");
-        let mut listener = Self { changes, model: Model::read() };
-        assert_eq!(listener.hear(), []);
-        listener
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let changes = Changes::open_with_buffer(bytes).expect("changes");
+            let mut listener = Self { changes, model: Model::nothing() };
+            listener.wait();
+            listener.model = Model::read();
+            if !listener.model.is_in_flux() && listener.wait().is_empty() {
+                return listener;
+            }
+            assert!(Instant::now() < deadline, "the network is never quiet");
+        }
     }
 
-    /// What is told until nothing more is for a while.
+    /// What is told until nothing more is for a while, believed.
     fn hear(&mut self) -> Vec<NetEvent> {
+        let heard = self.wait();
+        heard.iter().for_each(|event| self.model.apply(event));
+        heard
+    }
+
+    fn wait(&mut self) -> Vec<NetEvent> {
         let mut heard = Vec::new();
         loop {
             let more = block_on(async {
@@ -58,29 +67,30 @@ impl Listener {
             });
             let Ok(readable) = more else { return heard };
             readable.expect("a socket");
-            let events = self.changes.drain().expect("events");
-            events.iter().for_each(|event| self.model.apply(event));
-            heard.extend(events);
+            heard.extend(self.changes.drain().expect("events"));
         }
     }
 
     /// What is told of a command until it is enough, after which the picture is right.
     fn told(&mut self, line: &str, is_enough: impl Fn(&[NetEvent]) -> bool) -> Vec<NetEvent> {
         run(line);
-        let mut heard = self.hear();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while !(is_enough(&heard) && self.model.is_real()) && Instant::now() < deadline {
-            heard.extend(self.hear());
-        }
-        self.model.assert_is_real();
+        let mut heard = Vec::new();
+        self.settle(&mut heard, is_enough);
         heard
     }
 
-    /// Hears what the kernel still does by itself, until the picture is right.
-    fn settle(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !self.model.is_real() && Instant::now() < deadline {
-            self.hear();
+    /// Hears until it is enough and the picture is right.
+    fn settle(&mut self, heard: &mut Vec<NetEvent>, is_enough: impl Fn(&[NetEvent]) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            heard.extend(self.hear());
+            if is_enough(heard) && self.model.is_real() {
+                return;
+            }
+            if Instant::now() > deadline {
+                self.model.assert_is_real();
+                panic!("not enough: {heard:#?}");
+            }
         }
     }
 }

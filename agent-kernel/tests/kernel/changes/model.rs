@@ -41,9 +41,13 @@ impl Kind {
 }
 
 impl Model {
+    pub(super) fn nothing() -> Self {
+        Self(BTreeMap::new())
+    }
+
     /// What ip shows.
     pub(super) fn read() -> Self {
-        let mut model = Self(BTreeMap::new());
+        let mut model = Self::nothing();
         let links = list("ip -j -d link show");
         links.iter().for_each(|link| model.add(Kind::Link, link_of_ip(link)));
         for addr in addrs_of_ip() {
@@ -78,10 +82,12 @@ impl Model {
 
     /// Whether something goes on that nobody caused just now.
     pub(super) fn is_in_flux(&self) -> bool {
-        let is_up = |link: &Value| link["flags"].to_string().contains("\"UP\"");
-        self.0.values().flatten().any(|object| {
-            object["tentative"] == true || (object["operstate"] == "DOWN" && is_up(object))
-        })
+        // An address that is looked for on the link first, and a pair that does not carry yet.
+        let waits = |link: &Value| {
+            let is_up = link["flags"].to_string().contains("\"UP\"");
+            is_up && link["kind"] == "veth" && link["operstate"] != "UP"
+        };
+        self.0.values().flatten().any(|object| object["tentative"] == true || waits(object))
     }
 
     pub(super) fn is_real(&self) -> bool {
