@@ -1,6 +1,7 @@
 //! What reading costs, beside what else an operator could use and beside the least that it can cost.
 //! `cargo xtask bench` runs it, as root, and prints the ratios.
 
+mod changes;
 mod counters;
 mod processes;
 mod routes;
@@ -21,7 +22,9 @@ fn main() {
         .measurement_time(Duration::from_secs(4));
     processes::bench(&mut criterion);
     counters::bench(&mut criterion);
+    changes::bench(&mut criterion);
     routes::bench(&mut criterion);
+    changes::bench_resync(&mut criterion);
     criterion.final_summary();
 }
 

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 use std::io::Write as _;
 
-const COUNT: usize = 100_000;
+pub(crate) const COUNT: usize = 100_000;
 const NLMSG_DONE: u16 = 3;
 
 fn fill() {
@@ -24,7 +24,7 @@ fn fill() {
 }
 
 /// What the kernel writes, looked at just enough to find its end.
-fn bare() -> usize {
+pub(crate) fn bare() -> usize {
     let mut socket = Socket::new(NETLINK_ROUTE).expect("a socket");
     socket.bind_auto().expect("bound");
     socket.connect(&SocketAddr::new(0, 0)).expect("connected");

@@ -20,10 +20,14 @@ pub(super) const BUFFER_BYTES: usize = 8 << 20;
 const MAX_BUFFER_BYTES: usize = 32 << 20;
 /// Messages a system call.
 const BATCH: usize = 64;
-/// Room for one message. Some hundred ways of a route fit; what does not is told as cut.
+/// Room for one message. Some hundred ways of a route fit; of what does not, the end is cut off.
 const MESSAGE_BYTES: usize = 8 << 10;
 /// How long changes gather while they go on.
 const NAP: Duration = Duration::from_millis(5);
+
+/// A loss that the kernel notes just when the last message was taken is an error and nothing to read, and
+/// then nothing comes until it was seen.
+const NEWS: Interest = Interest::READABLE.add(Interest::ERROR);
 
 #[derive(Debug)]
 pub(super) struct Subscription {
@@ -39,8 +43,6 @@ pub(super) struct Subscription {
 /// One message as it came.
 pub(super) struct Datagram<'a> {
     pub(super) bytes: &'a [u8],
-    /// It was longer than the room for it.
-    pub(super) cut: bool,
     /// 0 is the kernel.
     pub(super) sender: u32,
 }
@@ -92,7 +94,6 @@ impl Subscription {
         for message in received {
             each(Datagram {
                 bytes: message.iovs().next().unwrap_or_default(),
-                cut: message.flags.contains(MsgFlags::MSG_TRUNC),
                 sender: message.address.map_or(0, |address| address.pid()),
             });
             count += 1;
@@ -115,9 +116,9 @@ impl Subscription {
         }
         let watched = watched(self.socket.as_fd())?;
         match until {
-            None => drop(watched.readable().await?),
+            None => drop(watched.ready(NEWS).await?),
             Some(until) => {
-                if let Ok(ready) = timeout_at(until, watched.readable()).await {
+                if let Ok(ready) = timeout_at(until, watched.ready(NEWS)).await {
                     drop(ready?);
                 }
             }
@@ -151,7 +152,7 @@ impl Subscription {
 #[expect(unsafe_code, reason = "tokio wants a promise about the descriptor")]
 fn watched(socket: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
     // SAFETY: the descriptor is borrowed for as long as it is watched, and always names the same one.
-    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE)? })
+    Ok(unsafe { AsyncFd::register_with_interest(socket, NEWS)? })
 }
 
 /// SO_MEMINFO, SK_MEMINFO_DROPS: what the socket could not take since it was made.

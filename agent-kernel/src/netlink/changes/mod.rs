@@ -10,7 +10,7 @@ mod resync;
 mod routes;
 mod table;
 
-use self::picture::{Doubt, Picture};
+use self::picture::Picture;
 use self::resync::Resync;
 use super::request::{OBJECT, messages};
 use super::subscription::{BUFFER_BYTES, Received, Subscription};
@@ -20,6 +20,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::libc;
 use std::collections::BTreeSet;
 use std::io;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// What became of an object.
@@ -104,6 +105,12 @@ impl Part {
         Self::Neighbours(Family::Inet),
         Self::Neighbours(Family::Inet6),
     ];
+
+    /// Whether the kernel goes on in this list at a number, so that it tells too much or too little when
+    /// the list changes meanwhile, and does not say so.
+    fn may_skip(self) -> bool {
+        matches!(self, Self::Routes(Family::Inet6) | Self::Neighbours(_))
+    }
 }
 
 /// The changes of one network namespace from some moment on.
@@ -116,6 +123,8 @@ pub struct Changes {
     subscription: Subscription,
     picture: Picture,
     resync: Option<Resync>,
+    /// What was heard of since the resync began.
+    heard: BTreeSet<Part>,
     /// Parts that may be different from what is known.
     due: BTreeSet<Part>,
     /// No dump before.
@@ -141,6 +150,7 @@ impl Changes {
             subscription,
             picture: Picture::new(),
             resync: Some(Resync::of(Part::ALL)),
+            heard: BTreeSet::new(),
             due: BTreeSet::new(),
             not_before: Instant::now(),
             overflowed: false,
@@ -148,7 +158,7 @@ impl Changes {
         };
         let mut known = Vec::new();
         while changes.resync.is_some() {
-            changes.go_on(&mut known).map_err(wrong)?;
+            changes.take(&mut known).map_err(wrong)?;
             known.clear();
         }
         Ok(changes)
@@ -177,25 +187,25 @@ impl Changes {
 
     /// True when it left something.
     fn take(&mut self, events: &mut Vec<NetEvent>) -> io::Result<bool> {
-        let mut heard = 0;
+        let mut count = 0;
         loop {
-            while self.resync.is_some() {
+            while self.resync.as_ref().is_some_and(|resync| !resync.is_to_settle()) {
                 self.go_on(events)?;
                 if events.len() >= EVENTS {
                     return Ok(true);
                 }
             }
-            if events.len() >= EVENTS || heard >= MESSAGES {
+            if events.len() >= EVENTS || count >= MESSAGES {
                 return Ok(true);
             }
             match self.receive(events)? {
-                Received::Messages(count) => heard += count,
+                Received::Messages(more) => count += more,
                 Received::Overflow => {
                     self.overflowed = true;
                     self.subscription.grow()?;
                 }
                 Received::Nothing => {
-                    self.subscription.rest(heard > 0);
+                    self.subscription.rest(count > 0);
                     if !self.look(events)? {
                         return Ok(false);
                     }
@@ -205,35 +215,24 @@ impl Changes {
     }
 
     fn receive(&mut self, events: &mut Vec<NetEvent>) -> io::Result<Received> {
-        let mut doubt = Doubt::default();
-        let mut unreadable = 0;
-        let received = self.subscription.receive(|datagram| {
+        self.subscription.receive(|datagram| {
             if datagram.sender != 0 {
                 return;
             }
-            if datagram.cut {
-                unreadable += 1;
-            }
             for message in messages(datagram.bytes) {
                 match message.and_then(|message| self.picture.hear(&message, events)) {
-                    Ok(more) => {
-                        doubt.links |= more.links;
-                        doubt.routes |= more.routes;
+                    Ok(heard) => {
+                        self.heard.extend(heard.about);
+                        self.due.extend(heard.links.then_some(Part::Links));
+                        if heard.routes {
+                            self.due.extend([Family::Inet, Family::Inet6].map(Part::Routes));
+                        }
                     }
-                    Err(_) => unreadable += 1,
+                    // Longer than the room for it, or not understood: what it told shows in a dump.
+                    Err(_) => self.due.extend(Part::ALL),
                 }
             }
-        })?;
-        if unreadable > 0 {
-            self.due.extend(Part::ALL);
-        }
-        if doubt.links {
-            self.due.insert(Part::Links);
-        }
-        if doubt.routes {
-            self.due.extend([Part::Routes(Family::Inet), Part::Routes(Family::Inet6)]);
-        }
-        Ok(received)
+        })
     }
 
     /// Everything was heard: what was lost on the way is counted, and what is in doubt is looked at.
@@ -244,11 +243,20 @@ impl Changes {
             // None where the kernel only had no memory to make a message.
             events.extend((lost > 0).then_some(NetEvent::Lost(lost)));
             self.due.extend(Part::ALL);
+            if let Some(resync) = self.resync.take() {
+                self.wait_after(resync.took());
+            }
+        }
+        if let Some(resync) = &mut self.resync {
+            resync.settle(&self.heard);
+            self.heard.clear();
+            return Ok(true);
         }
         if self.due.is_empty() || Instant::now() < self.not_before {
             return Ok(false);
         }
         self.resync = Some(Resync::of(std::mem::take(&mut self.due)));
+        self.heard.clear();
         Ok(true)
     }
 
@@ -258,9 +266,14 @@ impl Changes {
             return Ok(());
         }
         self.due.extend(resync.failed());
-        self.not_before = Instant::now() + resync.took() * (DUMP_SHARE - 1);
+        let took = resync.took();
         self.resync = None;
+        self.wait_after(took);
         Ok(())
+    }
+
+    fn wait_after(&mut self, took: Duration) {
+        self.not_before = Instant::now() + took * (DUMP_SHARE - 1);
     }
 }
 

@@ -45,9 +45,10 @@ struct Known {
 /// Link and address; in IPv4 also the other end and the length of the prefix.
 type AddrKey = (u32, IpAddr, Option<(IpAddr, u8)>);
 
-/// What a message leaves in doubt: the kernel may have changed it without a word.
+/// What a message is about, and what it leaves in doubt: the kernel may have changed that without a word.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Doubt {
+pub(super) struct Heard {
+    pub(super) about: Option<Part>,
     /// A link that came may be the other end of one that was told before.
     pub(super) links: bool,
     /// IPv4 routes go silently with their link, address or nexthop object, and flags change so.
@@ -75,44 +76,51 @@ impl Picture {
         &mut self,
         message: &Message<'_>,
         events: &mut Vec<NetEvent>,
-    ) -> io::Result<Doubt> {
+    ) -> io::Result<Heard> {
         let payload = message.payload;
         match message.kind {
             libc::RTM_NEWLINK => return self.link_is(payload, events),
             libc::RTM_DELLINK => return self.link_is_gone(payload, events),
             RTM_NEWNEXTHOP | RTM_DELNEXTHOP => {
-                return Ok(Doubt { routes: true, ..Doubt::default() });
+                return Ok(Heard { routes: true, ..Heard::default() });
             }
             _ => {}
         }
         let Some(known) = self.families.iter_mut().find(|it| it.family.begins(payload)) else {
-            return Ok(Doubt::default());
+            return Ok(Heard::default());
         };
         let names = &self.names;
-        let mut routes = false;
+        let family = known.family;
+        let mut heard = Heard::default();
         match message.kind {
             libc::RTM_NEWADDR => known.addr_is(payload, names, Some(NetChange::Changed), events)?,
             libc::RTM_DELADDR => {
                 known.addr_is_gone(payload, names, events)?;
-                routes = known.family == Family::Inet;
+                heard.routes = family == Family::Inet;
             }
             libc::RTM_NEWNEIGH => {
+                heard.about = Some(Part::Neighbours(family));
                 known.neighbour_is(payload, names, Some(NetChange::Changed), events)?;
             }
-            libc::RTM_DELNEIGH => known.neighbour_is_gone(payload, names, events)?,
+            libc::RTM_DELNEIGH => {
+                heard.about = Some(Part::Neighbours(family));
+                known.neighbour_is_gone(payload, names, events)?;
+            }
             libc::RTM_NEWROUTE => {
+                heard.about = Some(Part::Routes(family));
                 if let Some((key, way)) = way::read(known.family, payload)? {
                     known.routes.added(key, way, message.flags, &mut telling(names, events));
                 }
             }
             libc::RTM_DELROUTE => {
+                heard.about = Some(Part::Routes(family));
                 if let Some((key, way)) = way::read(known.family, payload)? {
-                    routes = !known.routes.removed(&key, &way, &mut telling(names, events));
+                    heard.routes = !known.routes.removed(&key, &way, &mut telling(names, events));
                 }
             }
             _ => {}
         }
-        Ok(Doubt { routes, links: false })
+        Ok(heard)
     }
 
     /// A dump of a part begins.
@@ -190,9 +198,7 @@ impl Picture {
             }
             Part::Routes(family) => {
                 let known = &mut self.families[family as usize];
-                let mut tell = telling(&self.names, events);
-                known.routes.end(&mut tell);
-                return known.routes.sweep(most, &mut tell);
+                return known.routes.sweep(most, &mut telling(&self.names, events));
             }
         }
         events.len() > before
@@ -202,9 +208,9 @@ impl Picture {
         &mut self.families[family as usize]
     }
 
-    fn link_is(&mut self, payload: &[u8], events: &mut Vec<NetEvent>) -> io::Result<Doubt> {
+    fn link_is(&mut self, payload: &[u8], events: &mut Vec<NetEvent>) -> io::Result<Heard> {
         let Some(mut link) = link::told(payload, &self.names)? else {
-            return Ok(Doubt::default());
+            return Ok(Heard::default());
         };
         self.name(payload)?;
         // Its own name may be the one that it is told by.
@@ -212,24 +218,28 @@ impl Picture {
         let carries = |link: &Link| (link.flags.clone(), link.state.clone());
         let before = self.links.get(&link.index).map(carries);
         let placed = self.links.place(link.index, &link, PartialEq::eq);
-        let doubt = Doubt {
+        let heard = Heard {
+            about: Some(Part::Links),
             links: placed == Placed::New,
             routes: before.is_some_and(|before| before != carries(&link)),
         };
         let change = placed.change(Some(NetChange::Changed));
         events.extend(change.map(|change| NetEvent::Link { change, link }));
-        Ok(doubt)
+        Ok(heard)
     }
 
-    fn link_is_gone(&mut self, payload: &[u8], events: &mut Vec<NetEvent>) -> io::Result<Doubt> {
+    fn link_is_gone(&mut self, payload: &[u8], events: &mut Vec<NetEvent>) -> io::Result<Heard> {
         let Some(link) = link::told(payload, &self.names)? else {
-            return Ok(Doubt::default());
+            return Ok(Heard::default());
         };
-        let change = NetChange::Removed;
-        let told = self.links.remove(&link.index).is_some() || !self.links.is_whole();
-        self.bury(link.index);
-        events.extend(told.then_some(NetEvent::Link { change, link }));
-        Ok(Doubt { links: false, routes: told })
+        let (index, change) = (link.index, NetChange::Removed);
+        // The kernel tells it when it is taken apart already.
+        let link = self.links.remove(&index).or((!self.links.is_whole()).then_some(link));
+        self.bury(index);
+        let about = Some(Part::Links);
+        let heard = Heard { about, links: false, routes: link.is_some() };
+        events.extend(link.map(|link| NetEvent::Link { change, link }));
+        Ok(heard)
     }
 
     /// Keeps the name of a link that is gone for a while.
@@ -304,10 +314,10 @@ impl Known {
     ) -> io::Result<()> {
         let read = neighbour::read(self.family, payload, (None, true), names)?;
         if let Some(neighbour) = read {
-            let known = self.neighbours.remove(&(index(payload)?, neighbour.address)).is_some();
+            let known = self.neighbours.remove(&(index(payload)?, neighbour.address));
+            let neighbour = known.or((!self.neighbours.is_whole()).then_some(neighbour));
             let change = NetChange::Removed;
-            let told = known || !self.neighbours.is_whole();
-            events.extend(told.then_some(NetEvent::Neigh { change, neighbour }));
+            events.extend(neighbour.map(|neighbour| NetEvent::Neigh { change, neighbour }));
         }
         Ok(())
     }

@@ -8,12 +8,12 @@ use crate::netlink::request::{Question, raw_dump};
 use crate::netlink::{address, neighbour, route};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
 /// Dumps of one part that the kernel may interrupt; then it is left for later.
-const MAX_ATTEMPTS: u32 = 5;
+const MAX_ATTEMPTS: u32 = 3;
 
 #[derive(Debug)]
 pub(super) struct Resync {
@@ -29,6 +29,8 @@ pub(super) struct Resync {
 enum Step {
     Begin,
     Read(Dump),
+    /// Whether the list changed while it was told is to be seen from what waits to be heard.
+    Ended,
     /// The dump was whole: what it has not shown is gone.
     Sweep,
 }
@@ -54,11 +56,27 @@ impl Resync {
         let begun = Instant::now();
         while let Some(part) = self.parts.front().copied()
             && events.len() < most
+            && !self.is_to_settle()
         {
             self.step(part, picture, most, events)?;
         }
         self.took += begun.elapsed();
         Ok(!self.parts.is_empty())
+    }
+
+    /// Whether it wants to know what was heard since the dump began.
+    pub(super) fn is_to_settle(&self) -> bool {
+        matches!(self.step, Step::Ended)
+    }
+
+    /// Everything that came since the dump began was heard, and it was about these.
+    pub(super) fn settle(&mut self, heard: &BTreeSet<Part>) {
+        if let Some(part) = self.parts.front().copied() {
+            match heard.contains(&part) {
+                true => self.interrupted(part),
+                false => self.step = Step::Sweep,
+            }
+        }
     }
 
     /// What the kernel could not tell whole, because it changed all the time.
@@ -92,17 +110,12 @@ impl Resync {
             Step::Read(dump) => {
                 match dump.piece(|message| picture.see(part, message.payload, events))? {
                     Piece::Part => {}
+                    Piece::Last if part.may_skip() => self.step = Step::Ended,
                     Piece::Last => self.step = Step::Sweep,
-                    Piece::Interrupted if self.attempts < MAX_ATTEMPTS => {
-                        self.attempts += 1;
-                        self.step = Step::Begin;
-                    }
-                    Piece::Interrupted => {
-                        self.failed.push(part);
-                        self.next();
-                    }
+                    Piece::Interrupted => self.interrupted(part),
                 }
             }
+            Step::Ended => {}
             Step::Sweep => {
                 if !picture.sweep(part, most, events) {
                     self.next();
@@ -110,6 +123,16 @@ impl Resync {
             }
         }
         Ok(())
+    }
+
+    fn interrupted(&mut self, part: Part) {
+        self.attempts += 1;
+        if self.attempts < MAX_ATTEMPTS {
+            self.step = Step::Begin;
+        } else {
+            self.failed.push(part);
+            self.next();
+        }
     }
 
     fn next(&mut self) {

@@ -25,6 +25,9 @@ pub(super) struct Routes {
     table: Table<Key, Ways>,
     /// What the dump that goes on has told of the last key.
     run: Option<(Key, Ways)>,
+    /// Keys of which it shows less or other routes than are known. An interrupted dump may have skipped
+    /// them, so nothing comes of it before the end.
+    fewer: Vec<(Key, Ways)>,
 }
 
 /// Routes of one key in the kernel's order.
@@ -53,16 +56,23 @@ impl Ways {
         }
     }
 
-    fn push(&mut self, way: Way) {
-        let mut ways = self.all().to_vec();
-        ways.push(way);
-        *self = Self::More(ways);
+    fn has(&self, way: &Way) -> bool {
+        self.all().iter().any(|it| is_like(it, way))
+    }
+
+    /// Adds one that is not there yet.
+    fn push_new(&mut self, way: Way) {
+        if !self.has(&way) {
+            let mut ways = self.all().to_vec();
+            ways.push(way);
+            *self = Self::More(ways);
+        }
     }
 }
 
 impl Routes {
     pub(super) fn new(family: Family, most: usize) -> Self {
-        Self { family, table: Table::new(most), run: None }
+        Self { family, table: Table::new(most), run: None, fewer: Vec::new() }
     }
 
     /// RTM_NEWROUTE with the flags of its header.
@@ -127,12 +137,13 @@ impl Routes {
     pub(super) fn begin(&mut self) {
         self.table.begin();
         self.run = None;
+        self.fewer = Vec::new();
     }
 
     /// The next route of the dump. What it means is told with the next key, or at the end.
     pub(super) fn shown(&mut self, key: Key, way: Way, tell: Tell<'_>) {
         match &mut self.run {
-            Some((last, ways)) if *last == key => ways.push(way),
+            Some((last, ways)) if *last == key => ways.push_new(way),
             _ => {
                 if let Some((key, ways)) = self.run.replace((key, Ways::One(way))) {
                     self.commit(key, ways, tell);
@@ -141,39 +152,38 @@ impl Routes {
         }
     }
 
-    /// The dump ended; what it has not shown is still there.
-    pub(super) fn end(&mut self, tell: Tell<'_>) {
+    /// The dump was whole: tells what it shows to be gone, about so many routes at once. False when that
+    /// was all.
+    pub(super) fn sweep(&mut self, most: usize, tell: Tell<'_>) -> bool {
         if let Some((key, ways)) = self.run.take() {
             self.commit(key, ways, tell);
         }
-    }
-
-    /// Takes out routes that the dump has not shown, at most about so many. None are left when it tells
-    /// none.
-    pub(super) fn sweep(&mut self, most: usize, tell: Tell<'_>) -> bool {
+        let rest = self.fewer.len().saturating_sub(most);
+        let fewer = self.fewer.split_off(rest);
+        for (key, ways) in fewer {
+            if let Some((_, known)) = self.table.show(&key) {
+                differences(known.all(), ways.all(), &mut |change, way| tell(&key, change, way));
+                *known = ways;
+            }
+        }
         let unseen = self.table.take_unseen(most);
         for (key, ways) in &unseen {
             ways.all().iter().for_each(|way| tell(key, NetChange::Removed, way));
         }
-        !unseen.is_empty()
+        rest > 0 || !unseen.is_empty()
     }
 
+    /// Takes all routes of a key from a dump.
     fn commit(&mut self, key: Key, ways: Ways, tell: Tell<'_>) {
         match self.table.show(&key) {
-            // The kernel came back to a key.
-            Some((true, known)) => {
-                for way in ways.all() {
-                    if !known.all().contains(way) {
-                        tell(&key, NetChange::Added, way);
-                        known.push(way.clone());
-                    }
-                }
-            }
-            Some((false, known)) if known.all() == ways.all() => {}
-            Some((false, known)) => {
+            Some((_, known)) if known.all() == ways.all() => {}
+            // The kernel came back to a key, as it does when a list changes while it is told.
+            Some((true, _)) => {}
+            Some((false, known)) if known.all().iter().all(|it| ways.has(it)) => {
                 differences(known.all(), ways.all(), &mut |change, way| tell(&key, change, way));
                 *known = ways;
             }
+            Some((false, _)) => self.fewer.push((key, ways)),
             None => {
                 // Without room, whether it is new is not known.
                 if self.table.has_room() {

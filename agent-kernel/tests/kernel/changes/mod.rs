@@ -1,9 +1,11 @@
 //! Changes of the network as they are told, compared with what ip(8) shows before and after.
 
+mod many;
 mod model;
 mod one;
+mod uevent;
 
-use crate::support::{run, within};
+use crate::support::{World, run};
 use agent_kernel::netlink::{Changes, NetChange, NetEvent};
 use model::Model;
 use std::future::Future;
@@ -14,6 +16,15 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     runtime.expect("a runtime").block_on(future)
 }
 
+/// A world without addresses that the kernel makes by itself.
+fn quiet() -> World {
+    let world = World::new();
+    for which in ["default", "lo"] {
+        run(&format!("sysctl -qw net.ipv6.conf.{which}.addr_gen_mode=1"));
+    }
+    world
+}
+
 /// Somebody who listens, and believes what is told.
 struct Listener {
     changes: Changes,
@@ -21,20 +32,33 @@ struct Listener {
 }
 
 impl Listener {
-    /// Begins when nothing changes any more.
     fn new() -> Self {
-        within("the network is quiet", || {
-            let before = Model::read();
-            !before.is_in_flux() && before == Model::read()
-        });
-        let changes = Changes::open().expect("changes");
-        let mut listener = Self { changes, model: Model::read() };
-        assert_eq!(listener.hear(), []);
-        listener
+        Self::with_buffer(8 << 20)
     }
 
-    /// What is told until nothing more is for a while.
+    /// Begins when nothing changes any more.
+    fn with_buffer(bytes: usize) -> Self {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let changes = Changes::open_with_buffer(bytes).expect("changes");
+            let mut listener = Self { changes, model: Model::nothing() };
+            listener.wait();
+            listener.model = Model::read();
+            if !listener.model.is_in_flux() && listener.wait().is_empty() {
+                return listener;
+            }
+            assert!(Instant::now() < deadline, "the network is never quiet");
+        }
+    }
+
+    /// What is told until nothing more is for a while, believed.
     fn hear(&mut self) -> Vec<NetEvent> {
+        let heard = self.wait();
+        heard.iter().for_each(|event| self.model.apply(event));
+        heard
+    }
+
+    fn wait(&mut self) -> Vec<NetEvent> {
         let mut heard = Vec::new();
         loop {
             let more = block_on(async {
@@ -43,22 +67,31 @@ impl Listener {
             });
             let Ok(readable) = more else { return heard };
             readable.expect("a socket");
-            let events = self.changes.drain().expect("events");
-            events.iter().for_each(|event| self.model.apply(event));
-            heard.extend(events);
+            heard.extend(self.changes.drain().expect("events"));
         }
     }
 
     /// What is told of a command until it is enough, after which the picture is right.
     fn told(&mut self, line: &str, is_enough: impl Fn(&[NetEvent]) -> bool) -> Vec<NetEvent> {
         run(line);
-        let mut heard = self.hear();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while !(is_enough(&heard) && self.model.is_real()) && Instant::now() < deadline {
-            heard.extend(self.hear());
-        }
-        self.model.assert_is_real();
+        let mut heard = Vec::new();
+        self.settle(&mut heard, is_enough);
         heard
+    }
+
+    /// Hears until it is enough and the picture is right.
+    fn settle(&mut self, heard: &mut Vec<NetEvent>, is_enough: impl Fn(&[NetEvent]) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            heard.extend(self.hear());
+            if is_enough(heard) && self.model.is_real() {
+                return;
+            }
+            if Instant::now() > deadline {
+                self.model.assert_is_real();
+                panic!("not enough: {heard:#?}");
+            }
+        }
     }
 }
 

@@ -6,45 +6,75 @@ use crate::ip::{
 };
 use agent_kernel::netlink::{NetChange, NetEvent};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
-/// Objects as ip(8) has them.
+/// Objects as ip(8) has them, by kind and by what they are found by. Several routes can have one key.
 #[derive(Debug, PartialEq)]
-pub(super) struct Model {
-    links: Vec<Value>,
-    addrs: Vec<Value>,
-    routes: Vec<Value>,
-    neighbours: Vec<Value>,
+pub(super) struct Model(BTreeMap<(Kind, String), Vec<Value>>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Link,
+    Addr4,
+    Addr6,
+    Route,
+    Neighbour,
+}
+
+impl Kind {
+    fn of_addr(addr: &Value) -> Self {
+        if addr["family"] == "inet" { Self::Addr4 } else { Self::Addr6 }
+    }
+
+    fn key(self, object: &Value) -> (Self, String) {
+        let fields: &[&str] = match self {
+            Self::Link => &["ifindex"],
+            Self::Addr4 => &["dev", "local", "prefixlen", "address"],
+            // An address by itself.
+            Self::Addr6 => &["dev", "local"],
+            Self::Route => &["dst", "table", "metric", "from", "tos"],
+            Self::Neighbour => &["dst", "dev"],
+        };
+        let values: Vec<_> = fields.iter().map(|field| object[field].to_string()).collect();
+        (self, values.join(" "))
+    }
 }
 
 impl Model {
+    pub(super) fn nothing() -> Self {
+        Self(BTreeMap::new())
+    }
+
     /// What ip shows.
     pub(super) fn read() -> Self {
-        Self {
-            links: list("ip -j -d link show").iter().map(link_of_ip).collect(),
-            addrs: addrs_of_ip().into_iter().map(timeless).collect(),
-            routes: routes_of_ip(""),
-            neighbours: list("ip -j neigh show"),
+        let mut model = Self::nothing();
+        let links = list("ip -j -d link show");
+        links.iter().for_each(|link| model.add(Kind::Link, link_of_ip(link)));
+        for addr in addrs_of_ip() {
+            model.add(Kind::of_addr(&addr), timeless(addr));
         }
-        .sorted()
+        routes_of_ip("").into_iter().for_each(|it| model.add(Kind::Route, orderless(it)));
+        list("ip -j neigh show").into_iter().for_each(|it| model.add(Kind::Neighbour, it));
+        model
+    }
+
+    /// How many objects there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.values().map(Vec::len).sum()
     }
 
     pub(super) fn apply(&mut self, event: &NetEvent) {
         match event {
-            NetEvent::Link { change, link } => {
-                put(&mut self.links, *change, link_as_ip(link), &["ifindex"]);
-            }
+            NetEvent::Link { change, link } => self.put(*change, Kind::Link, link_as_ip(link)),
             NetEvent::Addr { change, addr } => {
-                let key = ["dev", "local", "prefixlen", "address"];
-                // IPv6 knows an address by itself.
-                let key = if addr.address.is_ipv6() { &key[..2] } else { &key[..] };
-                put(&mut self.addrs, *change, timeless(addr_as_ip(addr)), key);
+                let addr = addr_as_ip(addr);
+                self.put(*change, Kind::of_addr(&addr), timeless(addr));
             }
             NetEvent::Route { change, route } => {
-                let key = ["dst", "table", "metric", "from", "tos"];
-                put(&mut self.routes, *change, route_as_ip(route), &key);
+                self.put(*change, Kind::Route, orderless(route_as_ip(route)));
             }
             NetEvent::Neigh { change, neighbour } => {
-                put(&mut self.neighbours, *change, neighbour_as_ip(neighbour), &["dst", "dev"]);
+                self.put(*change, Kind::Neighbour, neighbour_as_ip(neighbour));
             }
             NetEvent::Lost(_) => {}
         }
@@ -52,90 +82,87 @@ impl Model {
 
     /// Whether something goes on that nobody caused just now.
     pub(super) fn is_in_flux(&self) -> bool {
-        let up =
-            |link: &Value| link["flags"].as_array().is_some_and(|it| it.contains(&"UP".into()));
-        self.addrs.iter().any(|addr| addr["tentative"] == true)
-            || self.links.iter().any(|link| link["operstate"] == "DOWN" && up(link))
+        // An address that is looked for on the link first, and a pair that does not carry yet.
+        let waits = |link: &Value| {
+            let is_up = link["flags"].to_string().contains("\"UP\"");
+            is_up && link["kind"] == "veth" && link["operstate"] != "UP"
+        };
+        self.0.values().flatten().any(|object| object["tentative"] == true || waits(object))
     }
 
     pub(super) fn is_real(&self) -> bool {
-        self.clone_sorted() == Self::read()
+        *self == Self::read()
     }
 
     pub(super) fn assert_is_real(&self) {
-        let (ours, theirs) = (self.clone_sorted(), Self::read());
-        for (ours, theirs) in [
-            (&ours.links, &theirs.links),
-            (&ours.addrs, &theirs.addrs),
-            (&ours.routes, &theirs.routes),
-            (&ours.neighbours, &theirs.neighbours),
-        ] {
-            let only = |a: &[Value], b: &[Value]| -> Vec<String> {
-                a.iter().filter(|it| !b.contains(it)).map(Value::to_string).take(9).collect()
-            };
-            let (wrong, missing) = (only(ours, theirs), only(theirs, ours));
-            assert!(ours == theirs, "wrong: {wrong:#?}\nmissing: {missing:#?}");
-        }
+        let real = Self::read();
+        let only = |a: &Self, b: &Self| -> Vec<String> {
+            let differs = |it: &(&(Kind, String), &Vec<Value>)| b.0.get(it.0) != Some(it.1);
+            let all = a.0.iter().filter(differs).flat_map(|(_, objects)| objects);
+            all.map(Value::to_string).take(9).collect()
+        };
+        let (wrong, missing) = (only(self, &real), only(&real, self));
+        assert!(*self == real, "told: {wrong:#?}\nreal: {missing:#?}");
     }
 
-    fn clone_sorted(&self) -> Self {
-        Self {
-            links: self.links.clone(),
-            addrs: self.addrs.clone(),
-            routes: self.routes.clone(),
-            neighbours: self.neighbours.clone(),
-        }
-        .sorted()
+    fn add(&mut self, kind: Kind, object: Value) {
+        let all = self.0.entry(kind.key(&object)).or_default();
+        all.push(object);
+        all.sort_by_cached_key(Value::to_string);
     }
 
-    fn sorted(mut self) -> Self {
-        for route in &mut self.routes {
-            if let Some(hops) = route.get_mut("nexthops").and_then(Value::as_array_mut) {
-                hops.sort_by_key(Value::to_string);
+    /// One that came is added, one that changed takes the place of its former self, one that went is
+    /// taken out. Of several with one key it is the one that differs in flags alone.
+    fn put(&mut self, change: NetChange, kind: Kind, object: Value) {
+        if change == NetChange::Added {
+            let known = self.0.get(&kind.key(&object));
+            assert!(!known.is_some_and(|all| all.contains(&object)), "added again: {object}");
+            return self.add(kind, object);
+        }
+        let key = kind.key(&object);
+        let all = self.0.get_mut(&key).unwrap_or_else(|| panic!("{change:?}, unknown: {object}"));
+        let alike = |it: &Value| flagless(it) == flagless(&object);
+        // What went is told as it was.
+        let at = match change {
+            NetChange::Changed if all.len() == 1 => Some(0),
+            _ => all.iter().position(alike),
+        };
+        let at = at.unwrap_or_else(|| panic!("{change:?}, not as it was: {object} of {all:?}"));
+        let before = all.remove(at);
+        match change {
+            NetChange::Changed => {
+                assert_ne!(before, object, "nothing changed");
+                self.add(kind, object);
             }
+            _ if all.is_empty() => drop(self.0.remove(&key)),
+            _ => {}
         }
-        for all in [&mut self.links, &mut self.addrs, &mut self.routes, &mut self.neighbours] {
-            all.sort_by_cached_key(Value::to_string);
-        }
-        self
-    }
-}
-
-/// One that came is added, one that changed takes the place of its former self, one that went is taken
-/// out. Of several with one key it is the one that differs in flags alone.
-fn put(all: &mut Vec<Value>, change: NetChange, object: Value, key: &[&str]) {
-    let keyed = |it: &Value| key.iter().all(|key| it.get(key) == object.get(key));
-    let mut found: Vec<_> = (0..all.len()).filter(|at| keyed(&all[*at])).collect();
-    if found.len() > 1 {
-        found.retain(|at| flagless(&all[*at]) == flagless(&object));
-    }
-    match (change, found.first()) {
-        (NetChange::Added, _) => {
-            assert!(!all.contains(&object), "added again: {object}");
-            all.push(object);
-        }
-        (NetChange::Changed, Some(at)) => all[*at] = object,
-        (NetChange::Removed, Some(at)) => drop(all.swap_remove(*at)),
-        (change, None) => panic!("{change:?}, and was never there: {object}\n{all:#?}"),
     }
 }
 
 fn flagless(value: &Value) -> Value {
     let mut value = value.clone();
-    if let Some(fields) = value.as_object_mut() {
-        fields.remove("flags");
-        for hop in fields.get_mut("nexthops").and_then(Value::as_array_mut).into_iter().flatten() {
-            hop["flags"] = Value::Null;
-        }
+    let fields = value.as_object_mut().expect("an object");
+    fields.retain(|_, field| *field != Value::Bool(true));
+    fields.remove("flags");
+    for hop in fields.get_mut("nexthops").and_then(Value::as_array_mut).into_iter().flatten() {
+        hop["flags"] = Value::Null;
     }
     value
 }
 
 /// Time that is left passes.
 fn timeless(mut addr: Value) -> Value {
-    if let Some(fields) = addr.as_object_mut() {
-        fields.remove("valid_life_time");
-        fields.remove("preferred_life_time");
-    }
+    let fields = addr.as_object_mut().expect("an object");
+    fields.remove("valid_life_time");
+    fields.remove("preferred_life_time");
     addr
+}
+
+/// The order of several ways means nothing.
+fn orderless(mut route: Value) -> Value {
+    if let Some(hops) = route.get_mut("nexthops").and_then(Value::as_array_mut) {
+        hops.sort_by_cached_key(Value::to_string);
+    }
+    route
 }

@@ -1,18 +1,9 @@
 //! One change after the other, of every kind that this kernel has.
 
-use super::{Listener, summary};
-use crate::support::{World, run};
+use super::{Listener, quiet, summary};
+use crate::support::run;
 use agent_kernel::netlink::NetChange::{self, Added, Changed, Removed};
 use agent_kernel::netlink::NetEvent;
-
-/// A world without addresses that the kernel makes by itself.
-fn quiet() -> World {
-    let world = World::new();
-    for which in ["default", "lo"] {
-        run(&format!("sysctl -qw net.ipv6.conf.{which}.addr_gen_mode=1"));
-    }
-    world
-}
 
 /// Commands, and what becomes of objects of that kind. After each of them the picture is what ip shows.
 fn steps(listener: &mut Listener, kind: &str, steps: &[(&str, &[NetChange])]) {
