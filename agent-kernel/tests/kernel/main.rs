@@ -7,3 +7,4 @@ mod lists;
 mod netlink;
 mod support;
 mod tables;
+mod tell;
