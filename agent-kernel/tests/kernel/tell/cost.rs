@@ -1,15 +1,9 @@
 //! What telling costs; printed, not asserted.
 
-use super::{Listener, Stop, flood, from, send};
+use super::{Listener, Stop, cpu, flood, from, send};
 use crate::support::{DROP, World, key, program};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
-
-/// CPU time of this thread.
-fn cpu() -> Duration {
-    let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
-    Duration::from(nix::time::clock_gettime(clock).expect("a clock"))
-}
 
 #[test]
 fn what_telling_costs_is_printed() {

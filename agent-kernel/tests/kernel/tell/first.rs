@@ -1,17 +1,17 @@
 //! First packets, as frames on a wire: told at once, and right in every field.
 
-use super::Listener;
+use super::{Listener, Wakes};
 use crate::support::{DROP, PEER, World, answers, key, port, within};
 use agent_kernel::filter::{Action, Filter, Guard, Mode, Protocol, Rule, RuleKey, Telling, Until};
 use agent_kernel::sys::boottime_ns;
 use nix::ifaddrs::getifaddrs;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, sendto, socket,
 };
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 /// Puts frames on the peer's end of the wire.
 struct Sender {
@@ -98,9 +98,8 @@ fn told(rule: RuleKey, src: &str, frame: &[u8]) -> Telling {
 }
 
 /// Waits until the ring says that something is there; then what is told.
-fn awaited(filter: &mut Filter, ring: &OwnedFd) -> Vec<Telling> {
-    let mut fds = [PollFd::new(ring.as_fd(), PollFlags::POLLIN)];
-    assert_eq!(poll(&mut fds, PollTimeout::from(1_000_u16)).expect("polled"), 1, "nothing is told");
+fn awaited(filter: &mut Filter, wakes: &Wakes) -> Vec<Telling> {
+    assert!(wakes.came(Duration::from_secs(1)), "nothing is told");
     let mut told = Vec::new();
     within("what woke us is there", || {
         told.extend(filter.tell().expect("told"));
@@ -120,7 +119,7 @@ fn world() -> (World, Filter, Sender) {
 #[test]
 fn a_first_packet_is_told_at_once_with_every_field() {
     let (world, mut filter, sender) = world();
-    let ring = filter.ring_fd().expect("a ring");
+    let wakes = Wakes::of(&filter);
     let mut listener = Listener::default();
     let wide = [key("10.9.64.0/18"), key("fd09:1::/64"), port("10.9.128.0/18", Protocol::Udp, 53)];
     filter.update(&wide.map(|rule| (rule, DROP))).expect("room");
@@ -163,7 +162,7 @@ fn a_first_packet_is_told_at_once_with_every_field() {
         }
         let before = boottime_ns();
         sender.send(&frame);
-        let told = awaited(&mut filter, &ring);
+        let told = awaited(&mut filter, &wakes);
         assert_eq!(told.len(), 1, "{src}: {told:#?}");
         assert!((before..=boottime_ns()).contains(&told[0].boot_ns), "{src}: {told:#?}");
         assert_eq!(Telling { boot_ns: 0, ..told[0].clone() }, expected, "{src}");
@@ -181,7 +180,7 @@ fn a_first_packet_is_told_at_once_with_every_field() {
 #[test]
 fn a_monitored_packet_is_told_and_a_guarded_one_is_not() {
     let (world, mut filter, sender) = world();
-    let ring = filter.ring_fd().expect("a ring");
+    let wakes = Wakes::of(&filter);
     let forever = Some(Until::FOREVER);
     let both = Some(Rule { drop: forever, monitor: forever });
     let monitor = Some(Rule { drop: None, monitor: forever });
@@ -202,7 +201,7 @@ fn a_monitored_packet_is_told_and_a_guarded_one_is_not() {
     within("it is guarded", || filter.counters().expect("read").guarded.packets == 1);
     for (source, rule) in [("10.9.0.2", key("10.9.0.2")), ("fd09::2", key("fd09::/64"))] {
         assert!(answers(source), "it passes");
-        let told = awaited(&mut filter, &ring);
+        let told = awaited(&mut filter, &wakes);
         assert_eq!(told.len(), 1, "{told:#?}");
         let (src, destination) = (source.parse().ok(), told[0].dst);
         assert_eq!((told[0].action, told[0].rule, told[0].src), (Action::Monitor, rule, src));
@@ -210,7 +209,7 @@ fn a_monitored_packet_is_told_and_a_guarded_one_is_not() {
         listener.heard.extend(told);
     }
     sender.send(&frame(&[], "10.9.0.22", 0, TCP, &ports(0x02)));
-    let told = awaited(&mut filter, &ring);
+    let told = awaited(&mut filter, &wakes);
     assert_eq!((told.len(), told[0].action), (1, Action::Drop), "a drop is no monitor");
     listener.heard.extend(told);
     listener.hear_out(&world, &mut filter);
@@ -221,42 +220,22 @@ fn a_monitored_packet_is_told_and_a_guarded_one_is_not() {
 #[test]
 fn only_news_wakes() {
     let (world, mut filter, sender) = world();
-    let ring = filter.ring_fd().expect("a ring");
+    let wakes = Wakes::of(&filter);
     filter.update(&[(key("10.9.0.21"), DROP)]).expect("room");
     let one = frame(&[], "10.9.0.21", 0, UDP, &ports(0));
     let mut listener = Listener::default();
     sender.send(&one);
-    listener.heard.extend(awaited(&mut filter, &ring));
-    let wakes = Wakes::of(&ring);
+    listener.heard.extend(awaited(&mut filter, &wakes));
     for _ in 0..3 {
         listener.hear_out(&world, &mut filter);
         let before = super::counted(&world, 1).0;
         sender.send(&one);
         within("it is counted", || super::counted(&world, 1).0 == before + 1);
-        assert_eq!(wakes.count(), 0);
+        assert!(!wakes.came(Duration::ZERO));
     }
     filter.update(&[(key("10.9.0.22"), DROP)]).expect("room");
     sender.send(&frame(&[], "10.9.0.22", 0, UDP, &ports(0)));
-    within("news wake", || wakes.count() == 1);
+    assert!(wakes.came(Duration::from_secs(1)), "news wake");
     listener.hear_out(&world, &mut filter);
     assert_eq!(listener.firsts().count(), 2);
-}
-
-/// Edge-triggered, as tokio waits.
-struct Wakes(nix::sys::epoll::Epoll);
-
-impl Wakes {
-    fn of(ring: &OwnedFd) -> Self {
-        use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-        let epoll = Epoll::new(EpollCreateFlags::empty()).expect("an epoll");
-        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
-        epoll.add(ring, event).expect("added");
-        Self(epoll)
-    }
-
-    /// Since the last question.
-    fn count(&self) -> usize {
-        use nix::sys::epoll::{EpollEvent, EpollTimeout};
-        self.0.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO).expect("asked")
-    }
 }
