@@ -2,7 +2,7 @@
 //! sighting in the ring. It decides neither what is news nor what is summed up; user space does.
 //!
 //! A sighting is written before its packet is counted, so whoever reads the counters and then the ring
-//! has the sighting of everything counted.
+//! has those of every packet counted.
 
 use crate::count;
 use crate::family::Family;

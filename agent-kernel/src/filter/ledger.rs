@@ -100,18 +100,22 @@ impl Ledger {
         Ok(slot.index)
     }
 
-    /// Remembers whose a slot is, beyond the end of this process; before its rule goes.
-    pub(super) fn will_leave(&mut self, slot: u32) -> Result<(), Error> {
-        match self.owners.get(&slot) {
-            Some(owner) => self.retired.insert(slot, record::retired(owner)),
-            None => Ok(()),
+    /// Remembers whose slots are, beyond the end of this process; before their actions go.
+    pub(super) fn will_leave(&mut self, slots: &[u32]) -> Result<(), Error> {
+        for slot in slots {
+            if let Some(owner) = self.owners.get(slot) {
+                self.retired.insert(*slot, record::retired(owner))?;
+            }
         }
+        Ok(())
     }
 
-    /// Its rule is gone.
-    pub(super) fn leave(&mut self, slot: u32) {
-        if let Some(owner) = self.owners.remove(&slot) {
-            self.leaving.insert(slot, Leaving { owner, cycles: 0 });
+    /// Their actions are gone.
+    pub(super) fn leave(&mut self, slots: &[u32]) {
+        for slot in slots {
+            if let Some(owner) = self.owners.remove(slot) {
+                self.leaving.insert(*slot, Leaving { owner, cycles: 0 });
+            }
         }
     }
 

@@ -264,13 +264,11 @@ impl Rules {
         if self.held.get(&key) == Some(&entry) {
             return Ok(());
         }
-        let leaving = self.leaving(key, entry);
-        for slot in &leaving {
-            self.ledger.will_leave(*slot)?;
-        }
+        let leaving = self.leaving(&key, entry);
+        self.ledger.will_leave(&leaving)?;
         self.write(key, entry)?;
         self.note(key, entry);
-        leaving.into_iter().for_each(|slot| self.ledger.leave(slot));
+        self.ledger.leave(&leaving);
         Ok(())
     }
 
@@ -292,13 +290,11 @@ impl Rules {
         if !self.held.contains_key(key) {
             return Ok(());
         }
-        let leaving = self.leaving(*key, Entry::default());
-        for slot in &leaving {
-            self.ledger.will_leave(*slot)?;
-        }
+        let leaving = self.leaving(key, Entry::default());
+        self.ledger.will_leave(&leaving)?;
         self.erase(key)?;
         self.held.remove(key);
-        leaving.into_iter().for_each(|slot| self.ledger.leave(slot));
+        self.ledger.leave(&leaving);
         if let Some(count) = self.lengths.get_mut(&key.mask()) {
             *count -= 1;
         }
@@ -317,8 +313,8 @@ impl Rules {
     }
 
     /// Slots of actions that a rule would have no longer with that entry.
-    fn leaving(&self, key: Key, new: Entry) -> Vec<u32> {
-        let (Some(Meaning::Rule(_)), Some(old)) = (key.meaning(), self.held.get(&key)) else {
+    fn leaving(&self, key: &Key, new: Entry) -> Vec<u32> {
+        let (Some(Meaning::Rule(_)), Some(old)) = (key.meaning(), self.held.get(key)) else {
             return Vec::new();
         };
         let drop = old.drop_until != 0 && new.drop_until == 0;

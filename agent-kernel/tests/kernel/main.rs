@@ -9,3 +9,4 @@ mod lists;
 mod netlink;
 mod support;
 mod tables;
+mod tell;

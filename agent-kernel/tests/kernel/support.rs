@@ -2,6 +2,8 @@
 //! with the test's thread whatever happens in it.
 
 use agent_kernel::filter::{Filter, FilterConfig, Protocol, Rule, RuleKey, Until};
+use aya::programs::Xdp;
+use aya_obj::programs::XdpAttachType;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
@@ -93,6 +95,13 @@ pub(crate) fn within(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         std::thread::yield_now();
     }
+}
+
+/// The filter's program, for running frames through it.
+pub(crate) fn program(world: &World, filter: &Filter) -> Xdp {
+    let pin = world.pin("program");
+    run(&format!("bpftool prog pin id {} {}", filter.program_id(), pin.display()));
+    Xdp::from_pin(&pin, XdpAttachType::Interface).expect("the pinned program")
 }
 
 /// Runs a command of words without blanks.

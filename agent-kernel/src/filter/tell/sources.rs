@@ -137,3 +137,92 @@ pub(super) fn beyond(a: Tally, b: Tally) -> Tally {
 fn least(a: Tally, b: Tally) -> Tally {
     Tally { packets: a.packets.min(b.packets), bytes: a.bytes.min(b.bytes) }
 }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOT: u32 = 7;
+
+    fn tally(packets: u64) -> Tally {
+        Tally { packets, bytes: packets * 100 }
+    }
+
+    fn sighting(source: u32, before: u64, boot_ns: u64) -> Sighting {
+        let mut octets = [0; 16];
+        octets[12..].copy_from_slice(&source.to_be_bytes());
+        Sighting {
+            boot_ns,
+            bytes: 100,
+            before: tally(before),
+            source: octets,
+            destination: [0; 16],
+            slot: SLOT,
+            ifindex: 1,
+            source_port: 0,
+            port: 0,
+            protocol: 0,
+            tcp_flags: 0,
+            has: 0,
+            zero: 0,
+        }
+    }
+
+    #[test]
+    fn a_source_is_news_once_and_again_after_a_minute() {
+        let mut sources = Sources::default();
+        assert!(sources.sighted(SLOT, &sighting(1, 0, 1), 0, true));
+        assert!(!sources.sighted(SLOT, &sighting(1, 5, 2), 1, true));
+        assert!(sources.sighted(SLOT + 1, &sighting(1, 0, 2), 1, true), "of another rule");
+        sources.sweep(QUIET_NS, 50);
+        assert!(!sources.sighted(SLOT, &sighting(1, 5, QUIET_NS), 50, true));
+        sources.sweep(2 * QUIET_NS, 100);
+        assert!(sources.sighted(SLOT, &sighting(1, 5, 2 * QUIET_NS), 100, true));
+    }
+
+    #[test]
+    fn what_a_source_was_told_is_not_told_again() {
+        let mut sources = Sources::default();
+        sources.sighted(SLOT, &sighting(1, 40, 1), 0, true);
+        let [source] = sources.active(SLOT, 0)[..] else { panic!("one source") };
+        // 40 were told before it was news, and one as the first.
+        assert_eq!(sources.tell(SLOT, source, tally(50), tally(100)), tally(9));
+        assert_eq!(sources.tell(SLOT, source, tally(50), tally(100)), tally(0));
+        assert_eq!(
+            sources.tell(SLOT, source, tally(60), tally(4)),
+            tally(4),
+            "no more than is due"
+        );
+        assert_eq!(sources.tell(SLOT, source, tally(60), tally(100)), tally(6), "the rest later");
+        // It lost its place in the kernel's table.
+        sources.sighted(SLOT, &sighting(1, 0, 2), 1, true);
+        assert_eq!(sources.tell(SLOT, source, tally(3), tally(100)), tally(3));
+        assert!(sources.active(SLOT, 4).is_empty(), "not seen for long enough");
+    }
+
+    #[test]
+    fn who_was_told_in_a_crowd_is_told_by_name_from_its_next_sighting_on() {
+        let mut sources = Sources::default();
+        sources.sighted(SLOT, &sighting(1, 0, 1), 0, true);
+        sources.sighted(SLOT, &sighting(2, 0, 1), 0, false);
+        sources.told_together(SLOT);
+        assert!(sources.active(SLOT, 0).is_empty());
+        assert!(!sources.sighted(SLOT, &sighting(1, 30, 2), 1, true), "was told before");
+        assert!(sources.sighted(SLOT, &sighting(2, 30, 2), 1, true), "was never told");
+        let [first, _] = sources.active(SLOT, 1)[..] else { panic!("two sources") };
+        assert_eq!(sources.tell(SLOT, first, tally(32), tally(100)), tally(2));
+        sources.forget(SLOT);
+        assert!(sources.active(SLOT, 1).is_empty());
+    }
+
+    #[test]
+    fn a_full_table_tells_nobody_by_name_until_there_is_room() {
+        let mut sources = Sources::default();
+        for source in 0..u32::try_from(MAX_KNOWN).expect("small") {
+            assert!(sources.sighted(SLOT, &sighting(source, 0, 1), 0, true));
+        }
+        assert!(sources.is_full());
+        assert!(!sources.sighted(SLOT, &sighting(u32::MAX, 0, 1), 5, true));
+        sources.make_room(5);
+        assert!(sources.sighted(SLOT, &sighting(u32::MAX, 0, 1), 5, true));
+    }
+}

@@ -59,7 +59,7 @@ pub(super) fn frame(random: &mut StdRng) -> Vec<u8> {
 }
 
 /// A TCP segment from a source, without anything odd.
-pub(super) fn plain(source: IpAddr) -> Vec<u8> {
+pub(crate) fn plain(source: IpAddr) -> Vec<u8> {
     let mut frame = vec![0x02; 12];
     match source {
         IpAddr::V4(source) => {

@@ -1,22 +1,23 @@
 //! Random frames through the real program in the kernel (BPF_PROG_TEST_RUN), compared in verdict and
 //! in every counter with a plain reference that shares no code with it.
 
-mod frames;
+pub(crate) mod frames;
 mod packet;
 mod reference;
 
-use crate::support::{World, run};
-use agent_kernel::filter::{Filter, Guard, Protocol, Rule, RuleKey, Until};
+use crate::support::{World, json, program, within};
+use crate::tell::number;
+use agent_kernel::filter::{Action, Count, Filter, Guard, Protocol, Rule, RuleKey, Until};
 use agent_kernel::sys::boottime_ns;
 
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
-use aya_obj::programs::XdpAttachType;
 use frames::SOURCES;
 use ipnet::IpNet;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use reference::Reference;
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -24,15 +25,10 @@ use std::time::Duration;
 const FRAMES: u32 = 100_000;
 /// Rules and guard change that often.
 const ROUND: u32 = 2_000;
+/// And so often is told what they met.
+const TOLD: u32 = 700;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
-
-/// The filter's program, for running frames through it.
-fn program(world: &World, filter: &Filter) -> Xdp {
-    let pin = world.pin("program");
-    run(&format!("bpftool prog pin id {} {}", filter.program_id(), pin.display()));
-    Xdp::from_pin(&pin, XdpAttachType::Interface).expect("the pinned program")
-}
 
 fn seed() -> u64 {
     match std::env::var("KCTL_TEST_SEED") {
@@ -50,6 +46,7 @@ fn the_program_judges_and_counts_as_the_reference_does() {
     let xdp = program(&world, &filter);
     let mut random = StdRng::seed_from_u64(seed);
     let mut reference = Reference::default();
+    let mut heard = BTreeMap::new();
     for number in 0..FRAMES {
         if number % ROUND == 0 {
             change(&mut random, &mut filter, &mut reference);
@@ -67,13 +64,34 @@ fn the_program_judges_and_counts_as_the_reference_does() {
         if number % ROUND == ROUND - 1 {
             compare(&filter, &reference);
         }
+        if number % TOLD == 0 {
+            hear(&mut filter, &mut heard);
+        }
     }
+    within("all is told, of each rule what it met", || {
+        hear(&mut filter, &mut heard);
+        heard == reference.ever
+    });
     let counters = filter.counters().expect("read");
     println!("{counters:?}");
     for count in [counters.dropped, counters.monitored, counters.guarded, counters.malformed] {
         assert!(count.packets > u64::from(FRAMES) / 200, "every verdict is met: {counters:?}");
     }
     assert_eq!(counters.passed.packets + counters.dropped.packets, u64::from(FRAMES));
+    // The slots hold every verdict once, those of rules that are gone too.
+    let slots = json(&format!("bpftool -j map dump pinned {}/v1/hits", world.bpffs().display()));
+    let slots = slots.as_array().expect("a list").iter();
+    let sum: u64 = slots.map(|slot| number(&slot["value"], 0, 8)).sum();
+    assert_eq!(sum, counters.dropped.packets + counters.monitored.packets);
+}
+
+/// Adds up what is told, by rule and action.
+fn hear(filter: &mut Filter, told: &mut BTreeMap<(RuleKey, Action), Count>) {
+    for telling in filter.summarize().expect("told") {
+        let sum = told.entry((telling.rule, telling.action)).or_default();
+        sum.packets += telling.packets;
+        sum.bytes += telling.bytes;
+    }
 }
 
 fn compare(filter: &Filter, reference: &Reference) {

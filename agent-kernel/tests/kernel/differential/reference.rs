@@ -18,6 +18,8 @@ pub(super) struct Reference {
     pub(super) protocols: BTreeMap<u8, Count>,
     pub(super) connections: BTreeMap<u16, u64>,
     pub(super) hits: BTreeMap<(RuleKey, Action), Count>,
+    /// The same, and those of rules that are gone.
+    pub(super) ever: BTreeMap<(RuleKey, Action), Count>,
     /// Dropped by a rule that is wider than an address.
     wide: BTreeMap<IpAddr, Count>,
 }
@@ -63,6 +65,7 @@ impl Reference {
         } else if let Some(key) = drop {
             add(&mut self.dropped, bytes);
             add(self.hits.entry((key, Action::Drop)).or_default(), bytes);
+            add(self.ever.entry((key, Action::Drop)).or_default(), bytes);
             if key.prefix.prefix_len() != key.prefix.max_prefix_len() {
                 add(self.wide.entry(packet.source).or_default(), bytes);
             }
@@ -70,6 +73,7 @@ impl Reference {
         } else if let Some(key) = monitor {
             add(&mut self.monitored, bytes);
             add(self.hits.entry((key, Action::Monitor)).or_default(), bytes);
+            add(self.ever.entry((key, Action::Monitor)).or_default(), bytes);
         }
         add(&mut self.passed, bytes);
         if let (true, Transport::Ports { destination, .. }) = (packet.attempt, packet.transport) {
