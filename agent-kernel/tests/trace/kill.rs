@@ -5,7 +5,7 @@ use agent_kernel::trace::{Event, Oom, Signal, Source, Traced, Undelivered};
 use std::path::PathBuf;
 use std::process::Child;
 
-fn signals<'a>(events: &'a [Traced], signal: u32) -> Vec<&'a Signal> {
+fn signals(events: &[Traced], signal: u32) -> Vec<&Signal> {
     events
         .iter()
         .filter_map(|traced| match &traced.event {
@@ -148,7 +148,7 @@ impl Limit {
 
 impl Drop for Limit {
     fn drop(&mut self) {
-        for folder in &self.folder {
+        if let Some(folder) = &self.folder {
             std::fs::remove_dir(folder).ok();
         }
     }

@@ -5,14 +5,14 @@ use agent_kernel::trace::{Event, Exec, Exit, Scope, Source, Traced};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::ExitStatusExt as _;
 
-fn exec_of<'a>(events: &'a [Traced], pid: u32) -> &'a Exec {
+fn exec_of(events: &[Traced], pid: u32) -> &Exec {
     one(events, |event| match event {
         Event::Exec(exec) if exec.process.pid == pid => Some(exec),
         _ => None,
     })
 }
 
-fn exit_of<'a>(events: &'a [Traced], pid: u32) -> &'a Exit {
+fn exit_of(events: &[Traced], pid: u32) -> &Exit {
     one(events, |event| match event {
         Event::Exit(exit) if exit.process.pid == pid => Some(exit),
         _ => None,
