@@ -18,6 +18,7 @@ const LAB: [(&str, &str); 16] = [
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),
+    ("perl", "perl-base"),
     ("ping", "iputils-ping"),
     ("ps", "procps"),
     ("python3", "python3"),
