@@ -5,6 +5,7 @@
 #![no_std]
 
 pub mod ring;
+pub mod tcp;
 
 /// Name of the folder that maps and links of this layout are pinned in.
 pub const LAYOUT: &str = "v1";

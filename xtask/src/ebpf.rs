@@ -22,8 +22,11 @@ use crate::cargo::project;
 const TARGET: &str = "bpfel-unknown-none";
 /// The programs: what the agent embeds, and what the benchmarks compare with. Beside each object lies
 /// what it was built from.
-const OBJECTS: [(&str, &str); 2] =
-    [("kctl", "agent-kernel/bpf/kctl.bpf"), ("tasks", "agent-kernel/benches/reads/tasks.bpf")];
+const OBJECTS: [(&str, &str); 3] = [
+    ("kctl", "agent-kernel/bpf/kctl.bpf"),
+    ("tcp", "agent-kernel/bpf/tcp.bpf"),
+    ("tasks", "agent-kernel/benches/reads/tasks.bpf"),
+];
 /// What the objects are made of.
 const SOURCES: [&str; 5] = [
     "agent-ebpf/Cargo.lock",
@@ -204,7 +207,7 @@ impl Toolchain {
         build
             .args(["build", "--release", "--locked", "--target", TARGET])
             // The target is unstable: assembly for it, in aya-ebpf and in our program.
-            .env("RUSTC_BOOTSTRAP", "aya_ebpf,kctl,tasks")
+            .env("RUSTC_BOOTSTRAP", "aya_ebpf,kctl,tasks,tcp")
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join(std::ffi::OsStr::new("\x1f")));
         if self.build_std {
             build.args(["-Z", "build-std=core"]).env("RUSTC_BOOTSTRAP", "1");

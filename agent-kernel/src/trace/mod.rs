@@ -5,5 +5,6 @@
 
 mod pages;
 mod ring;
+pub mod tcp;
 
 pub use ring::{KernelRing, Records, RingBytes};
