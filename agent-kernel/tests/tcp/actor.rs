@@ -3,10 +3,11 @@
 
 use super::support::Test;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// Tells the child what it is. Its user, so that a wrong one is seen.
@@ -66,8 +67,13 @@ impl Actor {
         let mut line = String::new();
         loop {
             line.clear();
+            if self.stdout.buffer().is_empty() {
+                let mut fds = [PollFd::new(self.stdout.get_ref().as_fd(), PollFlags::POLLIN)];
+                let answers = poll(&mut fds, PollTimeout::from(30_000_u16)).expect("polled");
+                assert_eq!(answers, 1, "the actor does not answer");
+            }
             assert_ne!(self.stdout.read_line(&mut line).expect("text"), 0, "the actor ended");
-            if let Some(answer) = line.trim_end().strip_prefix(ANSWER) {
+            if let Some(answer) = line.trim_end_matches('\n').strip_prefix(ANSWER) {
                 return answer.to_owned();
             }
         }
@@ -237,8 +243,6 @@ impl Sockets {
 
     /// Waits until the connection is made, or is not.
     fn end(&mut self) -> String {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        use std::os::fd::AsFd;
         let socket = self.begun.take().expect("begun");
         let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
         poll(&mut fds, PollTimeout::NONE).expect("polled");
