@@ -10,7 +10,7 @@ use aya_ebpf::bindings::BPF_EXIST;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns,
 };
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user};
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user};
 use aya_ebpf::programs::TracePointContext;
 use core::ptr::{addr_of, read_volatile};
 
@@ -29,6 +29,13 @@ const SECOND: usize = 24;
 static SCOPE_ID: u64 = 0;
 #[unsafe(no_mangle)]
 static SCOPE_LEVEL: u64 = 0;
+
+/// The running thread. The helper for its number is not there for `sock_ops` on all kernels.
+#[inline(always)]
+pub fn key() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_current_task() }
+}
 
 /// Remembers where a TCP socket that is not connected yet is to be connected to.
 #[inline(always)]
@@ -52,7 +59,7 @@ fn begun(context: &TracePointContext) -> Option<()> {
     }
     let (remote, remote_port) = target(address)?;
     let call = Call { sock: sock as u64, remote, remote_port, untold: 1, zero: 0 };
-    if CALLS.insert(bpf_get_current_pid_tgid(), call, 0).is_err() {
+    if CALLS.insert(key(), call, 0).is_err() {
         maps::count_untracked();
     }
     Some(())
@@ -81,7 +88,7 @@ fn target(address: *const u8) -> Option<([u8; 16], u16)> {
 /// Tells a call that failed, if nobody else did.
 #[inline(always)]
 pub fn connect_ends(context: &TracePointContext) {
-    let thread = bpf_get_current_pid_tgid();
+    let thread = key();
     let Some(call) = CALLS.get_ptr(thread) else { return };
     // SAFETY: a checked pointer into a map's value, which only this thread uses.
     let call = unsafe { *call };
@@ -185,11 +192,8 @@ fn socket(descriptor: u64) -> Option<*const u8> {
     }
     let files = follow(table, member::FDTABLE_FD)?;
     // SAFETY: the helper checks the address.
-    let file = unsafe {
-        aya_ebpf::helpers::bpf_probe_read_kernel(
-            files.wrapping_add(descriptor as usize * 8).cast::<u64>(),
-        )
-    };
+    let file =
+        unsafe { bpf_probe_read_kernel(files.wrapping_add(descriptor as usize * 8).cast::<u64>()) };
     let file = file.ok().filter(|file| *file != 0)? as *const u8;
     follow(file, member::FILE_PRIVATE_DATA)
 }

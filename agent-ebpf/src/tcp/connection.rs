@@ -4,6 +4,7 @@
 //! asks for the callback on a change of its state when it is connected, so those that are older than
 //! the program are not told of.
 
+use crate::call;
 use crate::kernel::read;
 use crate::maps::{self, CALLS, CONNECTIONS, PENDING};
 use crate::owner;
@@ -14,7 +15,6 @@ use aya_ebpf::bindings::{
     BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
     BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_ops,
 };
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_skc_to_tcp_sock,
 };
@@ -95,7 +95,7 @@ pub fn called(context: &SockOpsContext) {
 #[inline(never)]
 fn begins(context: &SockOpsContext) {
     ask_for_state(context);
-    if let Some(call) = CALLS.get_ptr_mut(bpf_get_current_pid_tgid()) {
+    if let Some(call) = CALLS.get_ptr_mut(call::key()) {
         // SAFETY: a checked pointer into a map's value, which only this thread uses.
         unsafe { (*call).untold = 0 };
     }
@@ -181,7 +181,7 @@ fn failed(context: &SockOpsContext, record: &mut Record) {
     let Some(error) = read::<u32>(sock, member::SOCK_ERR) else { return };
     if error == 0 {
         // connect(2) gives it up itself and answers why, or somebody closes the socket meanwhile.
-        if let Some(call) = CALLS.get_ptr_mut(bpf_get_current_pid_tgid()) {
+        if let Some(call) = CALLS.get_ptr_mut(call::key()) {
             // SAFETY: a checked pointer into a map's value, which only this thread uses.
             let call = unsafe { &mut *call };
             if call.sock == sock as u64 {

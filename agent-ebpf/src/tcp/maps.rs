@@ -19,7 +19,7 @@ pub static CONNECTIONS: HashMap<u64, Connection> =
 #[map(name = "pending")]
 pub static PENDING: HashMap<u64, Record> =
     HashMap::with_max_entries(MAX_PENDING, BPF_F_NO_PREALLOC);
-/// Threads in connect(2).
+/// Threads in connect(2), by their address.
 #[map(name = "calls")]
 pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(MAX_CALLS, BPF_F_NO_PREALLOC);
 /// How many connections and calls found no room.

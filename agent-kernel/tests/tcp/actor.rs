@@ -165,6 +165,10 @@ impl Sockets {
                 self.begun = None;
                 done
             }
+            ["fork-accept"] => {
+                let listener = self.listener.as_ref().expect("listening");
+                fork(|| drop(listener.accept()))
+            }
             ["serve", count] => {
                 let listener = self.listener.as_ref().expect("listening");
                 for _ in 0..count.parse().expect("a number") {
@@ -207,7 +211,7 @@ impl Sockets {
                 stream.shutdown(Shutdown::Write).expect("shut down");
                 String::new()
             }
-            ("fork", []) => fork(),
+            ("fork", []) => fork(|| ()),
             ("reset", []) => {
                 let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
                 socket::setsockopt(stream, socket::sockopt::Linger, &at_once).expect("set");
@@ -269,16 +273,17 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// Leaves everything open to another process, which ends when this one's stdin does. Its pid.
-#[expect(unsafe_code, reason = "the child shares the sockets, and calls nothing that takes a lock")]
-fn fork() -> String {
-    // SAFETY: the child only pauses until it is killed.
+/// Another process that has everything open too, does something and then waits to be killed. Its pid.
+#[expect(unsafe_code, reason = "the child of a process with threads may call little")]
+fn fork(act: impl FnOnce()) -> String {
+    // SAFETY: the child makes plain system calls, and takes no lock.
     match unsafe { nix::unistd::fork() }.expect("forked") {
         nix::unistd::ForkResult::Parent { child } => child.to_string(),
         nix::unistd::ForkResult::Child => {
             // It must not outlive the test whatever happens.
-            // SAFETY: plain system calls.
+            // SAFETY: a plain system call.
             unsafe { libc::alarm(60) };
+            act();
             loop {
                 nix::unistd::pause();
             }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// Nothing listens there: no test binds it, and it is below those that the kernel chooses.
 const CLOSED_PORT: u16 = 9;
 /// As long as anything that is waited for may take on a busy machine.
-const LONG: Duration = Duration::from_secs(30);
+pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 /// Namespaces of this thread, which must not leave it, and a cgroup that is removed at the end.
 pub(crate) struct Test {
@@ -31,9 +31,20 @@ impl Test {
         let tracefs = "/sys/kernel/tracing";
         mount(Some("tracefs"), tracefs, Some("tracefs"), MsFlags::empty(), none).expect("tracefs");
         run("ip link set lo up");
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let cgroup = unified().join(format!("kctl-tcp-{}-{number}", std::process::id()));
+        Self::of(fresh())
+    }
+
+    /// The same namespaces with another cgroup.
+    pub(crate) fn beside(&self) -> Self {
+        Self::of(fresh())
+    }
+
+    /// The same namespaces with a cgroup below this one's, to be dropped before it.
+    pub(crate) fn below(&self) -> Self {
+        Self::of(self.cgroup.join("below"))
+    }
+
+    fn of(cgroup: PathBuf) -> Self {
         std::fs::create_dir(&cgroup).expect("root: a cgroup");
         Self { cgroup, _not_send: PhantomData }
     }
@@ -44,13 +55,12 @@ impl Test {
 
     /// Watches everything of this test, with a ring of so many bytes.
     pub(crate) fn watch(&self, ring_bytes: u32) -> Watch {
-        self.watch_with(TcpConfig {
-            scope: Scope::Cgroup(self.cgroup.clone()),
-            ring_bytes,
-            connect: true,
-            accept: true,
-            close: true,
-        })
+        self.watch_with(self.config(ring_bytes))
+    }
+
+    pub(crate) fn config(&self, ring_bytes: u32) -> TcpConfig {
+        let scope = Scope::Cgroup(self.cgroup.clone());
+        TcpConfig { scope, ring_bytes, connect: true, accept: true, close: true }
     }
 
     pub(crate) fn watch_with(&self, config: TcpConfig) -> Watch {
@@ -77,6 +87,13 @@ impl Drop for Test {
             std::thread::yield_now();
         }
     }
+}
+
+/// A cgroup that is not there yet.
+fn fresh() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    unified().join(format!("kctl-tcp-{}-{number}", std::process::id()))
 }
 
 /// The unified hierarchy, as this test reads the mounts.
