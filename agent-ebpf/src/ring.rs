@@ -65,7 +65,8 @@ fn wanted(state: *mut RingState) -> bool {
         ASLEEP => true,
         NAPPING => {
             // SAFETY: a static of ours; volatile, because user space has set it since.
-            RING.query(u64::from(BPF_RB_AVAIL_DATA)) >= unsafe { read_volatile(addr_of!(WAKE_BYTES)) }
+            RING.query(u64::from(BPF_RB_AVAIL_DATA))
+                >= unsafe { read_volatile(addr_of!(WAKE_BYTES)) }
         }
         _ => false,
     }

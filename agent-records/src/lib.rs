@@ -6,6 +6,7 @@
 
 pub mod ring;
 pub mod tcp;
+pub mod trace;
 
 /// Name of the folder that maps and links of this layout are pinned in.
 pub const LAYOUT: &str = "v1";
@@ -155,6 +156,7 @@ pub mod mask {
 mod user {
     #![expect(unsafe_code, reason = "aya moves records in and out of the kernel as bytes")]
 
+    use super::trace;
     use super::{Entry, GuardPort, Key4, Key6, Tally, Uplink};
 
     // SAFETY: repr(C), integers only, and no padding: 4 + 2 + 1 + 1 bytes.
@@ -169,4 +171,26 @@ mod user {
     unsafe impl aya::Pod for GuardPort {}
     // SAFETY: repr(C), integers only, and no padding: 16 + 2 bytes.
     unsafe impl aya::Pod for Uplink {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 6 * 4 bytes.
+    unsafe impl aya::Pod for trace::Settings {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 40 + 16 + 4 * 4 bytes.
+    unsafe impl aya::Pod for trace::Exec {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 40 + 8 + 2 * 4 bytes.
+    unsafe impl aya::Pod for trace::Exit {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 40 + 8 + 4 * 4 bytes.
+    unsafe impl aya::Pod for trace::Open {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 40 + 2 * 24 bytes.
+    unsafe impl aya::Pod for trace::Cred {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 40 + 56 + 2 * 4 bytes.
+    unsafe impl aya::Pod for trace::Module {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 40 + 2 * 4 + 16 bytes.
+    unsafe impl aya::Pod for trace::Bpf {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 2 * 40 + 2 * 4 bytes.
+    unsafe impl aya::Pod for trace::Ptrace {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 2 * 40 + 4 * 4 bytes.
+    unsafe impl aya::Pod for trace::Signal {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 40 + 5 * 8 bytes.
+    unsafe impl aya::Pod for trace::Oom {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 2 * 4 bytes.
+    unsafe impl aya::Pod for trace::Header {}
 }

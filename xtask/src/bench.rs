@@ -12,6 +12,8 @@ use crate::{
 
 /// Criterion's folder of results, below the build's.
 const RESULTS: &str = "target/criterion";
+/// The benchmark of events, and its name.
+const EVENTS: &str = "events";
 /// The row that the others are compared with.
 const OURS: &str = "kctl";
 
@@ -44,6 +46,20 @@ struct Estimate {
 /// Runs the benchmarks whose names hold `filter`, and prints medians and ratios.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     packages::ensure_bench("bench")?;
+    let with_events = filter.is_none_or(|filter| EVENTS.contains(filter));
+    let found = reads(filter, with_events)?;
+    if with_events {
+        // Its figures are of one moment: it puts them side by side itself.
+        let mut events = cargo();
+        events.args(["bench", "--package", "agent-kernel", "--bench", EVENTS]);
+        ensure!(events.status().context("cargo bench")?.success(), "the benchmark failed");
+    }
+    ensure!(found || with_events, "no benchmark has such a name");
+    Ok(())
+}
+
+/// Those of reading, by criterion; whether there were any.
+fn reads(filter: Option<&str>, is_optional: bool) -> Result<bool> {
     let results = project().join(RESULTS);
     // Those of another run would be shown as of this one.
     match fs::remove_dir_all(&results) {
@@ -54,10 +70,12 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     benches.args(["bench", "--package", "agent-kernel", "--bench", "reads", "--"]);
     benches.args(filter).env("CRITERION_HOME", &results);
     ensure!(benches.status().context("cargo bench")?.success(), "the benchmarks failed");
+    if is_optional && !results.is_dir() {
+        return Ok(false);
+    }
     let rows = rows(&results)?;
-    ensure!(!rows.is_empty(), "no benchmark has such a name");
     print!("{}", table(&rows));
-    Ok(())
+    Ok(!rows.is_empty())
 }
 
 fn rows(results: &Path) -> Result<Vec<Row>> {

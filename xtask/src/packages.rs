@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
 /// Programs that the lab and the tests run, each with its package.
-const LAB: [(&str, &str); 14] = [
+const LAB: [(&str, &str); 16] = [
     ("bpftool", "bpftool"),
     ("conntrack", "conntrack"),
     ("ethtool", "ethtool"),
@@ -17,8 +17,10 @@ const LAB: [(&str, &str); 14] = [
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),
+    ("perl", "perl-base"),
     ("ping", "iputils-ping"),
     ("ps", "procps"),
+    ("python3", "python3"),
     ("setpriv", "util-linux"),
     ("ss", "iproute2"),
 ];

@@ -22,6 +22,7 @@ use counts::Counts;
 use guard::Guards;
 use pins::{Pin, Pins};
 use program::Program;
+pub(crate) use program::{LOAD_ATTEMPTS, interrupted};
 use rules::Rules;
 use std::collections::HashMap;
 use std::fmt;

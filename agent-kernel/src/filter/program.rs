@@ -11,7 +11,7 @@ use aya::{Ebpf, EbpfLoader};
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/kctl.bpf.o");
 const PROGRAM: &str = "kctl_filter";
 /// As many as libbpf makes.
-const LOAD_ATTEMPTS: u32 = 5;
+pub(crate) const LOAD_ATTEMPTS: u32 = 5;
 
 /// The loaded program and its maps.
 #[derive(Debug)]
@@ -69,13 +69,13 @@ impl Program {
     }
 }
 
-/// The verifier's log is in the error's source; it is far too long for a message.
 /// Whether a signal came while the kernel verified the program: it gives up then with EAGAIN.
-fn interrupted(error: &ProgramError) -> bool {
+pub(crate) fn interrupted(error: &ProgramError) -> bool {
     const EAGAIN: i32 = nix::errno::Errno::EAGAIN as i32;
     matches!(error, ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(EAGAIN))
 }
 
+/// The verifier's log is in the error's source; it is far too long for a message.
 fn refused(error: ProgramError) -> Error {
     let error = Error::wrapped("filter", error);
     if error.kind() == ErrorKind::NoPermission {

@@ -22,7 +22,7 @@ pub(super) fn path(text: &[u8]) -> Option<&[u8]> {
 
 /// The container's id: the innermost part of the path that holds one of 64 hexadecimal digits, bare or
 /// as runtimes dress it up for systemd (`docker-ID.scope`, `cri-containerd-ID.scope`, `crio-ID`).
-pub(super) fn container_id(path: &[u8]) -> Option<&str> {
+pub(crate) fn container_id(path: &[u8]) -> Option<&str> {
     path.rsplit(|&byte| byte == b'/').find_map(|part| {
         let bare = part.strip_suffix(b".scope").unwrap_or(part);
         let id = bare.rsplit(|&byte| byte == b'-').next()?;

@@ -22,6 +22,7 @@ mod system;
 mod taint;
 mod user;
 
+pub(crate) use cgroup::container_id;
 pub use cpu::{CpuTimes, Utilisation, cpu_times};
 pub use holder::{SocketHolder, SocketHolders, socket_holders};
 pub use ipc::{Id, Ipc, IpcRoots, Kind, Msg, Owner, Sem, Shm, ipc};
