@@ -5,6 +5,7 @@
 #![no_std]
 
 pub mod ring;
+pub mod tcp;
 pub mod trace;
 
 /// Name of the folder that maps and links of this layout are pinned in.

@@ -11,6 +11,7 @@ mod pages;
 mod programs;
 mod ring;
 mod source;
+pub mod tcp;
 
 pub use cgroups::{Cgroup, CgroupPaths};
 pub use event::{
