@@ -178,7 +178,7 @@ pub(super) fn of_process(process: Process, cgroups: &CgroupPaths) -> pb::EventPr
         uid: process.uid,
         comm: text(&process.comm),
         cgroup: cgroup.as_ref().map(|it| text(&it.path)).unwrap_or_default(),
-        container: cgroup.and_then(|it| it.container.clone()).unwrap_or_default(),
+        container_id: cgroup.and_then(|it| it.container.clone()).unwrap_or_default(),
     }
 }
 
