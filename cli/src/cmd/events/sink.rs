@@ -15,7 +15,7 @@ use std::{
 
 /// So many bytes are written together at most, and one event more.
 const FULL: usize = 64 << 10;
-/// How long the end waits for a reader that does not read.
+/// How long a reader that does not read is waited for after Ctrl-C.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Standard output.
@@ -27,13 +27,15 @@ pub(super) struct Sink {
     begun: bool,
     /// The reader went away.
     deserted: bool,
+    /// The end of the document is in the buffer or written.
+    closed: bool,
 }
 
 impl Sink {
     pub(super) fn new(format: Format) -> Self {
         let choice = anstream::AutoStream::choice(&io::stdout());
         let coloured = choice != anstream::ColorChoice::Never;
-        Self { format, coloured, buffer: Vec::new(), begun: false, deserted: false }
+        Self { format, coloured, buffer: Vec::new(), begun: false, deserted: false, closed: false }
     }
 
     /// Adds an event.
@@ -123,16 +125,33 @@ impl Sink {
         }
     }
 
+    /// Whether everything is written.
+    pub(super) fn is_finished(&self) -> bool {
+        self.closed && (self.buffer.is_empty() || self.deserted)
+    }
+
     /// Writes the rest and closes the document.
     pub(super) async fn finish(&mut self) -> anyhow::Result<()> {
-        self.begin();
-        match (self.format, self.begun) {
-            (Format::Json, true) => self.buffer.extend_from_slice(b"\n]\n"),
-            (Format::Json, false) => self.buffer.extend_from_slice(b"]\n"),
-            (Format::Yaml, false) => self.buffer.extend_from_slice(b"[]\n"),
-            _ => {}
+        if !std::mem::replace(&mut self.closed, true) {
+            self.begin();
+            self.buffer.extend_from_slice(match (self.format, self.begun) {
+                (Format::Json, true) => b"\n]\n",
+                (Format::Json, false) => b"]\n",
+                (Format::Yaml, false) => b"[]\n",
+                _ => b"",
+            });
         }
-        self.begun = true;
-        tokio::time::timeout(PATIENCE, self.flush()).await.unwrap_or(Ok(()))
+        self.flush().await
+    }
+
+    /// The same for somebody who waits: a reader that does not read is not waited for.
+    pub(super) async fn finish_soon(&mut self) -> anyhow::Result<()> {
+        match tokio::time::timeout(PATIENCE, self.finish()).await {
+            Ok(result) => result,
+            Err(_) => {
+                note("standard output takes nothing more: its end is missing");
+                Ok(())
+            }
+        }
     }
 }
