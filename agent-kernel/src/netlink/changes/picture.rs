@@ -17,7 +17,7 @@ use std::net::IpAddr;
 
 /// Links, and in each family addresses and neighbours, that are kept; some 8 MiB each at most.
 const OBJECTS: usize = 32_768;
-/// Routes of each family that are kept; some 25 MiB at most.
+/// Routes of each family that are kept; some 30 MiB at most.
 const ROUTES: usize = 200_000;
 /// Names of links that are gone: what is told later of their addresses still has them.
 const GONE: usize = 1_024;
