@@ -76,7 +76,7 @@ impl Tracer {
         Ok((tracer, loaded.missing))
     }
 
-    /// Waits until there is something to drain: at once after silence, else up to 2 ms so that more
+    /// Waits until there is something to drain: at once after silence, else up to 4 ms so that more
     /// comes together. May be given up at any time.
     pub async fn readable(&mut self) -> Result<(), Error> {
         self.ring.readable().await

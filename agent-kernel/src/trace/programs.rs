@@ -132,15 +132,19 @@ fn settings(
     has_prefixes: bool,
 ) -> Result<Settings, Error> {
     let arguments = |tracepoint| btf.tracepoint(tracepoint).unwrap_or_default();
+    // Before Linux 6.2 these counters were single words.
+    let (rss_step, rss_first) = match btf.size("mm_rss_stat") {
+        Some(_) => (8, 0),
+        None => {
+            btf.size("percpu_counter").zip(btf.member("percpu_counter", "count")).unwrap_or((0, 0))
+        }
+    };
     let mut settings = Settings {
         has_prefixes: has_prefixes.into(),
         tells_last: u32::from(arguments("sched_process_exit").len() > 1),
         tells_victim: u32::from(arguments("mark_victim").first() == Some(&true)),
-        // Before Linux 6.2 these counters were laid out otherwise.
-        rss_step: btf
-            .size("percpu_counter")
-            .filter(|_| btf.size("mm_rss_stat").is_none())
-            .unwrap_or(0),
+        rss_step,
+        rss_first,
         ..Settings::default()
     };
     if let Scope::Cgroup(path) = &config.scope {
