@@ -282,8 +282,8 @@ pub struct Settings {
 
 macro_rules! layout {
     ($($field:ident: $of:literal $member:literal,)*) => {
-        /// Where this kernel keeps what is read, bytes from the start of its struct; [`ABSENT`] for what
-        /// it has not.
+        /// Where this kernel keeps what is read, bytes from the start of its struct;
+        /// [`ABSENT`](crate::trace::ABSENT) for what it has not.
         #[repr(C)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct Layout {
@@ -298,10 +298,12 @@ macro_rules! layout {
 
         impl Layout {
             /// Of a kernel that has nothing.
-            pub const EMPTY: Self = Self { $($field: ABSENT,)* };
+            pub const EMPTY: Self = Self { $($field: $crate::trace::ABSENT,)* };
         }
     };
 }
+
+pub(crate) use layout;
 
 layout! {
     task_pid: "task_struct" "pid",

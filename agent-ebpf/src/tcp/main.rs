@@ -19,8 +19,8 @@ mod owner;
 #[path = "../ring.rs"]
 mod ring;
 
-use aya_ebpf::macros::{sock_ops, tracepoint};
-use aya_ebpf::programs::{SockOpsContext, TracePointContext};
+use aya_ebpf::macros::{raw_tracepoint, sock_ops};
+use aya_ebpf::programs::{RawTracePointContext, SockOpsContext};
 
 /// What becomes of a connection.
 #[sock_ops]
@@ -30,24 +30,17 @@ pub fn tcp_connection(context: SockOpsContext) -> u32 {
     1
 }
 
-/// Begin of connect(2).
-#[tracepoint]
-pub fn tcp_connect_enter(context: TracePointContext) -> u32 {
-    call::connect_begins(&context);
+/// `sys_enter(regs, number)`
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn tcp_sys_enter(context: RawTracePointContext) -> i32 {
+    call::begins(context.arg::<u64>(0) as kernel::Address, context.arg(1));
     0
 }
 
-/// End of connect(2).
-#[tracepoint]
-pub fn tcp_connect_exit(context: TracePointContext) -> u32 {
-    call::connect_ends(&context);
-    0
-}
-
-/// End of accept(2) and accept4(2).
-#[tracepoint]
-pub fn tcp_accept_exit(context: TracePointContext) -> u32 {
-    call::accept_ends(&context);
+/// `sys_exit(regs, result)`
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn tcp_sys_exit(context: RawTracePointContext) -> i32 {
+    call::ends(context.arg::<u64>(0) as kernel::Address, context.arg::<u64>(1) as i64);
     0
 }
 

@@ -244,7 +244,7 @@ impl Traced {
 
 /// The beginning of the bytes as what lies there, and the rest.
 #[expect(unsafe_code, reason = "records are bytes that the kernel wrote")]
-fn read<T: Pod>(bytes: &[u8]) -> Option<(T, &[u8])> {
+pub(super) fn read<T: Pod>(bytes: &[u8]) -> Option<(T, &[u8])> {
     let (head, rest) = bytes.split_at_checked(size_of::<T>())?;
     // SAFETY: as long as it must be, and any bytes are valid for Pod.
     Some((unsafe { head.as_ptr().cast::<T>().read_unaligned() }, rest))
@@ -377,7 +377,8 @@ fn process(it: &record::Process) -> Process {
     }
 }
 
-fn some(it: &record::Process) -> Option<Process> {
+/// `None` for no process.
+pub(super) fn some(it: &record::Process) -> Option<Process> {
     (it.pid != 0).then(|| process(it))
 }
 

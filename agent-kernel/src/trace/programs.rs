@@ -57,11 +57,13 @@ pub(super) fn load(config: &TracerConfig, mount: Option<&Mount>) -> Result<Loade
         && btf.tracepoint(CGROUP_MKDIR).is_some();
     let programs = PROBES.iter().filter(|probe| asked.wants(probe.serves));
     for probe in programs.collect::<Vec<_>>() {
-        if let Err(error) = verified(program(&mut ebpf, probe.program)) {
+        let program = program(&mut ebpf, probe.program);
+        if let Err(error) = verified(|| program.load()) {
             asked.refused(probe.serves, Error::wrapped(object(probe.program), error));
         }
     }
-    let keeps_cgroups = keeps_cgroups && verified(program(&mut ebpf, CGROUP_MKDIR)).is_ok();
+    let keeps_cgroups =
+        keeps_cgroups && verified(|| program(&mut ebpf, CGROUP_MKDIR).load()).is_ok();
     fill(&mut ebpf, &prefixes)?;
     let ring = KernelRing::take(&mut ebpf)?;
     let came = keeps_cgroups
@@ -193,9 +195,12 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut RawTracePoint {
     program.try_into().expect("all are raw tracepoints")
 }
 
-fn verified(program: &mut RawTracePoint) -> Result<(), ProgramError> {
+/// Loads a program, again when a signal cut that short.
+pub(super) fn verified(
+    mut load: impl FnMut() -> Result<(), ProgramError>,
+) -> Result<(), ProgramError> {
     let mut attempts = 1;
-    while let Err(error) = program.load() {
+    while let Err(error) = load() {
         if attempts == LOAD_ATTEMPTS || !interrupted(&error) {
             return Err(error);
         }

@@ -3,7 +3,8 @@
 use super::actor::Actor;
 use super::support::{Test, is_close, is_of, one, run};
 use agent_kernel::ErrorKind;
-use agent_kernel::trace::tcp::{Scope, TcpConfig, TcpTracer, What};
+use agent_kernel::trace::Scope;
+use agent_kernel::trace::tcp::{TcpTracer, What};
 use aya::programs::SockOps;
 
 const CLIENT: u32 = 41_111;
@@ -161,13 +162,8 @@ fn attached(cgroup: &str) -> Vec<u32> {
 fn a_scope_that_is_not_there_is_said() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let config = TcpConfig {
-        scope: Scope::Cgroup("/no such cgroup".into()),
-        ring_bytes: 1 << 16,
-        connect: true,
-        accept: true,
-        close: true,
-    };
+    let mut config = Test::new().config(1 << 16);
+    config.scope = Scope::Cgroup("/no such cgroup".into());
     let error = runtime.block_on(async { TcpTracer::open(&config) }).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().ends_with("no such cgroup\": no such file or directory"), "{error}");

@@ -1,12 +1,13 @@
 //! A namespace and a cgroup of one test's own, and the events of it.
 
 use super::actor::Actor;
-use agent_kernel::trace::tcp::{Event, Scope, TcpConfig, TcpTracer, What};
+use agent_kernel::trace::Scope;
+use agent_kernel::trace::tcp::{Event, TcpConfig, TcpTracer, What};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use std::marker::PhantomData;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -28,8 +29,6 @@ impl Test {
             .expect("this test needs root: namespaces");
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("own mounts");
-        let tracefs = "/sys/kernel/tracing";
-        mount(Some("tracefs"), tracefs, Some("tracefs"), MsFlags::empty(), none).expect("tracefs");
         run("ip link set lo up");
         Self::of(fresh())
     }
@@ -59,8 +58,16 @@ impl Test {
     }
 
     pub(crate) fn config(&self, ring_bytes: u32) -> TcpConfig {
-        let scope = Scope::Cgroup(self.cgroup.clone());
-        TcpConfig { scope, ring_bytes, connect: true, accept: true, close: true }
+        let below = self.cgroup.strip_prefix(unified()).expect("it is in the hierarchy");
+        TcpConfig {
+            scope: Scope::Cgroup(below.to_owned()),
+            ring_bytes,
+            connect: true,
+            accept: true,
+            close: true,
+            proc_root: "/proc".into(),
+            sys_root: "/sys".into(),
+        }
     }
 
     pub(crate) fn watch_with(&self, config: TcpConfig) -> Watch {
@@ -146,10 +153,10 @@ pub(crate) fn is_of(event: &Event, actor: &Actor, test: &Test) {
     use std::os::unix::fs::MetadataExt;
     let process = event.process.as_ref().expect("its process is known");
     assert_eq!(process.pid, actor.pid());
-    assert_eq!(process.ppid, std::process::id());
-    assert_eq!(process.uid, actor.uid);
+    assert_eq!(process.ppid, Some(std::process::id()));
+    assert_eq!(process.uid, Some(actor.uid));
     assert_eq!(process.comm, actor.comm());
-    assert_eq!(process.cgroup_id, Path::new(&test.cgroup).metadata().expect("it is there").ino());
+    assert_eq!(process.cgroup, Some(test.cgroup.metadata().expect("it is there").ino()));
 }
 
 /// Where an event says that the connection was from and to.
