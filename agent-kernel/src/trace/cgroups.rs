@@ -38,7 +38,7 @@ impl Cgroup {
 }
 
 /// The cgroup by its id, also one that is gone if it was there, or came, while this was.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CgroupPaths {
     mount: Option<Mount>,
     /// Of those that came, by the kernel.
@@ -158,6 +158,11 @@ fn below(cgroup: &Path) -> Result<PathBuf, Error> {
 }
 
 impl CgroupPaths {
+    /// Without a tracer: the names of those that are there.
+    pub fn open(proc_root: &Path) -> Result<Self, Error> {
+        Ok(Self::new(Mount::find(proc_root)?, None))
+    }
+
     pub(super) fn new(
         mount: Option<Mount>,
         came: Option<KernelMap<MapData, u64, [u8; CGROUP_BYTES]>>,
