@@ -434,7 +434,7 @@ fn mistakes_are_told_with_their_place() {
         let filter = EventFilter { expression, ..EventFilter::default() };
         let _ = Filter::new(Some(filter)).map(|it| it.matches(&origin(), &of(Kind::Drop)));
     }
-    assert!(takes(&"!late||".repeat(60).trim_end_matches('|').to_owned(), &of(Kind::Drop)));
+    assert!(takes("!late||".repeat(60).trim_end_matches('|'), &of(Kind::Drop)));
 }
 
 #[test]
