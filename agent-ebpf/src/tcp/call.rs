@@ -24,7 +24,10 @@ const SS_UNCONNECTED: u32 = 1;
 #[inline(always)]
 pub fn begins(regs: Address, number: u64) {
     if number == u64::from(setting!(connect)) && !is_compat() {
-        let _ = connect_begins(regs);
+        let (first, second) = (read(regs, layout!(regs_first)), read(regs, layout!(regs_second)));
+        if let (Some(descriptor), Some(address)) = (first, second) {
+            connect_begins(descriptor, address);
+        }
     }
 }
 
@@ -35,8 +38,8 @@ pub fn ends(regs: Address, result: i64) {
     let is = |call: u32| number == u64::from(call);
     if is(setting!(connect)) && !is_compat() {
         connect_ends(result);
-    } else if (is(setting!(accept)) || is(setting!(accept4))) && result >= 0 && !is_compat() {
-        let _ = accept_ends(result as u32);
+    } else if (is(setting!(accept)) || is(setting!(accept4))) && !is_compat() {
+        accept_ends(result);
     }
 }
 
@@ -49,18 +52,23 @@ pub fn key() -> u64 {
 
 /// Remembers where a TCP socket that is not connected yet is to be connected to.
 #[inline(always)]
-fn connect_begins(regs: Address) -> Option<()> {
+pub fn connect_begins(descriptor: u64, address: u64) {
+    let _ = note(descriptor as u32, address as Address);
+}
+
+#[inline(always)]
+fn note(descriptor: u32, address: Address) -> Option<()> {
     if !in_scope() {
         return None;
     }
-    let socket = socket(read::<u64>(regs, layout!(regs_first))? as u32)?;
+    let socket = socket(descriptor)?;
     let sock = follow(socket, layout!(socket_sk))?;
     if read::<u16>(sock, layout!(sock_protocol))? != IPPROTO_TCP
         || read::<u32>(socket, layout!(socket_state))? != SS_UNCONNECTED
     {
         return None;
     }
-    let (remote, remote_port) = target(read::<u64>(regs, layout!(regs_second))? as Address)?;
+    let (remote, remote_port) = target(address)?;
     let call = Call { sock: sock as u64, remote, remote_port, untold: 1, zero: 0 };
     if CALLS.insert(key(), call, 0).is_err() {
         maps::count_untracked();
@@ -90,7 +98,7 @@ fn target(address: Address) -> Option<([u8; 16], u16)> {
 
 /// Tells a call that failed, if nobody else did.
 #[inline(always)]
-fn connect_ends(result: i64) {
+pub fn connect_ends(result: i64) {
     let Some(call) = CALLS.get_ptr(key()) else { return };
     // SAFETY: a checked pointer into a map's value, which only this thread uses.
     let call = unsafe { *call };
@@ -129,7 +137,14 @@ fn is_failure(error: i64) -> bool {
 
 /// Tells a connection that a process has taken.
 #[inline(always)]
-fn accept_ends(descriptor: u32) -> Option<()> {
+pub fn accept_ends(result: i64) {
+    if result >= 0 {
+        let _ = taken(result as u32);
+    }
+}
+
+#[inline(always)]
+fn taken(descriptor: u32) -> Option<()> {
     let sock = follow(socket(descriptor)?, layout!(socket_sk))?;
     let cookie = read::<u64>(sock, layout!(sock_cookie))?;
     remember(cookie);

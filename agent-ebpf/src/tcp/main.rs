@@ -19,8 +19,8 @@ mod owner;
 #[path = "../ring.rs"]
 mod ring;
 
-use aya_ebpf::macros::{raw_tracepoint, sock_ops};
-use aya_ebpf::programs::{RawTracePointContext, SockOpsContext};
+use aya_ebpf::macros::{raw_tracepoint, sock_ops, tracepoint};
+use aya_ebpf::programs::{RawTracePointContext, SockOpsContext, TracePointContext};
 
 /// What becomes of a connection.
 #[sock_ops]
@@ -29,6 +29,41 @@ pub fn tcp_connection(context: SockOpsContext) -> u32 {
     // Anything else would be a refusal.
     1
 }
+
+/// `sys_enter_connect`: what follows is the number, the descriptor and the address.
+#[tracepoint]
+pub fn tcp_connect_enter(context: TracePointContext) -> u32 {
+    if let (Some(descriptor), Some(address)) = (word(&context, 16), word(&context, 24)) {
+        call::connect_begins(descriptor, address);
+    }
+    0
+}
+
+/// `sys_exit_connect`: what follows is the number and the result.
+#[tracepoint]
+pub fn tcp_connect_exit(context: TracePointContext) -> u32 {
+    if let Some(result) = word(&context, 16) {
+        call::connect_ends(result as i64);
+    }
+    0
+}
+
+/// `sys_exit_accept` and `sys_exit_accept4`: likewise.
+#[tracepoint]
+pub fn tcp_accept_exit(context: TracePointContext) -> u32 {
+    if let Some(result) = word(&context, 16) {
+        call::accept_ends(result as i64);
+    }
+    0
+}
+
+#[inline(always)]
+fn word(context: &TracePointContext, place: usize) -> Option<u64> {
+    // SAFETY: the helper checks the address.
+    unsafe { context.read_at(place) }.ok()
+}
+
+// The same for all calls at once, where the tracepoints of single calls can't be had.
 
 /// `sys_enter(regs, number)`
 #[raw_tracepoint(tracepoint = "sys_enter")]

@@ -3,7 +3,7 @@
 use super::actor::Actor;
 use agent_kernel::trace::Scope;
 use agent_kernel::trace::tcp::{Event, TcpConfig, TcpTracer, What};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use std::marker::PhantomData;
 use std::net::IpAddr;
@@ -29,6 +29,10 @@ impl Test {
             .expect("this test needs root: namespaces");
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("own mounts");
+        // Whether it is there changes which tracepoints serve, so the test that wants it says so.
+        for tracefs in ["/sys/kernel/tracing", "/sys/kernel/debug"] {
+            let _ = umount2(tracefs, MntFlags::MNT_DETACH);
+        }
         run("ip link set lo up");
         Self::of(fresh())
     }
@@ -169,7 +173,7 @@ pub(crate) fn is_close(event: &Event) -> bool {
 }
 
 /// The only one of these that fits.
-pub(crate) fn one<'a>(events: &'a [Event], fits: impl Fn(&Event) -> bool) -> &'a Event {
+pub(crate) fn one(events: &[Event], fits: impl Fn(&Event) -> bool) -> &Event {
     let found: Vec<_> = events.iter().filter(|event| fits(event)).collect();
     assert_eq!(found.len(), 1, "{events:#?}");
     found[0]

@@ -20,6 +20,7 @@
 //!
 //! It must not know events on the wire, nor who reads them.
 
+mod calls;
 mod event;
 mod program;
 

@@ -4,11 +4,11 @@ use super::super::btf::Btf;
 use super::super::cgroups::Mount;
 use super::super::programs::verified;
 use super::super::{RingBytes, Scope};
-use super::TcpConfig;
+use super::{TcpConfig, calls};
 use crate::error::{Error, ErrorKind, named};
 use agent_records::tcp::{MEMBERS, Settings, kind};
 use agent_records::trace::ABSENT;
-use aya::programs::{CgroupAttachMode, ProgramError, RawTracePoint, SockOps};
+use aya::programs::{CgroupAttachMode, ProgramError, SockOps};
 use aya::{Ebpf, EbpfLoader};
 use nix::libc;
 use std::path::Path;
@@ -17,13 +17,8 @@ use std::path::Path;
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/tcp.bpf.o");
 const NAME: &str = "TCP programs";
 const CONNECTION: &str = "tcp_connection";
-/// Programs on tracepoints. Ends first: what has begun must end.
-const CALL_ENDS: (&str, &str) = ("tcp_sys_exit", "sys_exit");
-const CALL_BEGINS: (&str, &str) = ("tcp_sys_enter", "sys_enter");
-
-/// What needs no more than an address and a number.
-const FAILED_AT_ONCE: &str = "connections that fail within connect(2)";
-const ACCEPTED_BY: &str = "process of accepted connections";
+pub(super) const FAILED_AT_ONCE: &str = "connections that fail within connect(2)";
+pub(super) const ACCEPTED_BY: &str = "process of accepted connections";
 /// What can't be told without some members of the kernel's structs.
 const NEEDS: [(&str, &[(&str, &str)]); 6] = [
     (
@@ -99,16 +94,7 @@ pub(super) fn load(config: &TcpConfig) -> Result<(Ebpf, Vec<Missing>), Error> {
     loader.override_global("SETTINGS", &settings, true);
     let mut ebpf = loader.load(OBJECT).map_err(|error| Error::wrapped(NAME, error))?;
     // Before the sockets' own, so that no connection waits for an accept(2) that is not seen.
-    if settings.sees_accept != 0 || settings.connect != u32::MAX {
-        let ends = attach_call(&mut ebpf, CALL_ENDS);
-        let begins = match settings.connect {
-            u32::MAX => Ok(()),
-            _ if ends.is_err() => Ok(()),
-            _ => attach_call(&mut ebpf, CALL_BEGINS),
-        };
-        missing.extend(ends.err().map(|error| refused(ACCEPTED_BY, &error)));
-        missing.extend(begins.err().map(|error| refused(FAILED_AT_ONCE, &error)));
-    }
+    calls::attach(&mut ebpf, &settings, &config.sys_root, &mut missing);
     let (folder, path) = match &config.scope {
         Scope::Host => mount.open(Path::new("/"))?,
         Scope::Cgroup(path) => mount.open(path)?,
@@ -121,10 +107,6 @@ fn lacking((what, members): &(&'static str, &[(&str, &str)]), btf: &Btf) -> Opti
     let (of, member) = members.iter().find(|(of, member)| btf.member(of, member).is_none())?;
     let why = format!("this kernel's BTF has no {of}.{member}");
     Some(Missing { what, why, remedy: None })
-}
-
-fn refused(what: &'static str, error: &Error) -> Missing {
-    Missing { what, why: error.to_string(), remedy: error.remedy().map(str::to_owned) }
 }
 
 fn settings(config: &TcpConfig, mount: &Mount, missing: &[Missing]) -> Result<Settings, Error> {
@@ -173,14 +155,6 @@ fn attach(ebpf: &mut Ebpf, folder: impl std::os::fd::AsFd, path: &Path) -> Resul
             "find it with `bpftool cgroup tree`, and attach it so that others can be beside it",
         )
     })
-}
-
-fn attach_call(ebpf: &mut Ebpf, (name, tracepoint): (&str, &str)) -> Result<(), Error> {
-    let program = ebpf.program_mut(name).expect("the object has this program");
-    let program: &mut RawTracePoint = program.try_into().expect("it is a raw tracepoint");
-    verified(|| program.load())
-        .and_then(|()| program.attach(tracepoint).map(|_| ()))
-        .map_err(|error| Error::wrapped(named("program", name), error))
 }
 
 fn unsupported(error: ProgramError) -> Error {
