@@ -136,9 +136,13 @@ impl Picture {
     /// Names of links, all of which a dump is about to show: they name each other.
     pub(super) fn name(&mut self, payload: &[u8]) -> io::Result<()> {
         let (index, name) = names::link(payload)?;
-        self.names.set(index, &name);
-        self.gone.retain(|it| *it != index);
+        self.call(index, &name);
         Ok(())
+    }
+
+    fn call(&mut self, index: u32, name: &str) {
+        self.names.set(index, name);
+        self.gone.retain(|it| *it != index);
     }
 
     /// Takes an object of a dump, and adds what is new about it.
@@ -209,20 +213,15 @@ impl Picture {
     }
 
     fn link_is(&mut self, payload: &[u8], events: &mut Vec<NetEvent>) -> io::Result<Heard> {
-        let Some(mut link) = link::told(payload, &self.names)? else {
+        let Some(link) = link::told(payload, &self.names)? else {
             return Ok(Heard::default());
         };
-        self.name(payload)?;
-        // Its own name may be the one that it is told by.
-        link.name.clone_from(&self.names.name(link.index));
-        let carries = |link: &Link| (link.flags.clone(), link.state.clone());
-        let before = self.links.get(&link.index).map(carries);
+        self.call(link.index, &link.name);
+        let known = self.links.get(&link.index);
+        let routes = known.is_some_and(|it| (&it.flags, &it.state) != (&link.flags, &link.state));
         let placed = self.links.place(link.index, &link, PartialEq::eq);
-        let heard = Heard {
-            about: Some(Part::Links),
-            links: placed == Placed::New,
-            routes: before.is_some_and(|before| before != carries(&link)),
-        };
+        let about = Some(Part::Links);
+        let heard = Heard { about, links: placed == Placed::New, routes };
         let change = placed.change(Some(NetChange::Changed));
         events.extend(change.map(|change| NetEvent::Link { change, link }));
         Ok(heard)

@@ -318,7 +318,7 @@ mod tests {
     }
 
     fn remove(routes: &mut Routes, (key, way): (Key, Way)) -> Vec<NetChange> {
-        told(|tell| drop(routes.removed(&key, &way, tell)))
+        told(|tell| assert!(routes.removed(&key, &way, tell)))
     }
 
     fn dump(routes: &mut Routes, all: &[(u8, u8)]) -> Vec<NetChange> {
