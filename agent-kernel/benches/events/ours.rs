@@ -32,6 +32,7 @@ fn attach(sources: &[Source], scope: Scope) -> Attached {
         ring_bytes: 1 << 20,
         proc_root: "/proc".into(),
         sys_root: "/sys".into(),
+        bpffs: None,
     };
     let (ready, is_ready) = mpsc::channel();
     let reader = Reader::start(move |stop| {

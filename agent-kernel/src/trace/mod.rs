@@ -54,6 +54,9 @@ pub struct TracerConfig {
     pub proc_root: PathBuf,
     /// Where sysfs is.
     pub sys_root: PathBuf,
+    /// The filter's folder on a bpffs, for a ring that outlives its reader: what waits in it when one dies
+    /// is told by the next. `None` for one beside it.
+    pub bpffs: Option<PathBuf>,
 }
 
 /// The programs at work. Dropping it takes everything off.

@@ -3,7 +3,7 @@
 
 use super::btf::Btf;
 use super::cgroups::Mount;
-use super::ring::{KernelRing, RingBytes};
+use super::ring::{KernelRing, RingBytes, RingPins};
 use super::source::{self, CGROUP_PATHS, Missing, PROBES, PROCESS, SCOPE, Source, Sources};
 use super::{Scope, TracerConfig, calls};
 use crate::error::{Error, ErrorKind, named};
@@ -65,7 +65,8 @@ pub(super) fn load(config: &TracerConfig, mount: Option<&Mount>) -> Result<Loade
     let keeps_cgroups =
         keeps_cgroups && verified(|| program(&mut ebpf, CGROUP_MKDIR).load()).is_ok();
     fill(&mut ebpf, &prefixes)?;
-    let ring = KernelRing::take(&mut ebpf)?;
+    let pins = RingPins::new(config.bpffs.as_deref(), "trace");
+    let ring = KernelRing::take(&mut ebpf, pins.as_ref())?;
     let came = keeps_cgroups
         .then(|| ebpf.take_map("cgroup_paths").and_then(|map| HashMap::try_from(map).ok()))
         .flatten();

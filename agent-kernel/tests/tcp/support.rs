@@ -71,6 +71,7 @@ impl Test {
             close: true,
             proc_root: "/proc".into(),
             sys_root: "/sys".into(),
+            bpffs: None,
         }
     }
 
@@ -139,7 +140,7 @@ impl Watch {
                 panic!("waited in vain for {what}; there is {:#?}", self.seen)
             };
             readable.expect("readable");
-            self.seen.extend(self.tracer.drain().events());
+            self.seen.extend(self.tracer.drain().events().flatten());
         }
     }
 

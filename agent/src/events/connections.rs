@@ -5,13 +5,14 @@ use agent_kernel::trace::CgroupPaths;
 use agent_kernel::trace::tcp::{Event, Records, What};
 use kctl_proto::agent::v1::{self as pb, event::Payload};
 
+/// A record that can't be read is an event without a payload, so that its number is not missed.
 pub(super) fn events(records: &Records, cgroups: &CgroupPaths, clock: Clock) -> Vec<pb::Event> {
     let event = |event: Event| pb::Event {
         time_unix_ns: clock.unix_ns(event.boot_ns),
         payload: Some(payload(event, cgroups)),
         ..pb::Event::default()
     };
-    records.events().map(event).collect()
+    records.events().map(|read| read.map(event).unwrap_or_default()).collect()
 }
 
 fn payload(event: Event, cgroups: &CgroupPaths) -> Payload {

@@ -10,6 +10,7 @@ use agent_kernel::trace::{self, CgroupPaths, Tracer, TracerConfig};
 use kctl_events::{Kind, Kinds};
 use kctl_proto::agent::v1::{self as pb, event::Payload, host_event::State};
 use std::fmt::Display;
+use std::path::Path;
 use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -34,7 +35,7 @@ pub(crate) async fn start(
     cancel: &CancellationToken,
 ) {
     let kinds = config.events.kinds;
-    let sources = open(config);
+    let sources = open(config, Some(&config.bpffs));
     for missing in &sources.missing {
         tracing::warn!(what = missing.what, why = missing.why, remedy = missing.remedy, "missing");
     }
@@ -71,16 +72,17 @@ pub(crate) async fn start(
 
 /// What of this kernel's events can't be had, each with what to do about it.
 pub(crate) fn check(config: &Config) -> Vec<pb::Missing> {
-    open(config).missing
+    // An agent may run beside us, and have the pins.
+    open(config, None).missing
 }
 
-fn open(config: &Config) -> Sources {
+fn open(config: &Config, bpffs: Option<&Path>) -> Sources {
     let kinds = config.events.kinds;
     let any = |wanted: &[Kind]| wanted.iter().any(|kind| kinds.contains(*kind));
     let mut sources = Sources::default();
     let traced = traced_sources(kinds);
     if !traced.is_empty() {
-        let opened = Tracer::open(&tracer_config(config, traced)).map(|(tracer, missing)| {
+        let opened = Tracer::open(&tracer_config(config, traced, bpffs)).map(|(tracer, missing)| {
             let missing = missing.into_iter().map(|it| (it.source.to_string(), it.why, it.remedy));
             (tracer, missing.collect())
         });
@@ -88,7 +90,7 @@ fn open(config: &Config) -> Sources {
         sources.cgroups = sources.tracer.as_ref().map(Tracer::cgroups);
     }
     if any(&[Kind::Connect, Kind::Accept, Kind::Close]) {
-        let opened = TcpTracer::open(&tcp_config(config)).map(|(tracer, missing)| {
+        let opened = TcpTracer::open(&tcp_config(config, bpffs)).map(|(tracer, missing)| {
             let missing = missing.into_iter().map(|it| (it.what.to_owned(), it.why, it.remedy));
             (tracer, missing.collect())
         });
@@ -135,7 +137,11 @@ fn traced_sources(kinds: Kinds) -> trace::Sources {
         .collect()
 }
 
-fn tracer_config(config: &Config, sources: trace::Sources) -> TracerConfig {
+fn tracer_config(
+    config: &Config,
+    sources: trace::Sources,
+    bpffs: Option<&Path>,
+) -> TracerConfig {
     let EventConfig { open_paths, kernel_ring_bytes, .. } = &config.events;
     TracerConfig {
         sources,
@@ -144,10 +150,11 @@ fn tracer_config(config: &Config, sources: trace::Sources) -> TracerConfig {
         ring_bytes: *kernel_ring_bytes,
         proc_root: config.proc_root.clone(),
         sys_root: config.sys_root.clone(),
+        bpffs: bpffs.map(Path::to_owned),
     }
 }
 
-fn tcp_config(config: &Config) -> TcpConfig {
+fn tcp_config(config: &Config, bpffs: Option<&Path>) -> TcpConfig {
     let kinds = config.events.kinds;
     TcpConfig {
         scope: scope(&config.events.scope),
@@ -157,6 +164,7 @@ fn tcp_config(config: &Config) -> TcpConfig {
         close: kinds.contains(Kind::Close),
         proc_root: config.proc_root.clone(),
         sys_root: config.sys_root.clone(),
+        bpffs: bpffs.map(Path::to_owned),
     }
 }
 

@@ -28,7 +28,7 @@ pub use event::{Event, Records, What};
 pub use program::Missing;
 
 use super::Scope;
-use super::ring::KernelRing;
+use super::ring::{KernelRing, RingPins};
 use crate::error::Error;
 use agent_records::tcp::Record;
 use aya::Ebpf;
@@ -60,6 +60,9 @@ pub struct TcpConfig {
     pub proc_root: PathBuf,
     /// Where sysfs is.
     pub sys_root: PathBuf,
+    /// The filter's folder on a bpffs, for a ring that outlives its reader: what waits in it when one dies
+    /// is told by the next. `None` for one beside it.
+    pub bpffs: Option<PathBuf>,
 }
 
 /// Watches TCP connections until it is dropped.
@@ -87,8 +90,9 @@ impl TcpTracer {
     /// program on that cgroup shares it with none; `Unsupported` on a kernel that refuses the programs.
     pub fn open(config: &TcpConfig) -> Result<(Self, Vec<Missing>), Error> {
         let (mut ebpf, missing) = program::load(config)?;
+        let pins = RingPins::new(config.bpffs.as_deref(), "tcp");
         let tracer = Self {
-            ring: KernelRing::take(&mut ebpf)?,
+            ring: KernelRing::take(&mut ebpf, pins.as_ref())?,
             pending: take(&mut ebpf, "pending")?,
             untracked: take(&mut ebpf, "untracked")?,
             next_sweep: Instant::now() + SWEEP,
