@@ -71,9 +71,8 @@ impl RingPins {
     }
 
     fn open(&self) -> Result<KernelRing, Error> {
-        let open = |path: &Path| {
-            MapData::from_pin(path).map_err(|error| Error::wrapped(OBJECT, error))
-        };
+        let open =
+            |path: &Path| MapData::from_pin(path).map_err(|error| Error::wrapped(OBJECT, error));
         let (ring, state) = (open(&self.ring)?, open(&self.state)?);
         let is_ours = |data: &MapData, kind| {
             data.info().and_then(|info| info.map_type()).is_ok_and(|it| it == kind)
@@ -135,7 +134,8 @@ impl KernelRing {
         if let Some(pins) = pins {
             // What can't be read has nothing for us.
             if let Ok(mut old) = pins.open() {
-                this.left = std::iter::from_fn(|| Some(old.drain()).filter(|it| !it.is_empty())).collect();
+                this.left =
+                    std::iter::from_fn(|| Some(old.drain()).filter(|it| !it.is_empty())).collect();
                 this.left_lost = old.lost();
             }
             pins.pin(&ring, &state)?;

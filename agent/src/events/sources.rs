@@ -82,10 +82,12 @@ fn open(config: &Config, bpffs: Option<&Path>) -> Sources {
     let mut sources = Sources::default();
     let traced = traced_sources(kinds);
     if !traced.is_empty() {
-        let opened = Tracer::open(&tracer_config(config, traced, bpffs)).map(|(tracer, missing)| {
-            let missing = missing.into_iter().map(|it| (it.source.to_string(), it.why, it.remedy));
-            (tracer, missing.collect())
-        });
+        let opened =
+            Tracer::open(&tracer_config(config, traced, bpffs)).map(|(tracer, missing)| {
+                let missing =
+                    missing.into_iter().map(|it| (it.source.to_string(), it.why, it.remedy));
+                (tracer, missing.collect())
+            });
         sources.tracer = sources.had("tracing", opened);
         sources.cgroups = sources.tracer.as_ref().map(Tracer::cgroups);
     }
@@ -137,11 +139,7 @@ fn traced_sources(kinds: Kinds) -> trace::Sources {
         .collect()
 }
 
-fn tracer_config(
-    config: &Config,
-    sources: trace::Sources,
-    bpffs: Option<&Path>,
-) -> TracerConfig {
+fn tracer_config(config: &Config, sources: trace::Sources, bpffs: Option<&Path>) -> TracerConfig {
     let EventConfig { open_paths, kernel_ring_bytes, .. } = &config.events;
     TracerConfig {
         sources,

@@ -76,10 +76,10 @@ impl Records {
         self.overdue.len() * size_of::<Record>() + self.records.bytes()
     }
 
-    /// The events.
-    pub fn events(&self) -> impl Iterator<Item = Event> {
-        let ring = self.records.iter().filter_map(|bytes| read(bytes).map(|(record, _)| record));
-        self.overdue.iter().copied().chain(ring).map(event)
+    /// The events; `None` for a record that is not ours.
+    pub fn events(&self) -> impl Iterator<Item = Option<Event>> {
+        let ring = self.records.iter().map(|bytes| read(bytes).map(|(record, _)| record));
+        self.overdue.iter().copied().map(Some).chain(ring).map(|record| record.map(event))
     }
 }
 
