@@ -12,6 +12,7 @@ mod programs;
 mod ring;
 mod source;
 pub mod tcp;
+mod tracefs;
 
 pub use cgroups::{Cgroup, CgroupPaths};
 pub use event::{
@@ -21,6 +22,7 @@ pub use event::{
 pub use pages::page_bytes;
 pub use ring::{KernelRing, Records, RingBytes};
 pub use source::{Missing, Source, Sources};
+pub use tracefs::mount_tracefs;
 
 use crate::error::Error;
 use aya::Ebpf;

@@ -92,6 +92,9 @@ fn open(config: &Config, bpffs: Option<&Path>) -> Sources {
         sources.cgroups = sources.tracer.as_ref().map(Tracer::cgroups);
     }
     if any(&[Kind::Connect, Kind::Accept, Kind::Close]) {
+        if let Err(error) = trace::mount_tracefs(&config.sys_root) {
+            tracing::info!(%error, "every system call pays for the events of connections; mount tracefs");
+        }
         let opened = TcpTracer::open(&tcp_config(config, bpffs)).map(|(tracer, missing)| {
             let missing = missing.into_iter().map(|it| (it.what.to_owned(), it.why, it.remedy));
             (tracer, missing.collect())
