@@ -105,18 +105,20 @@ impl Feed {
         Self { head: head.into(), prefixes: prefixes.into(), digest }
     }
 
-    /// The feed that a difference leads to, with a new head. The digest costs what the difference does.
-    pub fn next(&self, head: FeedHead, difference: &Difference) -> Self {
+    /// The feed with another head and other prefixes, and what leads to it. The digest costs what the
+    /// difference does.
+    pub fn next(&self, head: FeedHead, prefixes: Prefixes) -> (Self, Difference) {
+        let difference = self.prefixes.difference(&prefixes);
         if !self.head.same_keys(&head) {
-            return Self::new(head, self.prefixes.apply(difference));
-        }
-        if difference.added.is_empty() && difference.removed.is_empty() {
-            return Self { head: head.into(), ..self.clone() };
+            return (Self::new(head, prefixes), difference);
         }
         let mut digest = self.digest;
         digest.add_all(Digest::of_feed(&head, &difference.added));
         digest.remove_all(Digest::of_feed(&head, &difference.removed));
-        Self { head: head.into(), prefixes: self.prefixes.apply(difference).into(), digest }
+        // What did not change goes on sharing its memory with whoever else holds it.
+        let same = difference.added.is_empty() && difference.removed.is_empty();
+        let prefixes = if same { Arc::clone(&self.prefixes) } else { prefixes.into() };
+        (Self { head: head.into(), prefixes, digest }, difference)
     }
 
     /// What its entries have in common.
@@ -190,9 +192,9 @@ mod tests {
         let one = Feed::new(head(Action::Drop), prefixes(&["10.0.0.1", "::1", "10.0.0.0/24"]));
         assert_eq!(one.digest(), plain(&one));
         let later = prefixes(&["10.0.0.1", "2001:db8::/32", "10.0.0.9"]);
-        let difference = one.prefixes().difference(&later);
         for action in [Action::Drop, Action::Monitor] {
-            let next = one.next(head(action), &difference);
+            let (next, difference) = one.next(head(action), later.clone());
+            assert_eq!(one.prefixes().apply(&difference), later);
             assert_eq!(next.prefixes(), &later);
             assert_eq!(next.digest(), plain(&next));
             assert_eq!(next, Feed::new(head(action), later.clone()));

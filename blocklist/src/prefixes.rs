@@ -130,7 +130,7 @@ impl Prefixes {
 }
 
 /// Packs some prefixes as they come.
-pub fn pack(prefixes: &[IpNet]) -> pb::Prefixes {
+pub fn pack<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>) -> pb::Prefixes {
     let mut packed = pb::Prefixes::default();
     for prefix in prefixes {
         match prefix {
