@@ -18,5 +18,5 @@ pub use entry::{Action, Entry, EntryKey, Protocol, Service};
 pub use feed::{FEED_NAME, FEED_SOURCE, Feed, FeedHead, MAX_FEED_ENTRIES, valid_feed_name};
 pub use prefix::{InvalidPrefix, parse_prefix};
 pub use prefixes::{Cursor, Difference, InvalidPacked, Prefixes, pack, unpack};
-pub use refusal::{Protected, Refusal, refusal};
+pub use refusal::{Protected, Refusal, loopback_of, refusal};
 pub use selection::{InvalidSelector, Selection, Selector};

@@ -3,6 +3,7 @@
 mod ask;
 mod blocklist;
 mod controller;
+mod feeds;
 mod hosts;
 mod listing;
 mod recovery;

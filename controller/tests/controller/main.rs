@@ -2,6 +2,7 @@
 //! kernel.
 
 mod converge;
+mod feeds;
 mod parts;
 mod refusals;
 mod signal;

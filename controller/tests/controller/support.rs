@@ -251,7 +251,9 @@ impl Api {
     }
 }
 
-async fn changed(mut answers: tonic::Streaming<api::ChangeResponse>) -> Result<Changed, Status> {
+pub(crate) async fn changed(
+    mut answers: tonic::Streaming<api::ChangeResponse>,
+) -> Result<Changed, Status> {
     let Some(Message::Accepted(accepted)) = answers.message().await?.and_then(|m| m.message) else {
         panic!("the first message tells what was recorded");
     };
