@@ -7,6 +7,7 @@ mod change;
 pub(crate) mod context;
 pub(crate) mod cpufreq;
 pub(crate) mod disks;
+mod feed;
 pub(crate) mod hosts;
 mod input;
 pub(crate) mod ipc;

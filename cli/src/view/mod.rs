@@ -5,6 +5,7 @@ pub(crate) mod change;
 pub(crate) mod cpufreq;
 pub(crate) mod disk;
 pub(crate) mod entry;
+pub(crate) mod feed;
 pub(crate) mod file;
 pub(crate) mod host;
 pub(crate) mod ipc;

@@ -57,18 +57,8 @@ impl Import {
         }
     }
 
-    async fn foreseen(self, api: &Api) -> (api::Accepted, Vec<api::HostForecast>) {
-        let mut answers = self.with(|it| it.dry_run = true).send(api).await.expect("answers");
-        let mut messages = Vec::new();
-        while let Some(message) = answers.message().await.expect("answers") {
-            messages.push(message.message.expect("a message"));
-        }
-        let Message::Accepted(accepted) = messages.remove(0) else { panic!("what was found") };
-        let forecast = |message| match message {
-            Message::Forecast(forecast) => forecast,
-            other => panic!("{other:?}"),
-        };
-        (accepted, messages.into_iter().map(forecast).collect())
+    async fn foreseen(self, api: &Api) -> Changed {
+        self.with(|it| it.dry_run = true).run(api).await.expect("answers")
     }
 }
 
@@ -222,8 +212,9 @@ async fn a_host_without_room_fails_and_the_others_take_the_feed() {
     let _large = large.connect(&controller, &api).await;
     api.until_in_sync("small").await;
     let three = ["10.0.0.1", "10.0.0.2", "10.0.0.3"];
-    let (_, forecasts) = feed("drop", &three).foreseen(&api).await;
-    let errors: Vec<_> = forecasts.iter().map(|it| it.error.as_ref().map(|e| &*e.code)).collect();
+    let foreseen = feed("drop", &three).foreseen(&api).await;
+    let errors: Vec<_> =
+        foreseen.forecasts.iter().map(|it| it.error.as_ref().map(|e| &*e.code)).collect();
     assert_eq!(errors, [Some("RESOURCE_EXHAUSTED"), None]);
 
     small.state().refuse = Some(Status::resource_exhausted("filter: no room"));
@@ -261,14 +252,9 @@ async fn a_dry_run_tells_what_each_host_would_get_and_lose() {
     assert_eq!(told, [("web-1", 3, 1, 2), ("web-2", 3, 1, 1)]);
 
     let dry = api::BlockRequest { dry_run: true, ..block("10.0.1.1", all()) };
-    let mut client = BlocklistServiceClient::new(api.0.clone());
-    let mut answers = client.block(dry).await.expect("answers").into_inner();
-    let mut forecasts = Vec::new();
-    while let Some(message) = answers.message().await.expect("answers") {
-        if let Some(Message::Forecast(it)) = message.message {
-            forecasts.push((it.host, it.added, it.covered));
-        }
-    }
+    let foreseen = api.block(dry).await.expect("answers").forecasts;
+    let forecasts: Vec<_> =
+        foreseen.into_iter().map(|it| (it.host, it.added, it.covered)).collect();
     assert_eq!(forecasts, [("web-1".to_owned(), 1, 1), ("web-2".to_owned(), 1, 1)]);
     assert_eq!(feeds(&api).await.iter().map(|feed| feed.entries).sum::<u64>(), 3);
     assert_eq!(one.prefixes().len(), 4);
