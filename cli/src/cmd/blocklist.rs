@@ -14,7 +14,7 @@ use crate::{
 };
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
-use kctl_blocklist::{FEED_SOURCE, FeedHead, now_unix_ms, parse_prefix, unpack};
+use kctl_blocklist::{FEED_SOURCE, FeedHead, now_unix_ms, parse_prefix};
 use kctl_proto::{
     agent::v1 as agent,
     controller::v1::{
@@ -25,10 +25,7 @@ use kctl_proto::{
 };
 use kctl_rpc::MAX_MESSAGE_BYTES;
 use serde::Serialize;
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Write as _,
-};
+use std::{collections::HashMap, fmt::Write as _};
 
 /// Arguments of `blocklist`.
 #[derive(Debug, Args)]
@@ -268,7 +265,7 @@ impl Query {
         };
         let now = now_unix_ms();
         let rows = items.into_iter().map(|item| EntryRow::of_item(item, asked, now)).collect();
-        let feeds = put_together(feeds, now)?;
+        let feeds = feed::put_together(feeds, now)?;
         Ok(List { rows, feeds, asked, failed })
     }
 
@@ -317,7 +314,7 @@ impl Query {
             suspended.extend(response.suspended.into_iter().filter_map(|entry| entry.key));
         }
         let now = now_unix_ms();
-        for (head, prefixes) in put_together(feeds, now)? {
+        for (head, prefixes) in feed::put_together(feeds, now)? {
             entries.extend(prefixes.into_iter().map(|prefix| head.entry(prefix).to_proto(now)));
         }
         let mut hits = HashMap::new();
@@ -361,20 +358,6 @@ impl Query {
             && key.source.starts_with(&self.source)
             && self.prefix.as_ref().is_none_or(overlaps)
     }
-}
-
-/// Heads and prefixes of feeds that came in parts.
-fn put_together(
-    parts: Vec<agent::FeedEntries>,
-    now_unix_ms: i64,
-) -> anyhow::Result<Vec<(FeedHead, Vec<IpNet>)>> {
-    let mut feeds: BTreeMap<String, (FeedHead, Vec<IpNet>)> = BTreeMap::new();
-    for part in parts {
-        let head = FeedHead::from_proto(part.head.unwrap_or_default(), now_unix_ms)?;
-        let (_, prefixes) = feeds.entry(head.name.clone()).or_insert((head, Vec::new()));
-        unpack(&part.prefixes.unwrap_or_default(), prefixes)?;
-    }
-    Ok(feeds.into_values().collect())
 }
 
 /// What `recover` took.

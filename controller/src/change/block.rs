@@ -1,6 +1,10 @@
 //! `block`, `block --monitor` and `protect add`.
 
-use super::{NAMED, check_reason, prefixes, room::Rules, selection, want_hosts};
+use super::{
+    NAMED, check_reason, prefixes,
+    room::{Rules, Unions},
+    selection, want_hosts,
+};
 use crate::{
     reachable::Reachable,
     registry::{HostView, timestamp},
@@ -100,8 +104,9 @@ impl Block {
         if !refused.is_empty() {
             return Err(Error::Precondition(super::few(refused)));
         }
+        let mut unions = Unions::default();
         for host in hosts {
-            self.check_capacity(host, desired)?;
+            self.check_capacity(host, desired, &mut unions)?;
             warnings.extend(unfiltered(host));
         }
         Ok(warnings)
@@ -152,14 +157,19 @@ impl Block {
 
     /// Refuses what makes a host's set larger than its maps. A host that has too much to hold already
     /// is no reason to refuse a block on the others.
-    fn check_capacity(&self, host: &HostView, desired: &Desired) -> Result<(), Error> {
+    fn check_capacity(
+        &self,
+        host: &HostView,
+        desired: &Desired,
+        unions: &mut Unions,
+    ) -> Result<(), Error> {
         if self.action == Action::Protect {
             return Ok(());
         }
         let rules = Rules::of(desired, host);
         let new: Vec<_> = self.prefixes.iter().map(|&prefix| (prefix, self.service)).collect();
-        match rules.check(&new) {
-            Err(error) if !rules.is_over() => Err(error),
+        match rules.check(&new, unions) {
+            Err(error) if !rules.is_over(unions) => Err(error),
             _ => Ok(()),
         }
     }

@@ -1,6 +1,9 @@
 //! What a change would do on each host, for dry runs.
 
-use super::{block::Block, room::Rules};
+use super::{
+    block::Block,
+    room::{Rules, Unions},
+};
 use crate::{
     registry::HostView,
     status::{Error, error_data},
@@ -17,6 +20,7 @@ pub(crate) fn of_import(
     desired: &Desired,
     change: Option<&FeedChange>,
 ) -> Vec<HostForecast> {
+    let mut unions = Unions::default();
     let forecast = |host: &HostView| {
         let mut forecast = HostForecast { host: host.name.clone(), ..HostForecast::default() };
         let Some(change) = change else { return forecast };
@@ -36,7 +40,7 @@ pub(crate) fn of_import(
         forecast.removed = difference.removed.len() as u64;
         forecast.covered = difference.added.covered_by(&dropped);
         let room = Rules::with_feed(desired, host, &change.name, change.after.as_ref());
-        forecast.error = room.check(&[]).err().map(refusal);
+        forecast.error = room.check(&[], &mut unions).err().map(refusal);
         forecast
     };
     hosts.iter().map(forecast).collect()

@@ -2,13 +2,28 @@
 
 use crate::{registry::HostView, status::Error, store::Desired};
 use ipnet::IpNet;
-use kctl_blocklist::{Action, Feed, Prefixes, Protocol, Service};
-use std::collections::HashSet;
+use kctl_blocklist::{Action, Feed, Protocol, Service};
+use std::collections::{HashMap, HashSet};
+
+/// How many prefixes several feeds have together, by the feeds' names: most hosts have the same ones.
+#[derive(Default)]
+pub(super) struct Unions(HashMap<Vec<String>, usize>);
+
+impl Unions {
+    fn of(&mut self, feeds: &[&Feed]) -> usize {
+        let names = feeds.iter().map(|feed| feed.head().name.clone()).collect();
+        *self.0.entry(names).or_insert_with(|| {
+            let mut all: Vec<IpNet> = Vec::new();
+            feeds.iter().for_each(|feed| all.extend_from_slice(feed.prefixes().as_slice()));
+            distinct(all)
+        })
+    }
+}
 
 /// What a host's rules are made of: entries of the store, feeds, and what a change adds.
 pub(super) struct Rules<'a> {
     desired: &'a Desired,
-    feeds: Vec<&'a Prefixes>,
+    feeds: Vec<&'a Feed>,
     host: &'a HostView,
 }
 
@@ -18,7 +33,7 @@ impl<'a> Rules<'a> {
         let labels = host.labels();
         let feeds = desired.feeds().filter(|feed| is_rule(feed.head().action));
         let feeds = feeds.filter(|feed| feed.concerns(&host.name, &labels));
-        Self { desired, feeds: feeds.map(Feed::prefixes).collect(), host }
+        Self { desired, feeds: feeds.collect(), host }
     }
 
     /// As they are when one feed is another.
@@ -30,22 +45,25 @@ impl<'a> Rules<'a> {
     ) -> Self {
         let labels = host.labels();
         let feeds = desired.feeds().filter(|feed| feed.head().name != name).chain(after);
-        let feeds = feeds
-            .filter(|feed| is_rule(feed.head().action) && feed.concerns(&host.name, &labels))
-            .map(Feed::prefixes);
+        let feeds =
+            feeds.filter(|feed| is_rule(feed.head().action) && feed.concerns(&host.name, &labels));
         Self { desired, feeds: feeds.collect(), host }
     }
 
-    /// RESOURCE_EXHAUSTED when they and `new` need more room than the host has, and fewer did not.
-    pub(super) fn check(&self, new: &[(IpNet, Option<Service>)]) -> Result<(), Error> {
+    /// RESOURCE_EXHAUSTED when they and `new` need more room than the host has.
+    pub(super) fn check(
+        &self,
+        new: &[(IpNet, Option<Service>)],
+        unions: &mut Unions,
+    ) -> Result<(), Error> {
         let status = self.host.status.as_ref().and_then(|status| status.filter.as_ref());
         let Some(max) = status.map(|filter| filter.max_entries).filter(|&max| max > 0) else {
             return Ok(());
         };
-        // Exact numbers take a look at every entry, so only where a rough upper bound does not fit.
-        let rough = 2 * (self.desired.entries().len() + new.len())
-            + self.feeds.iter().map(|feed| feed.len()).sum::<usize>();
-        if rough as u64 <= max {
+        // Exact numbers take a look at every entry, so only where rough upper bounds do not fit.
+        let manual = 2 * (self.desired.entries().len() + new.len());
+        let listed = self.feeds.iter().map(|feed| feed.prefixes().len()).sum::<usize>();
+        if (manual + listed) as u64 <= max || (manual + unions.of(&self.feeds)) as u64 <= max {
             return Ok(());
         }
         let wanted = self.count(new);
@@ -60,8 +78,8 @@ impl<'a> Rules<'a> {
     }
 
     /// Whether the host has no room for what it should have already.
-    pub(super) fn is_over(&self) -> bool {
-        self.check(&[]).is_err()
+    pub(super) fn is_over(&self, unions: &mut Unions) -> bool {
+        self.check(&[], unions).is_err()
     }
 
     fn count(&self, new: &[(IpNet, Option<Service>)]) -> u64 {
@@ -84,12 +102,17 @@ impl<'a> Rules<'a> {
             }
         }
         for feed in &self.feeds {
-            of_all.extend_from_slice(feed.as_slice());
+            of_all.extend_from_slice(feed.prefixes().as_slice());
         }
-        of_all.sort_unstable();
-        of_all.dedup();
-        (of_all.len() + of_ports.len()) as u64
+        (distinct(of_all) + of_ports.len()) as u64
     }
+}
+
+/// A stable sort is quick with runs that are sorted already.
+fn distinct(mut prefixes: Vec<IpNet>) -> usize {
+    prefixes.sort();
+    prefixes.dedup();
+    prefixes.len()
 }
 
 fn is_rule(action: Action) -> bool {

@@ -20,7 +20,10 @@ use crate::{
 use clap::{Args, ValueEnum};
 use file::{Column, Format, Line, parse_column};
 use indicatif::{ProgressBar, ProgressDrawTarget};
-use kctl_blocklist::{FEED_NAME, now_unix_ms, pack, valid_feed_name};
+use ipnet::IpNet;
+use kctl_blocklist::{
+    FEED_NAME, FeedHead, now_unix_ms, pack, parse_prefix, unpack, valid_feed_name,
+};
 use kctl_proto::{
     agent::v1 as agent,
     controller::v1::{
@@ -30,6 +33,7 @@ use kctl_proto::{
     },
 };
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     io::{IsTerminal as _, stderr},
     sync::Arc,
@@ -132,7 +136,8 @@ impl Import {
             count(total, "prefix")
         );
         for line in &refused.lines {
-            let is_it = |(prefix, _): &&Line| prefix.to_string() == line.prefix;
+            let prefix = parse_prefix(&line.prefix).ok();
+            let is_it = |line: &&Line| Some(line.0) == prefix;
             let number = self.lines.iter().find(is_it).map_or(0, |(_, number)| *number);
             // Writing to a string can't fail.
             let _ = write!(text, "\n  line {number}: {}", plain(&line.why));
@@ -204,4 +209,18 @@ pub(super) async fn feeds(global: &Global) -> anyhow::Result<Exit> {
     let rows: Vec<_> = response.feeds.into_iter().map(|feed| FeedRow::new(feed, now)).collect();
     output::rows(format, "feeds", &rows, || table(&rows, now))?;
     Ok(Exit::Done)
+}
+
+/// Heads and prefixes of feeds that came in parts.
+pub(super) fn put_together(
+    parts: Vec<agent::FeedEntries>,
+    now_unix_ms: i64,
+) -> anyhow::Result<Vec<(FeedHead, Vec<IpNet>)>> {
+    let mut feeds: BTreeMap<String, (FeedHead, Vec<IpNet>)> = BTreeMap::new();
+    for part in parts {
+        let head = FeedHead::from_proto(part.head.unwrap_or_default(), now_unix_ms)?;
+        let (_, prefixes) = feeds.entry(head.name.clone()).or_insert((head, Vec::new()));
+        unpack(&part.prefixes.unwrap_or_default(), prefixes)?;
+    }
+    Ok(feeds.into_values().collect())
 }
