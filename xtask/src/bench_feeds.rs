@@ -49,7 +49,10 @@ fn measure(lab: &mut Lab) -> Result<()> {
         agent.daemon.start()?;
     }
     lab.wait_in_sync(STARTED_WITHIN)?;
-    println!("feed of                     kctl, whole    last host    controller    an agent");
+    println!(
+        "{:<28}{:>9}{:>11}  {:>22}  {:>22}",
+        "feed of", "kctl", "last host", "controller", "an agent"
+    );
     for size in SIZES {
         let first = feed(lab.scratch(), size, 0)?;
         let swapped = feed(lab.scratch(), size, size / 10)?;
@@ -81,21 +84,35 @@ fn feed(folder: &Path, size: u32, changed: u32) -> Result<PathBuf> {
 }
 
 /// Imports a file and prints a line: kctl from its start to its end, the time from the controller's
-/// commit to the last host's answer, and resident memory afterwards.
+/// commit to the last host's answer; then processor time for it and resident memory after it.
 fn row(lab: &mut Lab, what: &str, file: &Path) -> Result<()> {
     let file = file.display().to_string();
     let args = ["blocklist", "import", "--name", "bench", "--file", &file, "--all-hosts"];
     let more = ["--timeout", "60s", "--allow-empty", "-o", "json"];
+    let pids = [lab.controller().pid()?, lab.agent("web-1")?.daemon.pid()?];
+    let before = [cpu_ms(pids[0])?, cpu_ms(pids[1])?];
     let import = lab.kctl(&[&args[..], &more].concat())?.code(0)?;
     let answer = import.json()?;
     let hosts = answer["hosts"].as_array().context("hosts")?;
     let elapsed = hosts.iter().filter_map(|host| host["elapsed_ms"].as_f64());
     let last_ms = elapsed.reduce(f64::max).context("elapsed_ms")?;
-    let controller = resident_mib(lab.controller().pid()?)?;
-    let agent = resident_mib(lab.agent("web-1")?.daemon.pid()?)?;
     let whole_ms = import.elapsed.as_secs_f64() * 1e3;
-    println!("{what:<26}{whole_ms:>10.0} ms{last_ms:>10.0} ms{controller:>10} MiB{agent:>8} MiB");
+    print!("{what:<28}{whole_ms:>6.0} ms{last_ms:>8.0} ms");
+    for (pid, before) in pids.into_iter().zip(before) {
+        let (cpu, memory) = (cpu_ms(pid)? - before, resident_mib(pid)?);
+        print!("  {cpu:>6} ms CPU{memory:>5} MiB");
+    }
+    println!();
     Ok(())
+}
+
+/// Processor time of a process so far, milliseconds (proc_pid_stat(5)).
+fn cpu_ms(pid: u32) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(')').context("comm")?.1;
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    // USER_HZ is 100 wherever Linux runs.
+    Ok(ticks.sum::<Result<u64, _>>()? * 10)
 }
 
 fn resident_mib(pid: u32) -> Result<u64> {

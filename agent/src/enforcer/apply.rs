@@ -177,7 +177,8 @@ fn feed_step(
     let prefixes = if whole { listed.added } else { held.feed.prefixes().apply(&listed) };
     let (feed, difference) = held.feed.next(head, prefixes);
     let after = HeldFeed { feed, until };
-    Ok((after != *held).then(|| FeedStep { name, after: Some(after), difference }))
+    let differs = after != *held;
+    Ok(differs.then_some(FeedStep { name, after: Some(after), difference }))
 }
 
 #[cfg(test)]
