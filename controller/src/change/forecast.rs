@@ -35,7 +35,7 @@ pub(crate) fn of_import(
         );
         let difference = before.difference(now);
         let drops = after.is_some_and(|feed| feed.head().action == Action::Drop);
-        let dropped = drops.then(|| dropped(desired, host, Some(&change.name))).unwrap_or_default();
+        let dropped = if drops { dropped(desired, host, Some(&change.name)) } else { Vec::new() };
         forecast.added = difference.added.len() as u64;
         forecast.removed = difference.removed.len() as u64;
         forecast.covered = difference.added.covered_by(&dropped);
