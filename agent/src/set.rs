@@ -1,9 +1,16 @@
-//! The entries that one host holds, and the rules that follow from them. Plain data: it knows neither
-//! the kernel's maps nor the disk nor the wire.
+//! The entries and feeds that one host holds, and the rules that follow from them. Plain data: it knows
+//! neither the kernel's maps nor the disk nor the wire.
+
+mod feed;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use feed::{FeedStep, HeldFeed};
 
 use agent_kernel::filter::{Guard, Protocol, Rule, RuleKey, Until};
+use feed::Feeds;
 use ipnet::IpNet;
-use kctl_blocklist::{self as blocklist, Action, Digest, Entry, EntryKey, Selection};
+use kctl_blocklist::{self as blocklist, Action, Digest, Entry, EntryKey, FEED_SOURCE, Selection};
 use std::collections::{BTreeMap, HashMap};
 
 /// One entry with its end on this boot's clock.
@@ -43,13 +50,17 @@ pub(crate) enum Change {
     Remove(EntryKey),
     Suspend(EntryKey, Suspension),
     Resume(EntryKey),
+    /// Replaces a feed, or takes it away.
+    Feed(FeedStep),
 }
 
 impl Change {
-    pub(crate) fn key(&self) -> &EntryKey {
+    /// The one entry that it is about.
+    pub(crate) fn key(&self) -> Option<&EntryKey> {
         match self {
-            Self::Put(held) => &held.entry.key,
-            Self::Remove(key) | Self::Suspend(key, _) | Self::Resume(key) => key,
+            Self::Put(held) => Some(&held.entry.key),
+            Self::Remove(key) | Self::Suspend(key, _) | Self::Resume(key) => Some(key),
+            Self::Feed(_) => None,
         }
     }
 }
@@ -59,6 +70,8 @@ impl Change {
 pub(crate) struct Set {
     /// Ordered, so that the entries of one prefix stand together.
     entries: BTreeMap<EntryKey, Held>,
+    /// By name.
+    feeds: BTreeMap<String, HeldFeed>,
     suspended: BTreeMap<EntryKey, Suspension>,
     /// Over the controller's entries.
     digest: Digest,
@@ -67,12 +80,28 @@ pub(crate) struct Set {
 }
 
 impl Set {
+    /// Those that were made one by one.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Held> {
         self.entries.values()
     }
 
     pub(crate) fn find(&self, key: &EntryKey) -> Option<&Held> {
         self.entries.get(key)
+    }
+
+    pub(crate) fn feeds(&self) -> impl Iterator<Item = &HeldFeed> {
+        self.feeds.values()
+    }
+
+    pub(crate) fn feed(&self, name: &str) -> Option<&HeldFeed> {
+        self.feeds.get(name)
+    }
+
+    /// Changes that lead from nothing to this set, without suspensions.
+    pub(crate) fn everything(&self) -> Vec<Change> {
+        let entries = self.entries.values().cloned().map(Change::Put);
+        let feeds = self.feeds.values().cloned().map(FeedStep::new).map(Change::Feed);
+        entries.chain(feeds).collect()
     }
 
     /// How many entries this host made itself.
@@ -89,30 +118,74 @@ impl Set {
         self.digest
     }
 
+    /// Whether a change, yet to be made, changes the never-block list.
+    pub(crate) fn guarded_by(&self, change: &Change) -> bool {
+        match change {
+            Change::Feed(step) => step.guards(self.feeds.get(&step.name)),
+            other => other.key().is_some_and(|key| key.action == Action::Protect),
+        }
+    }
+
     /// What the kernel's rules must change when these changes are made.
     pub(crate) fn stage(&self, changes: &[Change]) -> Vec<(RuleKey, Option<Rule>)> {
         let mut by_prefix: BTreeMap<IpNet, Vec<&Change>> = BTreeMap::new();
+        let mut touched: Vec<IpNet> = Vec::new();
+        let mut feeds: BTreeMap<&str, &HeldFeed> =
+            self.feeds.iter().map(|(name, held)| (name.as_str(), held)).collect();
         for change in changes {
-            by_prefix.entry(change.key().prefix).or_default().push(change);
-        }
-        let mut staged = Vec::new();
-        for (prefix, changes) in by_prefix {
-            let mut held: BTreeMap<&EntryKey, &Held> = self.of_prefix(prefix).collect();
-            let mut suspended: BTreeMap<&EntryKey, bool> =
-                held.keys().map(|&key| (key, self.suspended.contains_key(key))).collect();
-            let before = rules(held.values().copied(), |key| suspended.get(key) == Some(&true));
-            for change in changes {
-                match change {
-                    Change::Put(new) => drop(held.insert(&new.entry.key, new)),
-                    Change::Remove(key) => drop(held.remove(key)),
-                    Change::Suspend(key, _) => drop(suspended.insert(key, true)),
-                    Change::Resume(key) => drop(suspended.insert(key, false)),
+            match (change, change.key()) {
+                (_, Some(key)) => by_prefix.entry(key.prefix).or_default().push(change),
+                (Change::Feed(step), _) => {
+                    step.touch(self.feeds.get(&step.name), &mut touched);
+                    match &step.after {
+                        Some(after) => drop(feeds.insert(&step.name, after)),
+                        None => drop(feeds.remove(step.name.as_str())),
+                    }
                 }
+                _ => {}
             }
-            let after = rules(held.values().copied(), |key| suspended.get(key) == Some(&true));
-            diff(&before, &after, &mut staged);
+        }
+        touched.extend(by_prefix.keys());
+        touched.sort_unstable();
+        touched.dedup();
+        let (mut before, mut after) =
+            (Feeds::new(self.feeds.values()), Feeds::new(feeds.values().copied()));
+        let mut staged = Vec::new();
+        for prefix in touched {
+            let changes = by_prefix.get(&prefix).map_or(&[][..], Vec::as_slice);
+            self.stage_prefix(prefix, changes, &mut before, &mut after, &mut staged);
         }
         staged
+    }
+
+    fn stage_prefix(
+        &self,
+        prefix: IpNet,
+        changes: &[&Change],
+        feeds_before: &mut Feeds<'_>,
+        feeds_after: &mut Feeds<'_>,
+        staged: &mut Vec<(RuleKey, Option<Rule>)>,
+    ) {
+        let mut held: BTreeMap<&EntryKey, &Held> = self.of_prefix(prefix).collect();
+        let suspended = |key: &EntryKey| self.suspended.contains_key(key);
+        let any_suspended = !self.suspended.is_empty();
+        let mut before = rules(held.values().copied(), suspended);
+        feeds_before.add(prefix, any_suspended.then_some(&suspended), &mut before);
+        let mut turned: HashMap<&EntryKey, bool> = HashMap::new();
+        for change in changes {
+            match change {
+                Change::Put(new) => drop(held.insert(&new.entry.key, new)),
+                Change::Remove(key) => drop(held.remove(key)),
+                Change::Suspend(key, _) => drop(turned.insert(key, true)),
+                Change::Resume(key) => drop(turned.insert(key, false)),
+                Change::Feed(_) => {}
+            }
+        }
+        let any_suspended = any_suspended || !turned.is_empty();
+        let suspended = |key: &EntryKey| turned.get(key).copied().unwrap_or_else(|| suspended(key));
+        let mut after = rules(held.values().copied(), suspended);
+        feeds_after.add(prefix, any_suspended.then_some(&suspended), &mut after);
+        diff(&before, &after, staged);
     }
 
     /// Makes the changes. What belongs to a removed entry goes with it.
@@ -142,13 +215,37 @@ impl Set {
                 Change::Resume(key) => {
                     self.suspended.remove(&key);
                 }
+                Change::Feed(step) => self.commit_feed(step),
             }
+        }
+    }
+
+    fn commit_feed(&mut self, FeedStep { name, after, .. }: FeedStep) {
+        let source = format!("{FEED_SOURCE}{name}");
+        self.suspended.retain(|key, _| {
+            let held = || after.as_ref().is_some_and(|held| held.feed.entry(key).is_some());
+            key.source != source || held()
+        });
+        if let Some(after) = &after {
+            self.digest.add_all(after.feed.digest());
+        }
+        let before = match after {
+            Some(after) => self.feeds.insert(name, after),
+            None => self.feeds.remove(&name),
+        };
+        if let Some(before) = before {
+            self.digest.remove_all(before.feed.digest());
         }
     }
 
     /// Every rule that follows from the whole set.
     pub(crate) fn rules(&self) -> HashMap<RuleKey, Rule> {
-        rules(self.entries.values(), |key| self.suspended.contains_key(key))
+        let suspended = |key: &EntryKey| self.suspended.contains_key(key);
+        let mut rules = rules(self.entries.values(), suspended);
+        for held in self.feeds.values() {
+            held.add_all((!self.suspended.is_empty()).then_some(&suspended), &mut rules);
+        }
+        rules
     }
 
     /// The never-block list: what `protect` entries put on it.
@@ -160,6 +257,11 @@ impl Set {
                 Some(service) => guard.ports.extend(
                     service.protocols().iter().map(|&protocol| (kernel(protocol), service.port)),
                 ),
+            }
+        }
+        for HeldFeed { feed, .. } in self.feeds.values() {
+            if feed.head().action == Action::Protect {
+                guard.prefixes.extend(feed.prefixes().as_slice());
             }
         }
     }
@@ -175,8 +277,15 @@ impl Set {
         removals.chain(resumed.map(|(key, _)| Change::Resume(key.clone()))).collect()
     }
 
-    /// The entries of exactly this prefix.
-    pub(crate) fn of_prefix(&self, prefix: IpNet) -> impl Iterator<Item = (&EntryKey, &Held)> {
+    /// All entries of exactly this prefix, those of feeds among them.
+    pub(crate) fn all_of_prefix(&self, prefix: IpNet) -> Vec<Held> {
+        let feeds = self.feeds.values().filter(|held| held.feed.prefixes().contains(prefix));
+        let of_feeds = feeds.map(|held| held.entry(prefix));
+        self.of_prefix(prefix).map(|(_, held)| held.clone()).chain(of_feeds).collect()
+    }
+
+    /// Entries made one by one of exactly this prefix.
+    fn of_prefix(&self, prefix: IpNet) -> impl Iterator<Item = (&EntryKey, &Held)> {
         let first = EntryKey {
             prefix,
             service: None,
@@ -197,18 +306,23 @@ fn rules<'a>(
     for held in entries.filter(|held| !is_suspended(&held.entry.key)) {
         let key = &held.entry.key;
         for service in services(key.service) {
-            let rule = rules
-                .entry(RuleKey { prefix: key.prefix, service })
-                .or_insert(Rule { drop: None, monitor: None });
-            match key.action {
-                Action::Drop => rule.drop = rule.drop.max(Some(held.until)),
-                Action::Monitor => rule.monitor = rule.monitor.max(Some(held.until)),
-                Action::Protect => {}
-            }
+            add(&mut rules, RuleKey { prefix: key.prefix, service }, key.action, held.until);
         }
     }
-    rules.retain(|_, rule| rule.drop.is_some() || rule.monitor.is_some());
     rules
+}
+
+/// Makes a rule last at least until then.
+fn add(rules: &mut HashMap<RuleKey, Rule>, key: RuleKey, action: Action, until: Until) {
+    if action == Action::Protect {
+        return;
+    }
+    let rule = rules.entry(key).or_insert(Rule { drop: None, monitor: None });
+    match action {
+        Action::Drop => rule.drop = rule.drop.max(Some(until)),
+        Action::Monitor => rule.monitor = rule.monitor.max(Some(until)),
+        Action::Protect => {}
+    }
 }
 
 /// The rules' services that an entry's service stands for.
@@ -240,112 +354,4 @@ pub(crate) fn diff(
     changes.extend(changed.map(|(key, rule)| (*key, Some(*rule))));
     let gone = before.keys().filter(|key| !after.contains_key(key));
     changes.extend(gone.map(|key| (*key, None)));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use kctl_blocklist::{Service, parse_prefix};
-
-    fn held(prefix: &str, source: &str, action: Action, until: Until) -> Held {
-        let key = EntryKey {
-            prefix: parse_prefix(prefix).expect("valid"),
-            service: None,
-            action,
-            source: source.to_owned(),
-            selection: Selection::All,
-        };
-        let entry = Entry {
-            key,
-            reason: String::new(),
-            created_unix_ms: 0,
-            expires_unix_ms: None,
-            exceptions: Vec::new(),
-        };
-        Held { entry, until }
-    }
-
-    fn commit(set: &mut Set, changes: Vec<Change>) -> Vec<(RuleKey, Option<Rule>)> {
-        let before = set.rules();
-        let staged = set.stage(&changes);
-        set.commit(changes);
-        // Whatever is staged must lead from the rules of before to the rules of now.
-        let mut now = before;
-        for (key, rule) in &staged {
-            match rule {
-                Some(rule) => drop(now.insert(*key, *rule)),
-                None => assert!(now.remove(key).is_some(), "removes what is there"),
-            }
-        }
-        assert_eq!(now, set.rules());
-        staged
-    }
-
-    #[test]
-    fn two_sources_of_one_prefix_are_one_rule_until_both_are_gone() {
-        let mut set = Set::default();
-        let a = held("10.0.0.5", "user:a", Action::Drop, Until::at(100));
-        let b = held("10.0.0.5", "feed:b", Action::Drop, Until::FOREVER);
-        let forever = Some(Rule { drop: Some(Until::FOREVER), monitor: None });
-        let key = RuleKey { prefix: a.entry.key.prefix, service: None };
-
-        commit(&mut set, vec![Change::Put(a.clone())]);
-        assert_eq!(commit(&mut set, vec![Change::Put(b.clone())]), [(key, forever)]);
-        assert_eq!(commit(&mut set, vec![Change::Remove(a.entry.key)]), []);
-        assert_eq!(commit(&mut set, vec![Change::Remove(b.entry.key)]), [(key, None)]);
-        assert_eq!(set.digest(), Digest::default());
-    }
-
-    #[test]
-    fn a_port_without_protocol_is_two_rules() {
-        let mut set = Set::default();
-        let mut entry = held("10.0.0.5", "user:a", Action::Drop, Until::FOREVER);
-        entry.entry.key.service = Some(Service { port: 80, protocol: None });
-        assert_eq!(commit(&mut set, vec![Change::Put(entry)]).len(), 2);
-    }
-
-    #[test]
-    fn a_suspended_entry_makes_no_rule_and_stays_in_the_digest() {
-        let mut set = Set::default();
-        let entry = held("10.0.0.5", "user:a", Action::Drop, Until::FOREVER);
-        let key = entry.entry.key.clone();
-        commit(&mut set, vec![Change::Put(entry)]);
-        let digest = set.digest();
-        let suspension =
-            Suspension { by: "local:0".to_owned(), until: Until::at(50), expires_unix_ms: 50 };
-        assert_eq!(commit(&mut set, vec![Change::Suspend(key.clone(), suspension)]).len(), 1);
-        assert!(set.rules().is_empty());
-        assert_eq!(set.digest(), digest);
-        assert!(set.over(49).is_empty());
-        let over = set.over(50);
-        assert_eq!(commit(&mut set, over).len(), 1);
-        assert_eq!(set.rules().len(), 1);
-    }
-
-    #[test]
-    fn only_local_entries_end_by_themselves() {
-        let mut set = Set::default();
-        let local = held("10.0.0.5", "local:0", Action::Drop, Until::at(50));
-        let remote = held("10.0.0.6", "user:a", Action::Drop, Until::at(50));
-        commit(&mut set, vec![Change::Put(local.clone()), Change::Put(remote)]);
-        let over = set.over(60);
-        assert_eq!(over.iter().map(Change::key).collect::<Vec<_>>(), [&local.entry.key]);
-        assert_eq!(set.local(), 1);
-        commit(&mut set, over);
-        assert_eq!(set.local(), 0);
-    }
-
-    #[test]
-    fn protect_entries_guard_and_make_no_rule() {
-        let mut set = Set::default();
-        let mut port = held("0.0.0.0/0", "user:a", Action::Protect, Until::FOREVER);
-        port.entry.key.service = Some(Service { port: 22, protocol: None });
-        let address = held("10.0.0.1", "user:a", Action::Protect, Until::FOREVER);
-        commit(&mut set, vec![Change::Put(port), Change::Put(address)]);
-        let mut guard = Guard::default();
-        set.protect(&mut guard);
-        assert!(set.rules().is_empty());
-        assert_eq!(guard.ports, [(Protocol::Tcp, 22), (Protocol::Udp, 22)].into());
-        assert_eq!(guard.prefixes, [parse_prefix("10.0.0.1").expect("valid")].into());
-    }
 }

@@ -1,15 +1,17 @@
 //! What the host holds, on disk, so that it is back after a reboot before any controller answers.
 //! One redb file; every save is one durable transaction.
 
-use crate::set::{Change, Held, Set, Suspension};
+use crate::set::{Change, FeedStep, Held, HeldFeed, Set, Suspension};
 use agent_kernel::filter::Until;
-use kctl_blocklist::{Entry, EntryKey, now_unix_ms};
+use kctl_blocklist::{Entry, EntryKey, Feed, FeedHead, now_unix_ms, pack, unpack};
 use kctl_proto::agent::v1 as pb;
 use prost::Message as _;
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use std::path::{Path, PathBuf};
 
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
+/// By name. A feed is one value: a million rows would be a hundred times slower to write.
+const FEEDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("feeds");
 const SUSPENDED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("suspended");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const STATE: &str = "state";
@@ -21,6 +23,17 @@ struct StoredEntry {
     #[prost(message, optional, tag = "1")]
     entry: Option<pb::Entry>,
     #[prost(message, optional, tag = "2")]
+    end: Option<StoredEnd>,
+}
+
+/// A feed, whole.
+#[derive(Clone, PartialEq, prost::Message)]
+struct StoredFeed {
+    #[prost(message, optional, tag = "1")]
+    head: Option<pb::FeedHead>,
+    #[prost(message, optional, tag = "2")]
+    prefixes: Option<pb::Prefixes>,
+    #[prost(message, optional, tag = "3")]
     end: Option<StoredEnd>,
 }
 
@@ -106,6 +119,7 @@ impl Store {
         let store = Self { database: Database::create(path)?, boot };
         let transaction = store.database.begin_write()?;
         transaction.open_table(ENTRIES)?;
+        transaction.open_table(FEEDS)?;
         transaction.open_table(SUSPENDED)?;
         transaction.open_table(META)?;
         transaction.commit()?;
@@ -120,6 +134,10 @@ impl Store {
         for row in transaction.open_table(ENTRIES)?.iter()? {
             let (_, value) = row?;
             changes.push(Change::Put(self.entry(value.value())?));
+        }
+        for row in transaction.open_table(FEEDS)?.iter()? {
+            let (_, value) = row?;
+            changes.push(Change::Feed(FeedStep::new(self.feed(value.value())?)));
         }
         for row in transaction.open_table(SUSPENDED)?.iter()? {
             let (key, value) = row?;
@@ -142,25 +160,35 @@ impl Store {
         let transaction = self.database.begin_write()?;
         {
             let mut entries = transaction.open_table(ENTRIES)?;
+            let mut feeds = transaction.open_table(FEEDS)?;
             let mut suspended = transaction.open_table(SUSPENDED)?;
+            let bytes = |key: &EntryKey| pb::EntryKey::from(key).encode_to_vec();
             for change in changes {
-                let key = pb::EntryKey::from(change.key()).encode_to_vec();
                 match change {
                     Change::Put(held) => {
                         let value = self.stored_entry(held).encode_to_vec();
-                        entries.insert(key.as_slice(), value.as_slice())?;
+                        entries.insert(bytes(&held.entry.key).as_slice(), value.as_slice())?;
                     }
-                    Change::Remove(_) => {
+                    Change::Remove(key) => {
+                        let key = bytes(key);
                         entries.remove(key.as_slice())?;
                         suspended.remove(key.as_slice())?;
                     }
-                    Change::Suspend(_, suspension) => {
+                    Change::Suspend(key, suspension) => {
                         let end = self.end(suspension.until, suspension.expires_unix_ms);
                         let value = StoredSuspension { by: suspension.by.clone(), end: Some(end) };
-                        suspended.insert(key.as_slice(), value.encode_to_vec().as_slice())?;
+                        let value = value.encode_to_vec();
+                        suspended.insert(bytes(key).as_slice(), value.as_slice())?;
                     }
-                    Change::Resume(_) => {
-                        suspended.remove(key.as_slice())?;
+                    Change::Resume(key) => {
+                        suspended.remove(bytes(key).as_slice())?;
+                    }
+                    Change::Feed(FeedStep { name, after: Some(held), .. }) => {
+                        let value = self.stored_feed(held).encode_to_vec();
+                        feeds.insert(name.as_str(), value.as_slice())?;
+                    }
+                    Change::Feed(FeedStep { name, after: None, .. }) => {
+                        feeds.remove(name.as_str())?;
                     }
                 }
             }
@@ -175,6 +203,14 @@ impl Store {
         let end = held.entry.expires_unix_ms.map(|unix_ms| self.end(held.until, unix_ms));
         let entry = Entry { expires_unix_ms: None, ..held.entry.clone() };
         StoredEntry { entry: Some(entry.to_proto(0)), end }
+    }
+
+    fn stored_feed(&self, held: &HeldFeed) -> StoredFeed {
+        let head = held.feed.head();
+        let end = head.expires_unix_ms.map(|unix_ms| self.end(held.until, unix_ms));
+        let head = FeedHead { expires_unix_ms: None, ..head.clone() };
+        let prefixes = Some(pack(held.feed.prefixes().as_slice()));
+        StoredFeed { head: Some(head.to_proto(0)), prefixes, end }
     }
 
     fn end(&self, until: Until, unix_ms: i64) -> StoredEnd {
@@ -194,6 +230,17 @@ impl Store {
         let mut entry = Entry::from_proto(entry, 0).map_err(corrupted)?;
         entry.expires_unix_ms = stored.end.as_ref().map(|end| end.unix_ms);
         Ok(Held { entry, until: self.until(stored.end.as_ref()) })
+    }
+
+    fn feed(&self, value: &[u8]) -> Result<HeldFeed, redb::Error> {
+        let stored = StoredFeed::decode(value).map_err(corrupted)?;
+        let head = stored.head.ok_or_else(|| corrupted("head is missing"))?;
+        let mut head = FeedHead::from_proto(head, 0).map_err(corrupted)?;
+        head.expires_unix_ms = stored.end.as_ref().map(|end| end.unix_ms);
+        let mut prefixes = Vec::new();
+        unpack(&stored.prefixes.unwrap_or_default(), &mut prefixes).map_err(corrupted)?;
+        let feed = Feed::new(head, prefixes.into_iter().collect());
+        Ok(HeldFeed { feed, until: self.until(stored.end.as_ref()) })
     }
 
     fn suspension(&self, key: &[u8], value: &[u8]) -> Result<Change, redb::Error> {
@@ -268,6 +315,43 @@ mod tests {
         }
         let (_store, stored) = open(boot("two", || 0));
         assert_eq!(stored.set.entries().count(), 1);
+    }
+
+    #[test]
+    fn feeds_come_back_with_their_end() {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let open = || Store::open(folder.path(), boot("one", || 1_000)).expect("opens");
+        let head = FeedHead {
+            name: "drop".to_owned(),
+            action: Action::Drop,
+            selection: Selection::All,
+            reason: "listed".to_owned(),
+            imported_unix_ms: 7,
+            expires_unix_ms: Some(now_unix_ms() + 60_000),
+        };
+        let prefixes = ["10.0.0.1", "10.0.0.0/24", "2001:db8::/32"];
+        let prefixes = prefixes.iter().map(|text| parse_prefix(text).expect("valid")).collect();
+        let held = HeldFeed { feed: Feed::new(head, prefixes), until: Until::at(5_000) };
+        let key = held.feed.head().key(parse_prefix("10.0.0.1").expect("valid"));
+        let suspension =
+            Suspension { by: "local:0".to_owned(), until: Until::at(9), expires_unix_ms: 9 };
+        let state = pb::StoreState::default();
+        {
+            let (store, _) = open();
+            let changes =
+                [Change::Feed(FeedStep::new(held.clone())), Change::Suspend(key, suspension)];
+            store.save(&changes, &state).expect("saves");
+        }
+        {
+            let (store, stored) = open();
+            assert_eq!(stored.set.feed("drop"), Some(&held));
+            assert_eq!(stored.set.digest(), held.feed.digest());
+            assert_eq!(stored.set.suspended().len(), 1);
+            let (name, difference) = ("drop".to_owned(), kctl_blocklist::Difference::default());
+            let gone = FeedStep { name, after: None, difference };
+            store.save(&[Change::Feed(gone)], &state).expect("saves");
+        }
+        assert_eq!(open().1.set.feeds().count(), 0);
     }
 
     #[test]

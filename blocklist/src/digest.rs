@@ -1,6 +1,6 @@
 //! One number that two sides compare to know that they hold the same entries.
 
-use crate::{Action, EntryKey, Protocol};
+use crate::{Action, EntryKey, FeedHead, Prefixes, Protocol};
 use ipnet::IpNet;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -19,6 +19,39 @@ impl Digest {
     /// Takes away a key that is in the set.
     pub fn remove(&mut self, key: &EntryKey) {
         self.0 = self.0.wrapping_sub(hash(key));
+    }
+
+    /// Adds keys that are not yet in the set.
+    pub fn add_all(&mut self, keys: Self) {
+        self.0 = self.0.wrapping_add(keys.0);
+    }
+
+    /// Takes away keys that are in the set.
+    pub fn remove_all(&mut self, keys: Self) {
+        self.0 = self.0.wrapping_sub(keys.0);
+    }
+
+    /// Over the keys of a feed's entries, without making them.
+    pub fn of_feed(head: &FeedHead, prefixes: &Prefixes) -> Self {
+        let mut bytes = Vec::with_capacity(128);
+        let Some(first) = prefixes.as_slice().first() else { return Self::default() };
+        write_prefix(&mut bytes, *first);
+        let mut length = bytes.len();
+        write_rest(&mut bytes, &head.key(*first));
+        let mut sum = 0_u128;
+        let mut part = Vec::with_capacity(18);
+        for &prefix in prefixes.as_slice() {
+            part.clear();
+            write_prefix(&mut part, prefix);
+            if part.len() == length {
+                bytes[..length].copy_from_slice(&part);
+            } else {
+                bytes.splice(..length, part.iter().copied());
+                length = part.len();
+            }
+            sum = sum.wrapping_add(xxh3_128(&bytes));
+        }
+        Self(sum)
     }
 
     /// Its 16 bytes, big endian.
@@ -42,7 +75,13 @@ impl<'a> FromIterator<&'a EntryKey> for Digest {
 
 fn hash(key: &EntryKey) -> u128 {
     let mut bytes = Vec::with_capacity(64);
-    match key.prefix {
+    write_prefix(&mut bytes, key.prefix);
+    write_rest(&mut bytes, key);
+    xxh3_128(&bytes)
+}
+
+fn write_prefix(bytes: &mut Vec<u8>, prefix: IpNet) {
+    match prefix {
         IpNet::V4(v4) => {
             bytes.push(4);
             bytes.extend(v4.network().octets());
@@ -52,7 +91,11 @@ fn hash(key: &EntryKey) -> u128 {
             bytes.extend(v6.network().octets());
         }
     }
-    bytes.push(key.prefix.prefix_len());
+    bytes.push(prefix.prefix_len());
+}
+
+/// All but the prefix.
+fn write_rest(bytes: &mut Vec<u8>, key: &EntryKey) {
     let (port, protocol) = match key.service {
         None => (0, 0),
         Some(service) => (
@@ -75,7 +118,6 @@ fn hash(key: &EntryKey) -> u128 {
     // No source holds a zero byte, so nothing of one field can be read as part of the next.
     bytes.push(0);
     bytes.extend(key.selection.to_string().as_bytes());
-    xxh3_128(&bytes)
 }
 
 #[cfg(test)]

@@ -6,13 +6,17 @@
 mod convert;
 mod digest;
 mod entry;
+mod feed;
 mod prefix;
+mod prefixes;
 mod refusal;
 mod selection;
 
 pub use convert::{InvalidEntry, now_unix_ms};
 pub use digest::Digest;
 pub use entry::{Action, Entry, EntryKey, Protocol, Service};
+pub use feed::{FEED_NAME, FEED_SOURCE, Feed, FeedHead, MAX_FEED_ENTRIES, valid_feed_name};
 pub use prefix::{InvalidPrefix, parse_prefix};
-pub use refusal::{Protected, Refusal, refusal};
+pub use prefixes::{Cursor, Difference, InvalidPacked, Prefixes, pack, unpack};
+pub use refusal::{Protected, Refusal, loopback_of, refusal};
 pub use selection::{InvalidSelector, Selection, Selector};

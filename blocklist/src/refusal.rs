@@ -104,11 +104,17 @@ fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 
+/// The loopback addresses, which are always among the protected: those of IPv4, or that of IPv6.
+pub fn loopback_of(v4: bool) -> IpNet {
+    if v4 {
+        ipnet::Ipv4Net::new_assert([127, 0, 0, 0].into(), 8).into()
+    } else {
+        std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST).into()
+    }
+}
+
 fn loopback(like: IpNet) -> Protected {
-    let prefix = match like {
-        IpNet::V4(_) => ipnet::Ipv4Net::new_assert([127, 0, 0, 0].into(), 8).into(),
-        IpNet::V6(_) => IpNet::from(std::net::IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
-    };
+    let prefix = loopback_of(matches!(like, IpNet::V4(_)));
     Protected { prefix, whose: Some("loopback".to_owned()) }
 }
 

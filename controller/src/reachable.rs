@@ -3,7 +3,9 @@
 
 use crate::{registry::HostView, store::Desired};
 use ipnet::IpNet;
-use kctl_blocklist::{Action, EntryKey, Protected, Refusal, parse_prefix, refusal};
+use kctl_blocklist::{
+    Action, EntryKey, Prefixes, Protected, Refusal, loopback_of, parse_prefix, refusal,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -62,6 +64,13 @@ impl Reachable {
                 }
             }
         }
+        let feeds = desired.feeds().filter(|feed| feed.head().action == Action::Protect);
+        for feed in feeds {
+            if hosts.iter().any(|host| feed.concerns(&host.name, &host.labels())) {
+                let listed = feed.prefixes().as_slice().iter();
+                protected.extend(listed.map(|&prefix| (prefix, None)));
+            }
+        }
         let protected =
             protected.into_iter().map(|(prefix, whose)| Protected { prefix, whose }).collect();
         Self { protected, ports: ports.into_iter().collect() }
@@ -70,6 +79,14 @@ impl Reachable {
     /// Why an entry is refused unless it is forced.
     pub(crate) fn refusal(&self, key: &EntryKey) -> Option<Refusal> {
         refusal(key, &self.protected, &self.ports)
+    }
+
+    /// Those of many prefixes that share addresses with what must stay reachable. Its cost is that of
+    /// what is protected, and not that of the prefixes.
+    pub(crate) fn overlapping(&self, prefixes: &Prefixes) -> BTreeSet<IpNet> {
+        let loopback = [loopback_of(true), loopback_of(false)];
+        let protected = self.protected.iter().map(|protected| protected.prefix).chain(loopback);
+        protected.flat_map(|prefix| prefixes.overlapping(prefix)).collect()
     }
 
     /// What keeps a forced entry from taking effect.

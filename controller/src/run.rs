@@ -9,7 +9,7 @@ use crate::{
     registry::Registry,
     service::Api,
     session::Sessions,
-    store::{Store, Write},
+    store::Store,
 };
 use anyhow::Context as _;
 use kctl_blocklist::now_unix_ms;
@@ -192,8 +192,7 @@ async fn sweep(store: Store, cancel: CancellationToken) {
             continue;
         }
         let swept = store.write(move |model| {
-            let ended = model.desired.ended(now);
-            let writes: Vec<_> = ended.map(|entry| Write::Remove(entry.key.clone())).collect();
+            let writes: Vec<_> = model.desired.ended(now).collect();
             let count = writes.len();
             Ok((writes, count))
         });

@@ -2,9 +2,12 @@
 //!
 //! Pure: it looks at desired state and at what the host told. It knows no connections.
 
-use crate::store::Desired;
+mod feeds;
+
+use crate::store::{Changed, Desired, FeedChange};
+use feeds::FeedStep;
 use futures_util::{Stream, stream};
-use kctl_blocklist::{Digest, Entry, EntryKey, now_unix_ms};
+use kctl_blocklist::{Digest, Entry, EntryKey, Feed, now_unix_ms};
 use kctl_proto::agent::v1 as pb;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -44,6 +47,7 @@ pub(crate) struct Apply {
     header: pb::apply_blocklist_request::Header,
     upserts: Vec<Arc<Entry>>,
     removals: Vec<EntryKey>,
+    feeds: Vec<FeedStep>,
     /// Of the entries that the host holds afterwards.
     pub(crate) digest: Digest,
 }
@@ -101,12 +105,19 @@ impl Expected {
         entry.is_some_and(|entry| entry.concerns(&self.name, &self.labels))
     }
 
+    fn takes<'a>(&self, feed: Option<&'a Feed>) -> Option<&'a Feed> {
+        feed.filter(|feed| feed.concerns(&self.name, &self.labels))
+    }
+
     fn recount(&mut self, desired: &Desired) {
         self.digest = desired
             .entries()
             .filter(|entry| self.concerns(Some(entry)))
             .map(|entry| &entry.key)
             .collect();
+        let feeds = desired.feeds().filter_map(|feed| self.takes(Some(feed)));
+        let digests: Vec<_> = feeds.map(Feed::digest).collect();
+        digests.into_iter().for_each(|digest| self.digest.add_all(digest));
         (self.epoch, self.revision) = (desired.epoch(), desired.revision);
     }
 
@@ -116,9 +127,9 @@ impl Expected {
         let Some(changes) = changes else { return self.recount(desired) };
         let mut digest = self.digest;
         for change in changes {
-            let (before, after) = (change.before.as_ref(), change.after.as_ref());
-            before.filter(|_| self.concerns(before)).inspect(|entry| digest.remove(&entry.key));
-            after.filter(|_| self.concerns(after)).inspect(|entry| digest.add(&entry.key));
+            let (before, after) = self.digests(&change.what);
+            digest.remove_all(before);
+            digest.add_all(after);
         }
         (self.digest, self.revision) = (digest, desired.revision);
     }
@@ -127,20 +138,49 @@ impl Expected {
     fn at(&self, desired: &Desired, revision: u64) -> Option<Digest> {
         let mut digest = self.digest;
         for change in desired.changes_since(revision)? {
-            let (before, after) = (change.before.as_ref(), change.after.as_ref());
-            before.filter(|_| self.concerns(before)).inspect(|entry| digest.add(&entry.key));
-            after.filter(|_| self.concerns(after)).inspect(|entry| digest.remove(&entry.key));
+            let (before, after) = self.digests(&change.what);
+            digest.add_all(before);
+            digest.remove_all(after);
         }
         Some(digest)
+    }
+
+    /// What a change takes from the host's digest, and what it adds.
+    fn digests(&self, changed: &Changed) -> (Digest, Digest) {
+        match changed {
+            Changed::Entry { before, after } => {
+                let of = |entry: Option<&Arc<Entry>>| {
+                    entry
+                        .filter(|_| self.concerns(entry))
+                        .map(|entry| &entry.key)
+                        .into_iter()
+                        .collect()
+                };
+                (of(before.as_ref()), of(after.as_ref()))
+            }
+            Changed::Feed(change) => {
+                let of =
+                    |feed: Option<&Feed>| self.takes(feed).map(Feed::digest).unwrap_or_default();
+                (of(change.before.as_ref()), of(change.after.as_ref()))
+            }
+        }
     }
 
     fn difference(&self, desired: &Desired, base: &pb::StoreState) -> Apply {
         // Of several changes of one entry, the first tells what the host has, the last what it should.
         let mut net: HashMap<&EntryKey, BeforeAfter<'_>> = HashMap::new();
+        let mut net_feeds: BTreeMap<&str, (&Arc<FeedChange>, &Arc<FeedChange>)> = BTreeMap::new();
         for change in desired.changes_since(base.revision).into_iter().flatten() {
-            let (before, after) = (change.before.as_ref(), change.after.as_ref());
-            if let Some(entry) = before.or(after) {
-                net.entry(&entry.key).or_insert((before, None)).1 = after;
+            match &change.what {
+                Changed::Entry { before, after } => {
+                    let (before, after) = (before.as_ref(), after.as_ref());
+                    if let Some(entry) = before.or(after) {
+                        net.entry(&entry.key).or_insert((before, None)).1 = after;
+                    }
+                }
+                Changed::Feed(change) => {
+                    net_feeds.entry(&change.name).or_insert((change, change)).1 = change;
+                }
             }
         }
         let (mut upserts, mut removals) = (Vec::new(), Vec::new());
@@ -151,10 +191,15 @@ impl Expected {
                 _ => {}
             }
         }
+        let feeds = net_feeds.into_values().filter_map(|(first, last)| {
+            let there = self.takes(first.before.as_ref());
+            FeedStep::new(there.is_some(), self.takes(last.after.as_ref()), first, last)
+        });
         Apply {
             header: header(desired, Some(base.clone()), false),
             upserts,
             removals,
+            feeds: feeds.collect(),
             digest: self.digest,
         }
     }
@@ -166,6 +211,11 @@ impl Expected {
             header: header(desired, None, adopt),
             upserts,
             removals: Vec::new(),
+            feeds: desired
+                .feeds()
+                .filter_map(|feed| self.takes(Some(feed)))
+                .map(|feed| FeedStep::Whole(feed.clone()))
+                .collect(),
             digest: self.digest,
         }
     }
@@ -187,7 +237,7 @@ impl Apply {
         self,
     ) -> impl Stream<Item = pb::ApplyBlocklistRequest> + Send + Unpin + 'static {
         use pb::apply_blocklist_request::{Chunk, Part};
-        let Self { header, upserts, removals, .. } = self;
+        let Self { header, upserts, removals, feeds, .. } = self;
         let upserts = chunks(upserts).map(|entries| {
             let now = now_unix_ms();
             let upserts = entries.iter().map(|entry| entry.to_proto(now)).collect();
@@ -197,7 +247,9 @@ impl Apply {
             let removals = keys.iter().map(pb::EntryKey::from).collect();
             Part::Chunk(Chunk { upserts: Vec::new(), removals })
         });
-        let parts = std::iter::once(Part::Header(header)).chain(upserts).chain(removals);
+        let feeds = feeds.into_iter().flat_map(FeedStep::messages).map(Part::Feed);
+        let parts =
+            std::iter::once(Part::Header(header)).chain(feeds).chain(upserts).chain(removals);
         stream::iter(parts.map(|part| pb::ApplyBlocklistRequest { part: Some(part) }))
     }
 }
@@ -255,125 +307,4 @@ pub(crate) fn standing(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::{Epoch, Write};
-    use futures_util::StreamExt as _;
-    use kctl_blocklist::{Action, Selection, parse_prefix};
-
-    fn entry(prefix: &str, exceptions: Vec<Selection>) -> Write {
-        let key = EntryKey {
-            prefix: parse_prefix(prefix).expect("valid"),
-            service: None,
-            action: Action::Drop,
-            source: "user:a".to_owned(),
-            selection: Selection::All,
-        };
-        Write::Upsert(Arc::new(Entry {
-            key,
-            reason: String::new(),
-            created_unix_ms: 0,
-            expires_unix_ms: None,
-            exceptions,
-        }))
-    }
-
-    fn desired() -> Desired {
-        let epochs = vec![
-            Epoch { epoch: 11, first: 1, last: Some(5) },
-            Epoch { epoch: 22, first: 6, last: None },
-        ];
-        Desired::new("store".to_owned(), epochs, 5, [])
-    }
-
-    fn state(epoch: u64, revision: u64, digest: Digest) -> pb::StoreState {
-        let (store_id, digest) = ("store".to_owned(), digest.to_bytes().into());
-        pb::StoreState { store_id, epoch, revision, digest }
-    }
-
-    fn host(desired: &Desired) -> Expected {
-        Expected::new(desired, "web-1", BTreeMap::new())
-    }
-
-    fn applied(plan: Plan) -> Apply {
-        match plan {
-            Plan::Apply(apply) => apply,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn only_states_that_this_store_led_to_are_known() {
-        let mut desired = desired();
-        desired.apply(&[entry("10.0.0.1", Vec::new())]);
-        let known = |epoch, revision| {
-            standing(&desired, &state(epoch, revision, Digest::default()), "web-1").ok()
-        };
-        for (epoch, revision) in [(11, 0), (11, 5), (22, 5), (22, 6)] {
-            assert_eq!(known(epoch, revision), Some(true), "{epoch} {revision}");
-        }
-        // Revisions that an epoch did not have, or an epoch that a backup does not remember.
-        for (epoch, revision) in [(11, 6), (22, 7), (22, 4), (33, 5)] {
-            assert_eq!(known(epoch, revision), None, "{epoch} {revision}");
-        }
-        assert_eq!(standing(&desired, &pb::StoreState::default(), "web-1"), Ok(false));
-        let foreign = pb::StoreState { store_id: "3f2a".to_owned(), ..Default::default() };
-        let why = standing(&desired, &foreign, "web-1").expect_err("foreign");
-        assert!(why.contains("holds store 3f2a revision 0"), "{why}");
-        assert!(why.contains("kctl hosts adopt web-1"), "{why}");
-    }
-
-    #[test]
-    fn a_host_at_a_remembered_revision_gets_the_net_difference() {
-        let mut desired = desired();
-        let start = host(&desired).digest;
-        desired.apply(&[entry("10.0.0.1", Vec::new())]);
-        let Plan::Apply(first) = host(&desired).plan(&desired, &state(11, 5, start), false, false)
-        else {
-            panic!("it is behind")
-        };
-        let one = first.digest;
-        let mut expected = host(&desired);
-        desired.apply(&[entry("10.0.0.2", Vec::new())]);
-        let web = Selection::Names(["web-1".to_owned()].into());
-        desired.apply(&[entry("10.0.0.1", vec![web.clone()]), entry("10.0.0.3", vec![web])]);
-        let apply = applied(expected.plan(&desired, &state(22, 6, one), false, false));
-        assert!(!apply.is_whole());
-        let prefixes = |keys: Vec<&EntryKey>| {
-            keys.into_iter().map(|key| key.prefix.to_string()).collect::<Vec<_>>()
-        };
-        assert_eq!(prefixes(apply.upserts.iter().map(|e| &e.key).collect()), ["10.0.0.2/32"]);
-        assert_eq!(prefixes(apply.removals.iter().collect()), ["10.0.0.1/32"]);
-        // Followed step by step or counted anew, it is the same set.
-        assert_eq!(apply.digest, host(&desired).digest);
-        let there = state(22, desired.revision, apply.digest);
-        assert!(matches!(expected.plan(&desired, &there, false, false), Plan::InSync));
-    }
-
-    #[test]
-    fn drift_and_adoption_take_the_whole_set() {
-        let mut desired = desired();
-        desired.apply(&[entry("10.0.0.1", Vec::new())]);
-        let mut expected = host(&desired);
-        let drifted = state(22, 6, Digest::default());
-        let apply = applied(expected.plan(&desired, &drifted, false, false));
-        assert!(apply.is_whole() && !apply.header.adopt);
-        let foreign = pb::StoreState { store_id: "other".to_owned(), ..drifted };
-        assert!(matches!(expected.plan(&desired, &foreign, true, false), Plan::Refused(_)));
-        let apply = applied(expected.plan(&desired, &foreign, false, true));
-        assert!(apply.is_whole() && apply.header.adopt);
-    }
-
-    #[tokio::test]
-    async fn sets_go_out_in_bounded_messages() {
-        let mut desired = desired();
-        let many: Vec<_> = (0..2_500)
-            .map(|i| entry(&format!("10.0.{}.{}", i / 256, i % 256), Vec::new()))
-            .collect();
-        desired.apply(&many);
-        let mut expected = host(&desired);
-        let apply = applied(expected.plan(&desired, &pb::StoreState::default(), false, false));
-        let messages: Vec<_> = apply.messages().collect().await;
-        assert_eq!(messages.len(), 1 + 3);
-    }
-}
+mod tests;

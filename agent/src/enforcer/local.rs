@@ -1,7 +1,7 @@
 //! Entries that this host makes itself, over its socket.
 
 use super::{Enforcement, Refused, RefusedKind};
-use crate::set::{Change, Held, Suspension, is_local};
+use crate::set::{Change, Held, HeldFeed, Suspension, is_local};
 use agent_kernel::filter::Guard;
 use ipnet::IpNet;
 use kctl_blocklist::{
@@ -11,6 +11,8 @@ use kctl_proto::agent::v1 as pb;
 
 /// How long a local `unblock --force` puts a controller's entry out of force.
 const SUSPENSION_MS: i64 = 3_600_000;
+/// Entries that an answer lists as still blocking.
+const COVERING: usize = 1_000;
 
 /// What to block.
 #[derive(Debug)]
@@ -131,9 +133,10 @@ impl Enforcement {
             let matching = |key: &EntryKey| {
                 key.service == unblock.service && unblock.actions.contains(&key.action)
             };
-            let held = self.set.of_prefix(*prefix).filter(|(key, _)| matching(key));
+            let mut held = self.set.all_of_prefix(*prefix);
+            held.retain(|held| matching(&held.entry.key));
             let (local, remote): (Vec<_>, Vec<_>) =
-                held.map(|(_, held)| held).partition(|held| held.is_local());
+                held.into_iter().partition(|held| held.is_local());
             let remove = local.iter().map(|held| Change::Remove(held.entry.key.clone()));
             changes.extend(remove);
             if unblock.force {
@@ -203,13 +206,33 @@ impl Enforcement {
                 && overlaps(key)
                 && !self.set.suspended().contains_key(key)
         });
-        in_force.map(|held| self.to_proto(held)).collect()
+        let own = in_force.map(|held| self.to_proto(held));
+        let of_feeds = prefixes.iter().flat_map(|&prefix| self.covering_feeds(prefix));
+        own.chain(of_feeds).take(COVERING).collect()
+    }
+
+    /// Entries of feeds that do.
+    fn covering_feeds(&self, prefix: IpNet) -> impl Iterator<Item = pb::Entry> {
+        let feeds = self.set.feeds().filter(|held| held.feed.head().action != Action::Protect);
+        feeds.flat_map(move |held| {
+            let head = held.feed.head();
+            let ttl_ms = self.boot.left_ms(held.until);
+            let entries = held.feed.prefixes().overlapping(prefix).map(|it| head.entry(it));
+            let in_force = entries.filter(|it| !self.set.suspended().contains_key(&it.key));
+            in_force.map(move |entry| pb::Entry { ttl_ms, ..entry.to_proto(0) })
+        })
     }
 
     /// An entry with the time it has left on this boot's clock.
     pub(crate) fn to_proto(&self, held: &Held) -> pb::Entry {
         let ttl_ms = self.boot.left_ms(held.until);
         pb::Entry { ttl_ms, ..held.entry.to_proto(0) }
+    }
+
+    /// A feed with the time it has left on this boot's clock.
+    pub(crate) fn feed_to_proto(&self, held: &HeldFeed) -> pb::FeedHead {
+        let ttl_ms = self.boot.left_ms(held.until);
+        pb::FeedHead { ttl_ms, ..held.feed.head().to_proto(0) }
     }
 
     /// Suspended entries, for a listing.

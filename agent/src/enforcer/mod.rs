@@ -7,7 +7,7 @@ mod local;
 mod network;
 mod tell;
 
-pub(crate) use apply::Apply;
+pub(crate) use apply::{Apply, FeedEdit};
 pub(crate) use local::{Block, Unblock};
 pub(crate) use network::{Network, is_suitable};
 
@@ -217,7 +217,7 @@ impl Enforcement {
             tracing::warn!(%error, "local entries that are over can't be removed");
         }
         if self.unsaved.is_some() {
-            let changes: Vec<_> = self.set.entries().cloned().map(Change::Put).collect();
+            let changes = self.set.everything();
             self.save(&changes);
         }
         self.attach();
@@ -268,8 +268,7 @@ impl Enforcement {
             self.held = state;
         }
         self.save(&changes);
-        let guards =
-            adopts || changes.iter().any(|it| it.key().action == kctl_blocklist::Action::Protect);
+        let guards = adopts || changes.iter().any(|change| self.set.guarded_by(change));
         self.set.commit(changes);
         if guards {
             self.set_guard();

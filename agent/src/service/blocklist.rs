@@ -1,23 +1,28 @@
 //! `BlocklistService`: what this host blocks.
 
 use crate::access;
-use crate::enforcer::{Apply, Block, Enforcer, Unblock};
+use crate::enforcer::{Apply, Block, Enforcer, FeedEdit, Unblock};
 use crate::set::Held;
 use crate::status::{invalid, to_status};
 use agent_kernel::filter::{self, Hit, Until};
 use agent_kernel::sys::boottime_ns;
 use futures_util::{Stream, stream};
 use ipnet::IpNet;
-use kctl_blocklist::{Action, Entry, EntryKey, Service, now_unix_ms, parse_prefix};
+use kctl_blocklist::{
+    Action, Entry, EntryKey, FeedHead, InvalidPacked, MAX_FEED_ENTRIES, Service, now_unix_ms, pack,
+    parse_prefix, unpack,
+};
 use kctl_proto::agent::v1::{
     self as pb, apply_blocklist_request::Part, blocklist_service_server::BlocklistService,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Entries in one message of a listing.
 const CHUNK: usize = 1_000;
+/// Prefixes of a feed in one message of a listing.
+const FEED_CHUNK: usize = 50_000;
 
 /// Answers for this host's blocklist.
 #[derive(Debug)]
@@ -48,20 +53,33 @@ impl BlocklistService for Blocklist {
 
     async fn list_blocklist(
         &self,
-        _request: Request<pb::ListBlocklistRequest>,
+        request: Request<pb::ListBlocklistRequest>,
     ) -> Result<Response<Self::ListBlocklistStream>, Status> {
-        let listed = self.enforcer.run(|it| {
-            let entries: Vec<_> = it.set().entries().map(|held| it.to_proto(held)).collect();
-            (it.state(), it.suspended(), entries)
+        let all = !request.into_inner().local_only;
+        let listed = self.enforcer.run(move |it| {
+            let entries = it.set().entries().filter(|held| all || held.is_local());
+            let entries: Vec<_> = entries.map(|held| it.to_proto(held)).collect();
+            let feeds = it.set().feeds().filter(|_| all);
+            let feeds: Vec<_> =
+                feeds.map(|held| (it.feed_to_proto(held), held.feed.clone())).collect();
+            (it.state(), it.suspended(), entries, feeds)
         });
-        let (state, suspended, entries) = listed.await.map_err(to_status)?;
-        let head = pb::ListBlocklistResponse { entries: Vec::new(), suspended, state: Some(state) };
-        let rest = chunks(entries).map(|entries| pb::ListBlocklistResponse {
-            entries,
-            suspended: Vec::new(),
-            state: None,
+        let (state, suspended, entries, feeds) = listed.await.map_err(to_status)?;
+        let empty = pb::ListBlocklistResponse::default;
+        let first = pb::ListBlocklistResponse { suspended, state: Some(state), ..empty() };
+        let entries = chunks(entries);
+        let entries = entries.map(move |entries| pb::ListBlocklistResponse { entries, ..empty() });
+        // Packed as the reader takes them.
+        let feeds = feeds.into_iter().flat_map(|(head, feed)| {
+            (0..feed.prefixes().len()).step_by(FEED_CHUNK).map(move |from| {
+                let prefixes = feed.prefixes().as_slice()[from..].iter().take(FEED_CHUNK);
+                let prefixes = Some(pack(prefixes));
+                pb::FeedEntries { head: Some(head.clone()), prefixes }
+            })
         });
-        let messages: Vec<_> = std::iter::once(head).chain(rest).map(Ok).collect();
+        let feeds =
+            feeds.map(move |feed| pb::ListBlocklistResponse { feeds: vec![feed], ..empty() });
+        let messages = std::iter::once(first).chain(entries).chain(feeds).map(Ok);
         Ok(Response::new(Box::pin(stream::iter(messages))))
     }
 
@@ -136,26 +154,54 @@ async fn read_apply(mut messages: Streaming<pb::ApplyBlocklistRequest>) -> Resul
     let Some(Part::Header(header)) = first else {
         return Err(Status::invalid_argument("the first message must be a header"));
     };
-    let mut apply = Apply { header, upserts: Vec::new(), removals: Vec::new() };
+    let (upserts, removals, feeds) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let mut apply = Apply { header, upserts, removals, feeds };
     while let Some(message) = messages.message().await? {
-        let Some(Part::Chunk(chunk)) = message.part else {
-            return Err(Status::invalid_argument("every further message must be a chunk"));
-        };
-        for entry in chunk.upserts {
-            apply.upserts.push(held(entry)?);
-        }
-        for key in chunk.removals {
-            apply.removals.push(EntryKey::try_from(key).map_err(invalid)?);
+        match message.part {
+            Some(Part::Chunk(chunk)) => {
+                for entry in chunk.upserts {
+                    apply.upserts.push(held(entry)?);
+                }
+                for key in chunk.removals {
+                    apply.removals.push(EntryKey::try_from(key).map_err(invalid)?);
+                }
+            }
+            Some(Part::Feed(feed)) => read_feed(feed, &mut apply.feeds)?,
+            _ => return Err(Status::invalid_argument("every further message must be a change")),
         }
     }
     Ok(apply)
 }
 
+/// Adds what one message tells of a feed.
+fn read_feed(
+    change: pb::apply_blocklist_request::FeedChange,
+    feeds: &mut BTreeMap<String, FeedEdit>,
+) -> Result<(), Status> {
+    let malformed = |error: InvalidPacked| Status::invalid_argument(error.to_string());
+    let edit = feeds.entry(change.name).or_default();
+    unpack(&change.added.unwrap_or_default(), &mut edit.added).map_err(malformed)?;
+    unpack(&change.removed.unwrap_or_default(), &mut edit.removed).map_err(malformed)?;
+    if edit.added.len().max(edit.removed.len()) as u64 > MAX_FEED_ENTRIES {
+        return Err(Status::invalid_argument("feed: has too many prefixes"));
+    }
+    edit.gone |= change.gone;
+    if let Some(head) = change.head {
+        let until = until(head.ttl_ms);
+        edit.head = Some((FeedHead::from_proto(head, now_unix_ms()).map_err(invalid)?, until));
+    }
+    Ok(())
+}
+
+/// The end of what has this time left.
+fn until(ttl_ms: Option<u64>) -> Until {
+    ttl_ms.map_or(Until::FOREVER, |ttl_ms| {
+        Until::at(boottime_ns().saturating_add(ttl_ms.saturating_mul(1_000_000)))
+    })
+}
+
 fn held(entry: pb::Entry) -> Result<Held, Status> {
-    let until = match entry.ttl_ms {
-        None => Until::FOREVER,
-        Some(ttl_ms) => Until::at(boottime_ns().saturating_add(ttl_ms.saturating_mul(1_000_000))),
-    };
+    let until = until(entry.ttl_ms);
     let entry = Entry::from_proto(entry, now_unix_ms()).map_err(invalid)?;
     if entry.key.source.starts_with("local:") {
         return Err(Status::invalid_argument("source: local entries are made on the host itself"));

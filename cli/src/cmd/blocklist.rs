@@ -1,6 +1,6 @@
 //! `blocklist`: what is blocked where and why, its export, its recovery from hosts.
 
-use super::wants_controller;
+use super::{feed, wants_controller};
 use crate::{
     args::{Global, HostSelection, host_name},
     connect::{Connection, READ_TIMEOUT, Target},
@@ -14,7 +14,7 @@ use crate::{
 };
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
-use kctl_blocklist::{now_unix_ms, parse_prefix};
+use kctl_blocklist::{FEED_SOURCE, FeedHead, now_unix_ms, parse_prefix};
 use kctl_proto::{
     agent::v1 as agent,
     controller::v1::{
@@ -41,8 +41,12 @@ pub(crate) struct BlocklistArgs {
 enum BlocklistCommand {
     /// Every entry (what "kctl blocklist" alone does)
     List(ListArgs),
+    /// Replace a feed by a file: a plain list, CSV or JSON lines
+    Import(feed::ImportArgs),
+    /// Feeds, and how many entries each has
+    Feeds,
     /// A file that "block --file" reads, with the rest of each entry as a comment
-    Export(FilterArgs),
+    Export(ExportArgs),
     /// Fill an empty store of the controller with what hosts still enforce
     Recover(RecoverArgs),
 }
@@ -72,6 +76,15 @@ struct FilterArgs {
 }
 
 #[derive(Debug, Args)]
+struct ExportArgs {
+    /// Only this feed, as "import" reads it
+    #[arg(long, value_name = "FEED", value_parser = feed::feed_name, conflicts_with = "source")]
+    name: Option<String>,
+    #[command(flatten)]
+    filter: FilterArgs,
+}
+
+#[derive(Debug, Args)]
 struct RecoverArgs {
     /// Connected hosts whose entries are taken, all of the same store
     #[arg(long, value_name = "NAME[,NAME…]", required = true, value_delimiter = ',')]
@@ -84,7 +97,9 @@ pub(crate) async fn run(global: &Global, args: BlocklistArgs) -> anyhow::Result<
     match args.command {
         None => list(global, &args.list).await,
         Some(BlocklistCommand::List(args)) => list(global, &args).await,
-        Some(BlocklistCommand::Export(args)) => export(global, &args).await,
+        Some(BlocklistCommand::Import(args)) => feed::import(global, args).await,
+        Some(BlocklistCommand::Feeds) => feed::feeds(global).await,
+        Some(BlocklistCommand::Export(args)) => export(global, args).await,
         Some(BlocklistCommand::Recover(args)) => recover(global, args).await,
     }
 }
@@ -100,7 +115,7 @@ pub(crate) async fn protected(global: &Global, selection: &HostSelection) -> any
         action: agent::Action::Protect,
         ask_hosts: true,
     };
-    let list = query.run(global, &target).await?;
+    let list = query.run(global, &target).await?.whole();
     output::rows(format, "protected prefixes", &list.rows, || {
         table(&list.rows, format, now_unix_ms())
     })?;
@@ -111,6 +126,9 @@ async fn list(global: &Global, args: &ListArgs) -> anyhow::Result<Exit> {
     let format = global.format()?;
     let target = Target::of(global)?;
     let mut list = args.filter.query(&target, true)?.run(global, &target).await?;
+    if !args.hits {
+        list = if format.for_people() { list.in_short() } else { list.whole() };
+    }
     if args.hits {
         list.rows.retain(|row| row.packets.is_some_and(|packets| packets > 0));
         list.rows.sort_by(|a, b| b.packets.cmp(&a.packets).then_with(|| a.prefix.cmp(&b.prefix)));
@@ -125,21 +143,49 @@ async fn list(global: &Global, args: &ListArgs) -> anyhow::Result<Exit> {
     Ok(list.exit(args.strict))
 }
 
-async fn export(global: &Global, args: &FilterArgs) -> anyhow::Result<Exit> {
+async fn export(global: &Global, args: ExportArgs) -> anyhow::Result<Exit> {
     let format = global.format()?;
     let target = Target::of(global)?;
-    let list = args.query(&target, !format.for_people())?.run(global, &target).await?;
+    let mut query = args.filter.query(&target, !format.for_people())?;
+    if let Some(name) = &args.name {
+        query.source = format!("{FEED_SOURCE}{name}");
+    }
+    let mut list = query.run(global, &target).await?;
+    if let Some(name) = &args.name {
+        // Names can begin alike.
+        list.feeds.retain(|(head, _)| head.name == *name);
+        list.rows.retain(|row| row.source == format!("{FEED_SOURCE}{name}"));
+        if list.feeds.is_empty() && list.rows.is_empty() {
+            anyhow::bail!("feed {name:?}: no such feed; see \"kctl blocklist feeds\"");
+        }
+    }
     if !format.for_people() {
+        let list = list.whole();
         output::rows(format, "entries", &list.rows, || table(&list.rows, format, 0))?;
         return Ok(list.exit(false));
     }
     let mut text = String::new();
     let made = rfc3339(now_unix_ms()).unwrap_or_default();
-    // Writing to a string can't fail.
-    let _ = writeln!(text, "# kctl blocklist, {}, {made}", count(list.rows.len(), "entry"));
-    for row in &list.rows {
-        let _ = writeln!(text, "{}", row.export_line());
-    }
+    let list = match &args.name {
+        Some(name) => {
+            let number = list.feeds.iter().map(|(_, prefixes)| prefixes.len()).sum();
+            // Writing to a string can't fail.
+            let _ = writeln!(text, "# kctl feed {name}, {}, {made}", count(number, "entry"));
+            for prefix in list.feeds.iter().flat_map(|(_, prefixes)| prefixes) {
+                let _ = writeln!(text, "{prefix}");
+            }
+            list
+        }
+        None => {
+            let list = list.whole();
+            let entries = count(list.rows.len(), "entry");
+            let _ = writeln!(text, "# kctl blocklist, {entries}, {made}");
+            for row in &list.rows {
+                let _ = writeln!(text, "{}", row.export_line());
+            }
+            list
+        }
+    };
     output::print(&text)?;
     Ok(list.exit(false))
 }
@@ -156,10 +202,41 @@ struct Query {
 /// Entries, and hosts that were asked and did not answer.
 struct List {
     rows: Vec<EntryRow>,
+    /// Entries of feeds of which there is nothing else to tell.
+    feeds: Vec<(FeedHead, Vec<IpNet>)>,
+    asked: bool,
     failed: usize,
 }
 
+/// So many entries of a feed are shown to people among the others.
+const SHOWN: usize = 100;
+
 impl List {
+    /// With the feeds' entries as rows.
+    fn whole(mut self) -> Self {
+        let now = now_unix_ms();
+        for (head, prefixes) in std::mem::take(&mut self.feeds) {
+            self.rows.extend(prefixes.into_iter().map(|prefix| {
+                let entry = Some(head.entry(prefix).to_proto(now));
+                EntryRow::of_item(Item { entry, ..Item::default() }, self.asked, now)
+            }));
+        }
+        self
+    }
+
+    /// As people can read it: large feeds are only named.
+    fn in_short(mut self) -> Self {
+        let large = |(_, prefixes): &(FeedHead, Vec<IpNet>)| prefixes.len() > SHOWN;
+        for (head, prefixes) in self.feeds.iter().filter(|feed| large(feed)) {
+            let (name, entries) = (&head.name, count(prefixes.len(), "entry"));
+            note(&format!(
+                "feed {name}: {entries} not shown; see \"kctl blocklist export --name {name}\""
+            ));
+        }
+        self.feeds.retain(|feed| !large(feed));
+        self.whole()
+    }
+
     /// The entries are the controller's own, so silent hosts never make the whole read fail.
     fn exit(&self, strict: bool) -> Exit {
         if self.failed > 0 && strict { Exit::Partial } else { Exit::Done }
@@ -182,16 +259,20 @@ impl Query {
     async fn run(self, global: &Global, target: &Target) -> anyhow::Result<List> {
         let connection = target.connect(global).await?;
         let asked = self.ask_hosts;
-        let (items, errors) = match target {
+        let (items, feeds, failed) = match target {
             Target::Controller(_) => self.of_controller(&connection).await?,
-            Target::Agent(_) => (self.of_agent(&connection).await?, 0),
+            Target::Agent(_) => (self.of_agent(&connection).await?, Vec::new(), 0),
         };
         let now = now_unix_ms();
         let rows = items.into_iter().map(|item| EntryRow::of_item(item, asked, now)).collect();
-        Ok(List { rows, failed: errors })
+        let feeds = feed::put_together(feeds, now)?;
+        Ok(List { rows, feeds, asked, failed })
     }
 
-    async fn of_controller(self, connection: &Connection) -> anyhow::Result<(Vec<Item>, usize)> {
+    async fn of_controller(
+        self,
+        connection: &Connection,
+    ) -> anyhow::Result<(Vec<Item>, Vec<agent::FeedEntries>, usize)> {
         let wait = connection.wait(READ_TIMEOUT);
         let request = ListBlocklistRequest {
             selection: self.selection,
@@ -204,16 +285,17 @@ impl Query {
         let mut client = BlocklistServiceClient::new(connection.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let mut stream = connection.call(wait, client.list_blocklist(request)).await?;
-        let (mut items, mut failed) = (Vec::new(), 0);
+        let (mut items, mut feeds, mut failed) = (Vec::new(), Vec::new(), 0);
         while let Some(response) = connection.next(wait, &mut stream).await? {
             items.extend(response.items);
+            feeds.extend(response.feeds);
             for error in response.errors {
                 failed += 1;
                 let why = error.error.unwrap_or_default().message;
                 note(&format!("warning: numbers of host {:?} are missing: {why}", error.host));
             }
         }
-        Ok((items, failed))
+        Ok((items, feeds, failed))
     }
 
     async fn of_agent(self, connection: &Connection) -> anyhow::Result<Vec<Item>> {
@@ -223,12 +305,17 @@ impl Query {
             connection.channel.clone(),
         )
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let call = client.list_blocklist(agent::ListBlocklistRequest {});
+        let call = client.list_blocklist(agent::ListBlocklistRequest { local_only: false });
         let mut stream = connection.call(wait, call).await?;
-        let (mut entries, mut suspended) = (Vec::new(), Vec::new());
+        let (mut entries, mut suspended, mut feeds) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(response) = connection.next(wait, &mut stream).await? {
             entries.extend(response.entries);
+            feeds.extend(response.feeds);
             suspended.extend(response.suspended.into_iter().filter_map(|entry| entry.key));
+        }
+        let now = now_unix_ms();
+        for (head, prefixes) in feed::put_together(feeds, now)? {
+            entries.extend(prefixes.into_iter().map(|prefix| head.entry(prefix).to_proto(now)));
         }
         let mut hits = HashMap::new();
         if self.ask_hosts {

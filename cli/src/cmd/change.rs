@@ -1,14 +1,16 @@
 //! The way of a change (block, unblock, protect) to the controller or one agent, and of its answer to
 //! the operator.
 
+use super::feed::Import;
 use crate::{
     args::Global,
     connect::{CHANGE_TIMEOUT, Connection, Lost, Target},
-    exit::Exit,
+    exit::{Exit, usage},
     output::{self, Format, count, note},
     view::{
         change::{
-            APPLIED, Change, ChangeLine, FAILED, HostResultRow, Recorded, exit, microseconds, table,
+            APPLIED, Change, ChangeLine, FAILED, FeedView, ForecastLine, ForecastRow,
+            HostResultRow, Recorded, exit, forecast_exit, forecast_table, microseconds, table,
         },
         entry::EntryRow,
     },
@@ -19,7 +21,7 @@ use kctl_blocklist::now_unix_ms;
 use kctl_proto::{
     agent::v1 as agent,
     controller::v1::{
-        BlockRequest, ChangeResponse, HostResult, UnblockRequest,
+        BlockRequest, ChangeResponse, UnblockRequest,
         blocklist_service_client::BlocklistServiceClient, change_response::Message,
     },
 };
@@ -30,6 +32,9 @@ use std::{
 };
 use tonic::Streaming;
 
+/// How long hosts are waited for after an import, where nobody said otherwise.
+const IMPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A change, as the controller takes it; an agent has no use for the selection.
 pub(crate) enum Request {
     Block(BlockRequest),
@@ -38,11 +43,14 @@ pub(crate) enum Request {
         /// Suspend the controller's entries, on one agent.
         force: bool,
     },
+    /// Only by a controller.
+    Import(Import),
 }
 
 impl Request {
     fn prefixes(&self) -> usize {
         match self {
+            Self::Import(import) => import.lines.len(),
             Self::Block(request) => request.prefixes.len(),
             Self::Unblock { request, .. } => request.prefixes.len(),
         }
@@ -76,6 +84,7 @@ pub(crate) async fn run(
 struct Answer {
     recorded: Recorded,
     hosts: Vec<HostResultRow>,
+    forecast: Vec<ForecastRow>,
     /// Why some hosts' results never came.
     lost: Option<anyhow::Error>,
 }
@@ -86,10 +95,14 @@ impl Answer {
         match format {
             // Each line went out when its host answered.
             Format::Jsonl => {}
-            Format::Table | Format::Wide if self.hosts.is_empty() => {}
+            Format::Table | Format::Wide if self.hosts.is_empty() && self.forecast.is_empty() => {}
             _ => {
-                let change = Change { recorded: &self.recorded, hosts: &self.hosts };
-                output::object(format, &change, || table(&self.hosts).to_string())?;
+                let Self { recorded, hosts, forecast, .. } = &self;
+                let change = Change { recorded, hosts, forecast };
+                output::object(format, &change, || match forecast.as_slice() {
+                    [] => table(hosts).to_string(),
+                    forecast => forecast_table(forecast).to_string(),
+                })?;
             }
         }
         output::warn(&self.recorded.warnings);
@@ -100,6 +113,7 @@ impl Answer {
             note(&self.summary(verb));
         }
         match self.lost {
+            None if self.recorded.dry_run => Ok(forecast_exit(&self.forecast)),
             None => Ok(exit(&self.hosts)),
             Some(why) => {
                 note(&format!("error: recorded, but the hosts' answers were lost: {why:#}"));
@@ -109,7 +123,13 @@ impl Answer {
     }
 
     fn summary(&self, verb: &Verb) -> String {
-        let prefixes = count(self.recorded.prefixes.len(), "prefix");
+        let prefixes = match &self.recorded.feed {
+            None => count(self.recorded.prefixes.len(), "prefix"),
+            Some(FeedView { name, entries, added, removed }) => {
+                let entries = count(usize::try_from(*entries).unwrap_or(usize::MAX), "entry");
+                format!("feed {name} of {entries} ({added} added, {removed} removed)")
+            }
+        };
         let applied = self.hosts.iter().filter(|host| host.status == APPLIED).count();
         let hosts = count(self.hosts.len(), "host");
         let revision = self
@@ -162,7 +182,12 @@ impl Reader {
             return Ok(());
         }
         let (revision, prefixes) = (recorded.revision, recorded.prefixes.as_slice());
-        output::line(&ChangeLine { revision, prefixes, host })
+        output::line(&ChangeLine { revision, prefixes, feed: recorded.feed.as_ref(), host })
+    }
+
+    fn forecast(&self, recorded: &Recorded, forecast: &ForecastRow) -> anyhow::Result<()> {
+        let revision = recorded.revision;
+        if self.jsonl { output::line(&ForecastLine { revision, forecast }) } else { Ok(()) }
     }
 }
 
@@ -181,7 +206,12 @@ async fn by_controller(
     request: Request,
     mut reader: Reader,
 ) -> anyhow::Result<Answer> {
-    let hosts_wait = connection.wait(CHANGE_TIMEOUT);
+    let import = match &request {
+        Request::Import(import) => Some(import.clone()),
+        _ => None,
+    };
+    let default = if import.is_some() { IMPORT_TIMEOUT } else { CHANGE_TIMEOUT };
+    let hosts_wait = connection.wait(default);
     // A large set takes its time to be checked and stored.
     let size = u64::try_from(request.prefixes()).unwrap_or(u64::MAX);
     let wait = hosts_wait + Duration::from_millis(size);
@@ -198,53 +228,66 @@ async fn by_controller(
             let request = UnblockRequest { timeout_ms, ..request };
             (false, connection.call(wait, client.unblock(request)).await)
         }
+        Request::Import(import) => {
+            let messages = tokio_stream::iter(import.messages(timeout_ms));
+            (import.header.dry_run, connection.call(wait, client.import_feed(messages)).await)
+        }
     };
     let mut stream = call.map_err(uncertain)?;
     let first = connection.next(wait, &mut stream).await.map_err(uncertain)?;
-    let Some(ChangeResponse { message: Some(Message::Accepted(accepted)) }) = first else {
-        anyhow::bail!("the controller did not say what it recorded; see \"kctl blocklist\"");
+    let accepted = match (first.and_then(|first| first.message), &import) {
+        (Some(Message::Accepted(accepted)), _) => accepted,
+        (Some(Message::Refused(refused)), Some(import)) => return Err(import.refused(&refused)),
+        _ => anyhow::bail!("the controller did not say what it recorded; see \"kctl blocklist\""),
     };
     let now = now_unix_ms();
     let covering = accepted.still_blocked_by.into_iter();
     let recorded = Recorded {
         revision: Some(accepted.revision),
         prefixes: accepted.prefixes,
+        feed: import.as_ref().map(|import| import.became(accepted.feed)),
         warnings: accepted.warnings,
         still_blocked_by: unblock
             .then(|| covering.map(|entry| EntryRow::of_entry(entry, now)).collect()),
         dry_run,
     };
     reader.recorded(accepted.hosts);
-    let mut hosts = Vec::new();
+    let told = usize::try_from(accepted.hosts).unwrap_or(0);
+    read_hosts(connection, wait, &mut stream, recorded, told, &reader).await
+}
+
+/// Reads one answer a host.
+async fn read_hosts(
+    connection: &Connection,
+    wait: Duration,
+    stream: &mut Streaming<ChangeResponse>,
+    recorded: Recorded,
+    all: usize,
+    reader: &Reader,
+) -> anyhow::Result<Answer> {
+    let (mut hosts, mut forecast) = (Vec::new(), Vec::new());
     let lost = loop {
-        match next_host(connection, wait, &mut stream).await {
-            Ok(Some(host)) => {
+        match connection.next(wait, stream).await {
+            Ok(Some(ChangeResponse { message: Some(Message::Host(host)) })) => {
                 let host = HostResultRow::from(host);
                 reader.host(&recorded, &host)?;
                 hosts.push(host);
             }
-            Ok(None) if hosts.len() < usize::try_from(accepted.hosts).unwrap_or(0) => {
-                let (all, told) = (accepted.hosts, hosts.len());
+            Ok(Some(ChangeResponse { message: Some(Message::Forecast(told)) })) => {
+                let told = ForecastRow::from(told);
+                reader.forecast(&recorded, &told)?;
+                forecast.push(told);
+            }
+            Ok(Some(_)) => {}
+            Ok(None) if hosts.len() + forecast.len() < all => {
+                let told = hosts.len() + forecast.len();
                 break Some(anyhow::anyhow!("{told} of {all} hosts were told of"));
             }
             Ok(None) => break None,
             Err(error) => break Some(error),
         }
     };
-    Ok(Answer { recorded, hosts, lost })
-}
-
-async fn next_host(
-    connection: &Connection,
-    wait: Duration,
-    stream: &mut Streaming<ChangeResponse>,
-) -> anyhow::Result<Option<HostResult>> {
-    while let Some(response) = connection.next(wait, stream).await? {
-        if let Some(Message::Host(host)) = response.message {
-            return Ok(Some(host));
-        }
-    }
-    Ok(None)
+    Ok(Answer { recorded, hosts, forecast, lost })
 }
 
 /// A connection that broke before the answer leaves open whether the change was recorded.
@@ -273,7 +316,14 @@ async fn by_agent(
             let response = connection.call(wait, client.block(local)).await.map_err(uncertain)?;
             let (prefixes, warnings) = (response.prefixes, response.warnings);
             (
-                Recorded { revision: None, prefixes, warnings, still_blocked_by: None, dry_run },
+                Recorded {
+                    revision: None,
+                    prefixes,
+                    feed: None,
+                    warnings,
+                    still_blocked_by: None,
+                    dry_run,
+                },
                 response.not_enforced,
             )
         }
@@ -285,6 +335,7 @@ async fn by_agent(
             let recorded = Recorded {
                 revision: None,
                 prefixes: response.prefixes,
+                feed: None,
                 warnings: response.warnings,
                 still_blocked_by: Some(
                     covering.map(|entry| EntryRow::of_entry(entry, now)).collect(),
@@ -293,12 +344,13 @@ async fn by_agent(
             };
             (recorded, None)
         }
+        Request::Import(_) => return Err(usage("blocklist import wants a controller")),
     };
     let elapsed_ms = Some(microseconds(begun.elapsed().as_secs_f64() * 1_000.0));
     let status = if not_enforced.is_some() { FAILED } else { APPLIED };
     let row = HostResultRow { host, status, elapsed_ms, error: not_enforced.map(Into::into) };
     reader.host(&recorded, &row).context("answer")?;
-    Ok(Answer { recorded, hosts: vec![row], lost: None })
+    Ok(Answer { recorded, hosts: vec![row], forecast: Vec::new(), lost: None })
 }
 
 fn local_block(request: BlockRequest) -> agent::BlockRequest {

@@ -8,6 +8,7 @@ pub(crate) mod context;
 pub(crate) mod cpufreq;
 pub(crate) mod disks;
 pub(crate) mod events;
+mod feed;
 pub(crate) mod hosts;
 mod input;
 pub(crate) mod ipc;

@@ -23,7 +23,7 @@ pub(crate) async fn read(arguments: &[String], file: Option<&str>) -> anyhow::Re
     if let [error] = bad.as_slice() {
         return Err(usage(error.clone()));
     } else if !bad.is_empty() {
-        return Err(usage(refusal(&count(bad.len(), "bad prefix"), &bad)));
+        return Err(usage(refusal(&count(bad.len(), "bad prefix"), &bad, bad.len())));
     }
     if let Some(file) = file {
         let bytes = input::read(file).await?;
@@ -55,10 +55,11 @@ fn parse_lines(name: &str, bytes: &[u8]) -> anyhow::Result<Vec<String>> {
     if bad.is_empty() {
         return Ok(prefixes);
     }
-    Err(usage(refusal(&format!("{name}: {}", count(bad.len(), "bad line")), &bad)))
+    Err(usage(refusal(&format!("{name}: {}", count(bad.len(), "bad line")), &bad, bad.len())))
 }
 
-fn refusal(what: &str, bad: &[String]) -> String {
+/// Names the first of `total` things that are bad.
+pub(super) fn refusal(what: &str, bad: &[String], total: usize) -> String {
     let mut text = format!("{what}, nothing was changed");
     for error in bad.iter().take(NAMED) {
         let mut error = plain(error).into_owned();
@@ -69,8 +70,8 @@ fn refusal(what: &str, bad: &[String]) -> String {
         }
         text = format!("{text}\n  {error}");
     }
-    if bad.len() > NAMED {
-        text = format!("{text}\n  and {} more", bad.len() - NAMED);
+    if total > NAMED {
+        text = format!("{text}\n  and {} more", total - NAMED);
     }
     text
 }

@@ -67,12 +67,64 @@ pub(crate) fn table(hosts: &[HostResultRow]) -> Table {
 pub(crate) struct Recorded {
     /// `None` for a local change: only the controller's store has revisions.
     pub(crate) revision: Option<u64>,
+    /// Empty for an import.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) prefixes: Vec<String>,
+    /// After an import.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) feed: Option<FeedView>,
     pub(crate) warnings: Vec<String>,
     /// After `unblock`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) still_blocked_by: Option<Vec<EntryRow>>,
     pub(crate) dry_run: bool,
+}
+
+/// What became of a feed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct FeedView {
+    pub(crate) name: String,
+    pub(crate) entries: u64,
+    pub(crate) added: u64,
+    pub(crate) removed: u64,
+}
+
+/// What a dry run says of one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ForecastRow {
+    host: String,
+    added: u64,
+    removed: u64,
+    covered: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorView>,
+}
+
+impl From<pb::HostForecast> for ForecastRow {
+    fn from(forecast: pb::HostForecast) -> Self {
+        let pb::HostForecast { host, added, removed, covered, error } = forecast;
+        Self { host, added, removed, covered, error: error.map(ErrorView::from) }
+    }
+}
+
+/// 3 when a host would refuse it.
+pub(crate) fn forecast_exit(forecast: &[ForecastRow]) -> Exit {
+    if forecast.iter().all(|row| row.error.is_none()) { Exit::Done } else { Exit::Partial }
+}
+
+/// Forecasts for people.
+pub(crate) fn forecast_table(forecast: &[ForecastRow]) -> Table {
+    let mut table = Table::new(&["HOST", "WOULD ADD", "REMOVE", "ALREADY COVERED", "ERROR"]);
+    for row in forecast {
+        table.row([
+            row.host.clone(),
+            row.added.to_string(),
+            row.removed.to_string(),
+            row.covered.to_string(),
+            row.error.as_ref().map_or_else(String::new, |error| error.message.clone()),
+        ]);
+    }
+    table
 }
 
 /// The whole answer, one document.
@@ -81,13 +133,27 @@ pub(crate) struct Change<'a> {
     #[serde(flatten)]
     pub(crate) recorded: &'a Recorded,
     pub(crate) hosts: &'a [HostResultRow],
+    /// After a dry run.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) forecast: &'a [ForecastRow],
+}
+
+/// One host's part of a dry run, one line.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct ForecastLine<'a> {
+    pub(crate) revision: Option<u64>,
+    #[serde(flatten)]
+    pub(crate) forecast: &'a ForecastRow,
 }
 
 /// One host's part of it, one line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct ChangeLine<'a> {
     pub(crate) revision: Option<u64>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(crate) prefixes: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) feed: Option<&'a FeedView>,
     #[serde(flatten)]
     pub(crate) host: &'a HostResultRow,
 }
@@ -116,11 +182,12 @@ mod tests {
         let recorded = Recorded {
             revision: Some(12),
             prefixes: vec!["10.0.0.5/32".to_owned()],
+            feed: None,
             warnings: Vec::new(),
             still_blocked_by: None,
             dry_run: false,
         };
-        let change = Change { recorded: &recorded, hosts: &hosts };
+        let change = Change { recorded: &recorded, hosts: &hosts, forecast: &[] };
         let json = serde_json::to_value(change).expect("json");
         let contract = serde_json::json!({
             "revision": 12, "prefixes": ["10.0.0.5/32"], "warnings": [], "dry_run": false,

@@ -16,7 +16,7 @@ pub(crate) struct EntryRow {
     protocol: Option<&'static str>,
     action: &'static str,
     reason: String,
-    source: String,
+    pub(crate) source: String,
     created: Option<String>,
     #[serde(skip)]
     created_unix_ms: i64,

@@ -6,6 +6,7 @@ pub(crate) mod cpufreq;
 pub(crate) mod disk;
 pub(crate) mod entry;
 pub(crate) mod event;
+pub(crate) mod feed;
 pub(crate) mod file;
 pub(crate) mod host;
 pub(crate) mod ipc;

@@ -134,7 +134,7 @@ impl BlocklistService for Api {
         let response = ListBlocklistResponse {
             entries: vec![entry("10.0.0.5/32", "user:admin"), entry("10.0.1.0/24", "local:0")],
             suspended: vec![suspended],
-            state: None,
+            ..ListBlocklistResponse::default()
         };
         Ok(Response::new(iter(vec![Ok(response)])))
     }

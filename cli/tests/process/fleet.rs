@@ -20,8 +20,8 @@ fn accepted(hosts: u32) -> Result<ChangeResponse, Status> {
         revision: 12,
         prefixes: vec!["10.0.0.5/32".to_owned()],
         warnings: vec!["host \"web-1\": eth1 is not filtered".to_owned()],
-        still_blocked_by: Vec::new(),
         hosts,
+        ..Accepted::default()
     };
     Ok(ChangeResponse { message: Some(Message::Accepted(accepted)) })
 }
@@ -203,8 +203,8 @@ fn blocklist() -> Answers {
     let error = agent::Error { code: "UNAVAILABLE".to_owned(), message: "gone".to_owned() };
     let errors = vec![HostError { host: "web-3".to_owned(), error: Some(error) }];
     let blocklist = vec![
-        ListBlocklistResponse { items: vec![quiet], errors: Vec::new() },
-        ListBlocklistResponse { items: vec![hit], errors },
+        ListBlocklistResponse { items: vec![quiet], ..ListBlocklistResponse::default() },
+        ListBlocklistResponse { items: vec![hit], errors, feeds: Vec::new() },
     ];
     Answers { blocklist, ..Answers::default() }
 }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod events;
+mod feeds;
 mod fixture;
 mod fleet;
 mod usage;

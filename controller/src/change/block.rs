@@ -1,6 +1,10 @@
 //! `block`, `block --monitor` and `protect add`.
 
-use super::{NAMED, prefixes, selection, want_hosts};
+use super::{
+    NAMED, check_reason, prefixes,
+    room::{Rules, Unions},
+    selection, want_hosts,
+};
 use crate::{
     reachable::Reachable,
     registry::{HostView, timestamp},
@@ -8,12 +12,9 @@ use crate::{
     store::{Desired, Model, Write},
 };
 use ipnet::IpNet;
-use kctl_blocklist::{Action, Entry, EntryKey, Protocol, Selection, Service};
+use kctl_blocklist::{Action, Entry, EntryKey, Selection, Service};
 use kctl_proto::controller::v1 as api;
-use std::{collections::HashSet, sync::Arc};
-
-/// Longer texts belong into a ticket.
-const REASON_BYTES: usize = 1_024;
+use std::sync::Arc;
 
 /// A checked request.
 #[derive(Debug, Clone)]
@@ -67,11 +68,7 @@ impl Block {
             }
         };
         let reason = request.reason;
-        if reason.len() > REASON_BYTES || reason.chars().any(char::is_control) {
-            return Err(Error::Invalid(format!(
-                "reason: must be one line of at most {REASON_BYTES} bytes"
-            )));
-        }
+        check_reason(&reason)?;
         Ok(Self {
             prefixes,
             service,
@@ -107,8 +104,9 @@ impl Block {
         if !refused.is_empty() {
             return Err(Error::Precondition(super::few(refused)));
         }
+        let mut unions = Unions::default();
         for host in hosts {
-            self.check_capacity(host, desired)?;
+            self.check_capacity(host, desired, &mut unions)?;
             warnings.extend(unfiltered(host));
         }
         Ok(warnings)
@@ -141,7 +139,13 @@ impl Block {
         (writes, Blocked { warnings: shortened })
     }
 
-    fn keys(&self) -> impl Iterator<Item = EntryKey> {
+    /// Whether it drops anything.
+    pub(super) fn drops(&self) -> bool {
+        self.action == Action::Drop
+    }
+
+    /// The keys of its entries.
+    pub(super) fn keys(&self) -> impl Iterator<Item = EntryKey> {
         self.prefixes.iter().map(|&prefix| EntryKey {
             prefix,
             service: self.service,
@@ -151,52 +155,24 @@ impl Block {
         })
     }
 
-    /// Counts rules exactly only where a rough upper bound does not fit: it reads every entry.
-    fn check_capacity(&self, host: &HostView, desired: &Desired) -> Result<(), Error> {
-        let max = host.status.as_ref().and_then(|status| status.filter.as_ref());
-        let Some(max) = max.map(|filter| filter.max_entries).filter(|&max| max > 0) else {
-            return Ok(());
-        };
-        let rough = 2 * (desired.entries().len() + self.prefixes.len());
-        if self.action == Action::Protect || rough as u64 <= max {
-            return Ok(());
-        }
-        let labels = host.labels();
-        let mut distinct: HashSet<(IpNet, Option<(u16, Protocol)>)> = HashSet::new();
-        let there = desired
-            .entries()
-            .filter(|entry| entry.key.action != Action::Protect)
-            .filter(|entry| entry.concerns(&host.name, &labels));
-        for entry in there {
-            distinct.extend(rules(entry.key.prefix, entry.key.service));
-        }
-        for &prefix in &self.prefixes {
-            distinct.extend(rules(prefix, self.service));
-        }
-        let wanted = distinct.len() as u64;
-        if wanted <= max {
+    /// Refuses what makes a host's set larger than its maps. A host that has too much to hold already
+    /// is no reason to refuse a block on the others.
+    fn check_capacity(
+        &self,
+        host: &HostView,
+        desired: &Desired,
+        unions: &mut Unions,
+    ) -> Result<(), Error> {
+        if self.action == Action::Protect {
             return Ok(());
         }
-        Err(Error::Exhausted(format!(
-            "host {:?}: would have {wanted} rules and has room for {max}; raise --max-entries of its \
-             agent, or unblock something first",
-            host.name
-        )))
+        let rules = Rules::of(desired, host);
+        let new: Vec<_> = self.prefixes.iter().map(|&prefix| (prefix, self.service)).collect();
+        match rules.check(&new, unions) {
+            Err(error) if !rules.is_over(unions) => Err(error),
+            _ => Ok(()),
+        }
     }
-}
-
-/// An entry without protocol is one rule for each.
-fn rules(
-    prefix: IpNet,
-    service: Option<Service>,
-) -> impl Iterator<Item = (IpNet, Option<(u16, Protocol)>)> {
-    let services = match service {
-        None => vec![None],
-        Some(service) => {
-            service.protocols().iter().map(|&protocol| Some((service.port, protocol))).collect()
-        }
-    };
-    services.into_iter().map(move |service| (prefix, service))
 }
 
 fn shortens(known: &Entry, new: &Entry) -> Option<String> {
@@ -209,7 +185,7 @@ fn shortens(known: &Entry, new: &Entry) -> Option<String> {
     Some(format!("{}: expiry shortened from {from} to {}", new.key.prefix, timestamp(new_end)))
 }
 
-fn unfiltered(host: &HostView) -> Option<String> {
+pub(super) fn unfiltered(host: &HostView) -> Option<String> {
     let filter = host.status.as_ref()?.filter.as_ref()?;
     let names = filter.unfiltered_interfaces.join(", ");
     let plural = if filter.unfiltered_interfaces.len() == 1 { "is" } else { "are" };

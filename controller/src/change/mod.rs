@@ -3,7 +3,10 @@
 //! Pure: decisions on a model and on hosts as they are. It knows neither connections nor the store.
 
 pub(crate) mod block;
+pub(crate) mod forecast;
+pub(crate) mod import;
 pub(crate) mod recover;
+mod room;
 pub(crate) mod unblock;
 
 use crate::{registry::HostView, status::Error};
@@ -14,6 +17,8 @@ use std::collections::HashSet;
 
 /// Lines in an answer that names many things.
 const NAMED: usize = 20;
+/// Longer reasons belong into a ticket.
+const REASON_BYTES: usize = 1_024;
 
 /// Canonical prefixes in the order given, without repeats. Names every bad one, up to a bound.
 fn prefixes(texts: &[String]) -> Result<Vec<IpNet>, Error> {
@@ -32,14 +37,26 @@ fn prefixes(texts: &[String]) -> Result<Vec<IpNet>, Error> {
     if bad.is_empty() { Ok(prefixes) } else { Err(Error::Invalid(few(bad))) }
 }
 
-/// Joins lines, at most [`NAMED`] of them.
-fn few(mut lines: Vec<String>) -> String {
+/// At most [`NAMED`] lines, and how many more there are.
+fn first(mut lines: Vec<String>) -> Vec<String> {
     let more = lines.len().saturating_sub(NAMED);
     lines.truncate(NAMED);
     if more > 0 {
         lines.push(format!("and {more} more"));
     }
-    lines.join("; ")
+    lines
+}
+
+/// The same in one line.
+fn few(lines: Vec<String>) -> String {
+    first(lines).join("; ")
+}
+
+fn check_reason(reason: &str) -> Result<(), Error> {
+    if reason.len() <= REASON_BYTES && !reason.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!("reason: must be one line of at most {REASON_BYTES} bytes")))
 }
 
 /// The selection of a change, which always names one.

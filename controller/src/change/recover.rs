@@ -2,10 +2,10 @@
 
 use crate::{
     status::Error,
-    store::{Epoch, Model, Write},
+    store::{Epoch, FeedChange, Model, Write},
     sync::standing,
 };
-use kctl_blocklist::{Entry, EntryKey};
+use kctl_blocklist::{Entry, EntryKey, Feed};
 use kctl_proto::agent::v1::StoreState;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +21,8 @@ pub(crate) struct Recover {
     pub(crate) states: BTreeMap<String, StoreState>,
     /// Entries that a controller made, of whichever host told them.
     pub(crate) entries: BTreeMap<EntryKey, Entry>,
+    /// Feeds that a controller imported, by name.
+    pub(crate) feeds: BTreeMap<String, Feed>,
 }
 
 /// What was taken.
@@ -42,7 +44,8 @@ impl Recover {
                     .to_owned(),
             ));
         }
-        let own = desired.entries().len();
+        let of_feeds = desired.feeds().map(|feed| feed.prefixes().len()).sum::<usize>();
+        let own = desired.entries().len() + of_feeds;
         if !same && own > 0 {
             return Err(Error::Precondition(format!(
                 "this controller's store has {own} entries of its own and the hosts hold another \
@@ -61,9 +64,14 @@ impl Recover {
         let revision = highest.max(desired.revision) + 1;
         let epochs =
             self.epochs(if same { &desired.epochs } else { &[] }, desired.epoch(), revision);
-        let entries = self.entries.len() as u64;
+        let of_feeds = self.feeds.values().map(|feed| feed.prefixes().len()).sum::<usize>();
+        let entries = (self.entries.len() + of_feeds) as u64;
         let mut writes = vec![Write::Identity { store_id: self.store_id, epochs, revision }];
         writes.extend(self.entries.into_values().map(|entry| Write::Upsert(Arc::new(entry))));
+        writes.extend(self.feeds.into_iter().map(|(name, feed)| {
+            let before = desired.feed(&name).cloned();
+            Write::Feed(Arc::new(FeedChange::between(name, before, Some(feed))))
+        }));
         Ok((writes, Recovered { entries, warnings }))
     }
 

@@ -156,13 +156,15 @@ impl Unblock {
             .iter()
             .flat_map(|&prefix| desired.overlapping(prefix))
             .filter(|entry| entry.key.action != Action::Protect)
-            .filter_map(|entry| after.get(&entry.key).copied().unwrap_or(Some(entry)))
+            .filter_map(|entry| match after.get(&entry.key) {
+                Some(changed) => changed.cloned(),
+                None => Some(entry),
+            })
             .filter(|entry| {
                 hosts.is_empty() || hosts.iter().any(|(name, labels)| entry.concerns(name, labels))
             })
-            .filter(|entry| told.insert(&entry.key))
+            .filter(|entry| told.insert(entry.key.clone()))
             .take(STILL)
-            .cloned()
             .collect()
     }
 }
@@ -197,7 +199,7 @@ mod tests {
     }
 
     fn model(entries: Vec<Entry>) -> Model {
-        let desired = Desired::new("s".to_owned(), Vec::new(), 1, entries);
+        let desired = Desired::new("s".to_owned(), Vec::new(), 1, entries, []);
         Model { desired, records: Records::default() }
     }
 

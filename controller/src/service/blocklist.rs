@@ -4,7 +4,7 @@ use super::{Answers, Api, CHANGE_WAIT, wait};
 use crate::{
     audit::{Audited, list},
     auth::Caller,
-    change::{block::Block, unblock::Unblock},
+    change::{block::Block, forecast, unblock::Unblock},
     fanout::settled,
     reachable::Reachable,
     registry::HostView,
@@ -17,13 +17,14 @@ use kctl_proto::controller::v1::{
     self as api, ChangeResponse, blocklist_service_server::BlocklistService,
     change_response::Message,
 };
-use std::time::{Duration, Instant};
-use tonic::{Request, Response, Status};
+use std::time::Duration;
+use tonic::{Request, Response, Status, Streaming};
 
 #[tonic::async_trait]
 impl BlocklistService for Api {
     type BlockStream = Answers<ChangeResponse>;
     type UnblockStream = Answers<ChangeResponse>;
+    type ImportFeedStream = Answers<ChangeResponse>;
     type ListBlocklistStream = Answers<api::ListBlocklistResponse>;
 
     async fn block(
@@ -34,12 +35,14 @@ impl BlocklistService for Api {
         let request = request.into_inner();
         let limit = wait(request.timeout_ms, CHANGE_WAIT);
         if request.dry_run {
-            let (_, _, warnings) = self.checked_block(&caller, request)?;
-            let revision = self.store.desired().borrow().revision;
-            let committed = Committed { revision, at: Instant::now(), value: () };
-            let (prefixes, warnings) = (warnings.prefixes, warnings.texts);
+            let (block, selection, told) = self.checked_block(&caller, request)?;
+            let hosts = self.registry.hosts_of(&selection);
+            let desired = self.store.desired();
+            let desired = desired.borrow();
+            let Told { prefixes, texts: warnings } = told;
             let accepted = api::Accepted { prefixes, warnings, ..api::Accepted::default() };
-            return Ok(answers(accepted, &committed, Vec::new(), limit));
+            let forecasts = forecast::of_block(&hosts, &desired, &block);
+            return Ok(forecast(accepted, desired.revision, forecasts));
         }
         let audited = Audited::of_user(&caller, describe(&request), hosts(&request.selection));
         let (block, selection, mut told) = match self.checked_block(&caller, request) {
@@ -93,6 +96,21 @@ impl BlocklistService for Api {
         Ok(answers(accepted, &committed, hosts, limit))
     }
 
+    async fn import_feed(
+        &self,
+        request: Request<Streaming<api::ImportFeedRequest>>,
+    ) -> Result<Response<Self::ImportFeedStream>, Status> {
+        let caller = Caller::of(&request)?;
+        self.import(&caller, request.into_inner()).await
+    }
+
+    async fn list_feeds(
+        &self,
+        _request: Request<api::ListFeedsRequest>,
+    ) -> Result<Response<api::ListFeedsResponse>, Status> {
+        Ok(Response::new(self.feeds()))
+    }
+
     async fn list_blocklist(
         &self,
         request: Request<api::ListBlocklistRequest>,
@@ -136,7 +154,7 @@ impl Api {
 }
 
 /// What was recorded, then one result a host as it comes.
-fn answers<T>(
+pub(super) fn answers<T>(
     accepted: api::Accepted,
     committed: &Committed<T>,
     hosts: Vec<HostView>,
@@ -152,6 +170,20 @@ fn answers<T>(
     let messages =
         first.chain(results).map(|message| Ok(ChangeResponse { message: Some(message) }));
     Response::new(messages.boxed())
+}
+
+/// What a dry run found, then what it would do on each host.
+pub(super) fn forecast(
+    accepted: api::Accepted,
+    revision: u64,
+    forecasts: Vec<api::HostForecast>,
+) -> Response<Answers<ChangeResponse>> {
+    let hosts = u32::try_from(forecasts.len()).unwrap_or(u32::MAX);
+    let accepted = api::Accepted { revision, hosts, ..accepted };
+    let first = std::iter::once(Message::Accepted(accepted));
+    let messages = first.chain(forecasts.into_iter().map(Message::Forecast));
+    let messages = messages.map(|message| Ok(ChangeResponse { message: Some(message) }));
+    Response::new(stream::iter(messages.collect::<Vec<_>>()).boxed())
 }
 
 fn describe(request: &api::BlockRequest) -> String {
@@ -173,7 +205,7 @@ fn port(port: u32) -> String {
     if port == 0 { String::new() } else { format!(" port {port}") }
 }
 
-fn hosts(selection: &Option<kctl_proto::agent::v1::Selection>) -> String {
+pub(super) fn hosts(selection: &Option<kctl_proto::agent::v1::Selection>) -> String {
     let selection = selection.clone().map(Selection::try_from);
     selection.and_then(Result::ok).map(|selection| selection.to_string()).unwrap_or_default()
 }

@@ -7,7 +7,7 @@ use crate::{
     status::Error,
 };
 use futures_util::TryStreamExt as _;
-use kctl_blocklist::{Action, Entry, EntryKey, now_unix_ms, parse_prefix};
+use kctl_blocklist::{Action, Entry, EntryKey, FEED_SOURCE, Feed, now_unix_ms, pack, parse_prefix};
 use kctl_proto::{
     agent::v1::{
         self as pb, blocklist_service_client::BlocklistServiceClient, list_hits_response::Hit,
@@ -19,13 +19,14 @@ use kctl_proto::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
     time::Duration,
 };
 use tonic::{Status, transport::Channel};
 
 /// Entries in one message.
 const CHUNK: usize = 1_000;
+/// Prefixes of a feed in one message: 850 kilobytes at most.
+const FEED_CHUNK: usize = 50_000;
 
 /// What one host told.
 struct Told {
@@ -37,6 +38,7 @@ struct Told {
 #[derive(Default)]
 pub(super) struct HostBlocklist {
     pub(super) entries: Vec<pb::Entry>,
+    pub(super) feeds: Vec<pb::FeedEntries>,
     suspended: Vec<pb::SuspendedEntry>,
     pub(super) state: Option<pb::StoreState>,
 }
@@ -64,6 +66,68 @@ impl Filter {
             && self.prefix.is_none_or(overlaps)
             && (self.all || self.labels.iter().any(|(name, labels)| entry.concerns(name, labels)))
     }
+
+    /// What is wanted of a feed.
+    fn of_feed(&self, feed: &Feed, now_unix_ms: i64) -> Option<Feed> {
+        let head = feed.head();
+        let wanted = self.actions.contains(&head.action)
+            && format!("{FEED_SOURCE}{}", head.name).starts_with(&self.source)
+            && head.expires_unix_ms.is_none_or(|ends| ends > now_unix_ms)
+            && (self.all || self.labels.iter().any(|(name, labels)| feed.concerns(name, labels)));
+        let all = || match self.prefix {
+            None => feed.clone(),
+            Some(prefix) => Feed::new(head.clone(), feed.prefixes().overlapping(prefix).collect()),
+        };
+        wanted.then(all)
+    }
+}
+
+/// Everything of one answer: entries with what hosts told of them, and feeds' entries of which there
+/// is nothing to tell.
+struct Listed {
+    items: BTreeMap<(EntryKey, String), Item>,
+    feeds: Vec<Feed>,
+}
+
+impl Listed {
+    /// Makes items of the feeds' entries of a prefix.
+    fn take_out(&mut self, prefix: ipnet::IpNet, now_unix_ms: i64) {
+        for feed in self.feeds.iter().filter(|feed| feed.prefixes().contains(prefix)) {
+            let entry = feed.head().entry(prefix);
+            let wire = entry.to_proto(now_unix_ms);
+            let item = Item { entry: Some(wire), ..Item::default() };
+            self.items.entry((entry.key, String::new())).or_insert(item);
+        }
+    }
+
+    fn messages(self, errors: Vec<HostError>, now_unix_ms: i64) -> Vec<ListBlocklistResponse> {
+        let Self { items, feeds } = self;
+        let mut messages: Vec<ListBlocklistResponse> = Vec::new();
+        for feed in feeds {
+            let head = feed.head();
+            let told =
+                |prefix: &&ipnet::IpNet| !items.contains_key(&(head.key(**prefix), String::new()));
+            let prefixes: Vec<_> = match items.is_empty() {
+                true => feed.prefixes().as_slice().to_vec(),
+                false => feed.prefixes().as_slice().iter().filter(told).copied().collect(),
+            };
+            messages.extend(prefixes.chunks(FEED_CHUNK).map(|prefixes| {
+                let head = Some(head.to_proto(now_unix_ms));
+                let feeds = vec![pb::FeedEntries { head, prefixes: Some(pack(prefixes)) }];
+                ListBlocklistResponse { feeds, ..ListBlocklistResponse::default() }
+            }));
+        }
+        let items: Vec<Item> = items.into_values().collect();
+        messages.extend(items.chunks(CHUNK).map(|items| ListBlocklistResponse {
+            items: items.to_vec(),
+            ..ListBlocklistResponse::default()
+        }));
+        match messages.last_mut() {
+            Some(last) => last.errors = errors,
+            None => messages.push(ListBlocklistResponse { errors, ..Default::default() }),
+        }
+        messages
+    }
 }
 
 impl Api {
@@ -74,37 +138,22 @@ impl Api {
     ) -> Result<Vec<ListBlocklistResponse>, Error> {
         let filter = self.filter(&request)?;
         let now = now_unix_ms();
-        let mut items: BTreeMap<(EntryKey, String), Item> = {
+        let mut listed = {
             let desired = self.store.desired();
             let desired = desired.borrow();
-            let candidates: Vec<&Arc<Entry>> = match filter.prefix {
-                Some(prefix) => desired.overlapping(prefix).collect(),
-                None => desired.entries().collect(),
-            };
-            candidates
-                .into_iter()
-                .filter(|entry| filter.matches(entry, now))
-                .map(|entry| {
-                    let item = Item { entry: Some(entry.to_proto(now)), ..Item::default() };
-                    ((entry.key.clone(), String::new()), item)
-                })
-                .collect()
+            let items = desired.entries().filter(|entry| filter.matches(entry, now)).map(|entry| {
+                let item = Item { entry: Some(entry.to_proto(now)), ..Item::default() };
+                ((entry.key.clone(), String::new()), item)
+            });
+            let feeds = desired.feeds().filter_map(|feed| filter.of_feed(feed, now));
+            Listed { items: items.collect(), feeds: feeds.collect() }
         };
         let mut errors = Vec::new();
         if request.ask_hosts {
             let limit = wait(request.timeout_ms, READ_WAIT);
-            errors = add_told(&mut items, &filter, limit).await;
+            errors = add_told(&mut listed, &filter, limit).await;
         }
-        let items: Vec<Item> = items.into_values().collect();
-        let mut messages: Vec<_> = items
-            .chunks(CHUNK)
-            .map(|items| ListBlocklistResponse { items: items.to_vec(), errors: Vec::new() })
-            .collect();
-        match messages.last_mut() {
-            Some(last) => last.errors = errors,
-            None => messages.push(ListBlocklistResponse { items: Vec::new(), errors }),
-        }
-        Ok(messages)
+        Ok(listed.messages(errors, now))
     }
 
     fn filter(&self, request: &api::ListBlocklistRequest) -> Result<Filter, Error> {
@@ -128,11 +177,8 @@ impl Api {
 }
 
 /// Adds hit counters and local entries, and returns the hosts that did not answer.
-async fn add_told(
-    items: &mut BTreeMap<(EntryKey, String), Item>,
-    filter: &Filter,
-    limit: Duration,
-) -> Vec<HostError> {
+async fn add_told(listed: &mut Listed, filter: &Filter, limit: Duration) -> Vec<HostError> {
+    let now = now_unix_ms();
     let mut errors = Vec::new();
     for answer in collected(ask(filter.hosts.clone(), limit, told)).await {
         let told = match answer.result {
@@ -145,9 +191,20 @@ async fn add_told(
         let Some(view) = filter.hosts.iter().find(|view| view.name == answer.host) else {
             continue;
         };
-        add_local(items, filter, view, told.blocklist.entries);
-        add_suspended(items, view, told.blocklist.suspended);
-        add_hits(items, view, &told.hits);
+        let Told { hits, blocklist } = told;
+        let suspended: BTreeSet<EntryKey> = blocklist
+            .suspended
+            .into_iter()
+            .filter_map(|suspended| EntryKey::try_from(suspended.key?).ok())
+            .collect();
+        let hit = hits.iter().filter(|hit| hit.port == 0);
+        let hit = hit.filter_map(|hit| parse_prefix(&hit.prefix).ok());
+        hit.chain(suspended.iter().map(|key| key.prefix))
+            .for_each(|prefix| listed.take_out(prefix, now));
+        let items = &mut listed.items;
+        add_local(items, filter, view, blocklist.entries);
+        add_suspended(items, view, suspended);
+        add_hits(items, view, &hits);
     }
     errors
 }
@@ -175,13 +232,9 @@ fn add_local(
 fn add_suspended(
     items: &mut BTreeMap<(EntryKey, String), Item>,
     host: &HostView,
-    suspended: Vec<pb::SuspendedEntry>,
+    suspended: BTreeSet<EntryKey>,
 ) {
-    let keys: BTreeSet<EntryKey> = suspended
-        .into_iter()
-        .filter_map(|suspended| EntryKey::try_from(suspended.key?).ok())
-        .collect();
-    for key in keys {
+    for key in suspended {
         if let Some(item) = items.get_mut(&(key, String::new())) {
             item.suspended_on.push(host.name.clone());
         }
@@ -231,17 +284,22 @@ async fn told(channel: Channel) -> Result<Told, Status> {
             })
             .await
     };
-    let (hits, blocklist) = tokio::try_join!(hits, host_blocklist(channel))?;
+    let (hits, blocklist) = tokio::try_join!(hits, host_blocklist(channel, true))?;
     Ok(Told { hits, blocklist })
 }
 
-/// Everything that a host says it holds.
-pub(super) async fn host_blocklist(channel: Channel) -> Result<HostBlocklist, Status> {
+/// Everything that a host says it holds, or only what it made itself.
+pub(super) async fn host_blocklist(
+    channel: Channel,
+    local_only: bool,
+) -> Result<HostBlocklist, Status> {
     let mut client = BlocklistServiceClient::new(channel);
-    let messages = client.list_blocklist(pb::ListBlocklistRequest {}).await?.into_inner();
+    let messages =
+        client.list_blocklist(pb::ListBlocklistRequest { local_only }).await?.into_inner();
     messages
         .try_fold(HostBlocklist::default(), |mut list, message| async move {
             list.entries.extend(message.entries);
+            list.feeds.extend(message.feeds);
             list.suspended.extend(message.suspended);
             list.state = list.state.or(message.state);
             Ok(list)

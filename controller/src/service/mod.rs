@@ -4,6 +4,7 @@ mod ask;
 mod blocklist;
 mod controller;
 mod events;
+mod feeds;
 mod hosts;
 mod listing;
 mod recovery;

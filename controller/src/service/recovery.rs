@@ -10,7 +10,7 @@ use crate::{
     status::{Error, error_data},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use kctl_blocklist::{Entry, EntryKey, now_unix_ms};
+use kctl_blocklist::{Entry, EntryKey, Feed, FeedHead, now_unix_ms, unpack};
 use kctl_proto::{
     agent::v1 as pb,
     controller::v1::{self as api, HostResult, host_result::Status as Outcome},
@@ -85,8 +85,11 @@ impl Api {
         let now = now_unix_ms();
         let mut states = BTreeMap::new();
         let mut entries: BTreeMap<EntryKey, Entry> = BTreeMap::new();
+        let mut feeds: BTreeMap<String, Feed> = BTreeMap::new();
         let mut warnings = Vec::new();
-        for Answered { host, result } in collected(ask(of_store, limit, host_blocklist)).await {
+        for Answered { host, result } in
+            collected(ask(of_store, limit, |it| host_blocklist(it, false))).await
+        {
             let told = match result {
                 Ok(told) => told,
                 Err(error) if is_named(&host) => {
@@ -106,9 +109,19 @@ impl Api {
                     entries.entry(entry.key.clone()).or_insert(entry);
                 }
             }
+            for feed in told_feeds(&host, told.feeds, now)? {
+                let elsewhere =
+                    || !named.iter().any(|named| feed.concerns(&named.name, &named.labels()));
+                let newer =
+                    |known: &Feed| known.head().imported_unix_ms < feed.head().imported_unix_ms;
+                let name = feed.head().name.clone();
+                if (is_named(&host) || elsewhere()) && feeds.get(&name).is_none_or(newer) {
+                    feeds.insert(name, feed);
+                }
+            }
             states.extend(told.state.map(|state| (host, state)));
         }
-        Ok((Recover { store_id, states, entries }, warnings))
+        Ok((Recover { store_id, states, entries, feeds }, warnings))
     }
 
     /// Makes hosts take this store's set.
@@ -135,6 +148,25 @@ impl Api {
         hosts.sort_by(|a, b| a.host.cmp(&b.host));
         Ok(api::AdoptHostsResponse { hosts })
     }
+}
+
+/// Puts the parts of a host's feeds together.
+fn told_feeds(
+    host: &str,
+    parts: Vec<pb::FeedEntries>,
+    now_unix_ms: i64,
+) -> Result<Vec<Feed>, Error> {
+    let bad = |why: String| Error::Precondition(format!("host {host:?}: {why}"));
+    let mut feeds: BTreeMap<String, (FeedHead, Vec<ipnet::IpNet>)> = BTreeMap::new();
+    for part in parts {
+        let head = FeedHead::from_proto(part.head.unwrap_or_default(), now_unix_ms)
+            .map_err(|error| bad(error.to_string()))?;
+        let (_, prefixes) = feeds.entry(head.name.clone()).or_insert((head, Vec::new()));
+        unpack(&part.prefixes.unwrap_or_default(), prefixes)
+            .map_err(|error| bad(error.to_string()))?;
+    }
+    let feed = |(head, prefixes): (_, Vec<_>)| Feed::new(head, prefixes.into_iter().collect());
+    Ok(feeds.into_values().map(feed).collect())
 }
 
 /// The store that a connected host holds.

@@ -5,7 +5,7 @@
 use super::{
     AuditRecord, Desired, Epoch, Fingerprint, HostRecord, Model, Records, TokenRecord, Write,
 };
-use kctl_blocklist::{Entry, EntryKey, now_unix_ms};
+use kctl_blocklist::{Entry, EntryKey, Feed, FeedHead, now_unix_ms, pack, unpack};
 use kctl_proto::agent::v1 as pb;
 use prost::Message as _;
 use rusqlite::{Connection, Row, Transaction, named_params, params};
@@ -18,7 +18,15 @@ use std::{
 };
 
 /// Grows with each change of the tables that an older controller could not read.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
+/// That of a store without feeds, which gets their table.
+const WITHOUT_FEEDS: &str = "1";
+
+/// A feed is one row: as a row an entry, an import would touch nearly every page of the file.
+const FEEDS: &str = "
+CREATE TABLE feeds(name TEXT PRIMARY KEY, head BLOB NOT NULL, prefixes BLOB NOT NULL,
+    expires_unix_ms INTEGER, revision INTEGER NOT NULL);
+";
 
 const SCHEMA: &str = "
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -116,6 +124,7 @@ fn create(path: &Path) -> Result<(), OpenError> {
         let mut connection = Connection::open(&new)?;
         let transaction = connection.transaction()?;
         transaction.execute_batch(SCHEMA)?;
+        transaction.execute_batch(FEEDS)?;
         let store_id = format!("{:032x}", rand::random::<u128>());
         set_meta(&transaction, "layout", LAYOUT)?;
         set_meta(&transaction, "store_id", &store_id)?;
@@ -138,7 +147,7 @@ fn check(connection: &Connection) -> Result<(), String> {
         row.get::<_, String>(0)
     });
     match layout.map_err(text)?.as_str() {
-        LAYOUT => {}
+        LAYOUT | WITHOUT_FEEDS => {}
         other => return Err(format!("its layout is {other}, this controller knows {LAYOUT}")),
     }
     let verdict: String =
@@ -159,6 +168,10 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Model> {
         rows(&transaction, "SELECT key, value FROM meta", |row| Ok((row.get(0)?, row.get(1)?)))?;
     let field =
         |key: &str| meta.get(key).cloned().ok_or_else(|| invalid(format!("meta has no {key}")));
+    if field("layout")? == WITHOUT_FEEDS {
+        transaction.execute_batch(FEEDS)?;
+        set_meta(&transaction, "layout", LAYOUT)?;
+    }
     let store_id = field("store_id")?;
     let revision: u64 = field("revision")?.parse().map_err(invalid)?;
     transaction
@@ -172,6 +185,8 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Model> {
     epochs.extend(running);
     let entries: Vec<Entry> =
         rows(&transaction, "SELECT entry, expires_unix_ms FROM entries", entry_of)?;
+    let feeds: Vec<(Feed, u64)> =
+        rows(&transaction, "SELECT head, prefixes, expires_unix_ms, revision FROM feeds", feed_of)?;
     let records = Records {
         hosts: rows(&transaction, "SELECT * FROM hosts", host_of)?,
         tokens: rows(&transaction, "SELECT * FROM tokens", token_of)?,
@@ -181,7 +196,7 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Model> {
         revoked: rows(&transaction, "SELECT certificate FROM revoked", |row| row.get(0))?,
     };
     transaction.commit()?;
-    Ok(Model { desired: Desired::new(store_id, epochs, revision, entries), records })
+    Ok(Model { desired: Desired::new(store_id, epochs, revision, entries, feeds), records })
 }
 
 fn rows<T, C: FromIterator<T>>(
@@ -205,6 +220,16 @@ fn entry_of(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let mut entry = Entry::from_proto(entry, 0).map_err(invalid)?;
     entry.expires_unix_ms = row.get(1)?;
     Ok(entry)
+}
+
+fn feed_of(row: &Row<'_>) -> rusqlite::Result<(Feed, u64)> {
+    let head = pb::FeedHead::decode(row.get::<_, Vec<u8>>(0)?.as_slice()).map_err(invalid)?;
+    let mut head = FeedHead::from_proto(head, 0).map_err(invalid)?;
+    head.expires_unix_ms = row.get(2)?;
+    let packed = pb::Prefixes::decode(row.get::<_, Vec<u8>>(1)?.as_slice()).map_err(invalid)?;
+    let mut prefixes = Vec::new();
+    unpack(&packed, &mut prefixes).map_err(invalid)?;
+    Ok((Feed::new(head, prefixes.into_iter().collect()), unsigned(row.get(3)?)))
 }
 
 fn host_of(row: &Row<'_>) -> rusqlite::Result<(String, HostRecord)> {
@@ -261,6 +286,19 @@ fn save(transaction: &Transaction<'_>, write: &Write, revision: u64) -> rusqlite
             ],
         ),
         Write::Remove(key) => execute("DELETE FROM entries WHERE key = ?1", &[&key_bytes(key)]),
+        Write::Feed(change) => match &change.after {
+            Some(feed) => execute(
+                "INSERT OR REPLACE INTO feeds VALUES(?1, ?2, ?3, ?4, ?5)",
+                &[
+                    &change.name,
+                    &feed.head().to_proto(0).encode_to_vec(),
+                    &pack(feed.prefixes().as_slice()).encode_to_vec(),
+                    &feed.head().expires_unix_ms,
+                    &signed(revision),
+                ],
+            ),
+            None => execute("DELETE FROM feeds WHERE name = ?1", &[&change.name]),
+        },
         Write::Identity { store_id, epochs, .. } => {
             set_meta(transaction, "store_id", store_id)?;
             execute("DELETE FROM epochs", &[])?;

@@ -4,16 +4,18 @@
 
 use super::Write;
 use ipnet::IpNet;
-use kctl_blocklist::{Action, Entry, EntryKey, Selection};
+use kctl_blocklist::{Action, Difference, Entry, EntryKey, Feed, FeedHead, Prefixes, Selection};
 use std::{
     borrow::Borrow,
     cmp::Ordering,
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
-/// How many changes are remembered; a host that is further behind gets the whole set.
+/// How many changes of entries are remembered; a host that is further behind gets the whole set.
 const LOG_LENGTH: usize = 100_000;
+/// So many prefixes of a remembered feed weigh as much as one change of an entry.
+const PREFIXES_PER_CHANGE: usize = 32;
 
 /// One run of a controller on a store: which revisions hosts can have heard from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,15 +58,70 @@ impl Ord for ByKey {
     }
 }
 
-/// What became of one entry at one revision.
+/// What became of something at one revision.
 #[derive(Debug, Clone)]
 pub(crate) struct Change {
     /// The revision that has it.
     pub(crate) revision: u64,
-    /// The entry before; `None` when it is new.
-    pub(crate) before: Option<Arc<Entry>>,
-    /// The entry after; `None` when it is gone.
-    pub(crate) after: Option<Arc<Entry>>,
+    /// What it was and is.
+    pub(crate) what: Changed,
+}
+
+/// Something that changed: `None` before when it is new, `None` after when it is gone.
+#[derive(Debug, Clone)]
+pub(crate) enum Changed {
+    /// One entry.
+    Entry { before: Option<Arc<Entry>>, after: Option<Arc<Entry>> },
+    /// A feed.
+    Feed(Arc<FeedChange>),
+}
+
+/// What becomes of a feed.
+#[derive(Debug, Clone)]
+pub(crate) struct FeedChange {
+    pub(crate) name: String,
+    pub(crate) before: Option<Feed>,
+    pub(crate) after: Option<Feed>,
+    pub(crate) difference: Difference,
+}
+
+impl FeedChange {
+    /// An import: without prefixes the feed goes.
+    pub(crate) fn import(before: Option<&Feed>, head: FeedHead, prefixes: Prefixes) -> Self {
+        let name = head.name.clone();
+        if prefixes.is_empty() {
+            return Self::between(name, before.cloned(), None);
+        }
+        let Some(old) = before else {
+            return Self::between(name, None, Some(Feed::new(head, prefixes)));
+        };
+        let (after, difference) = old.next(head, prefixes);
+        Self { name, before: Some(old.clone()), after: Some(after), difference }
+    }
+
+    /// From one state of it to another.
+    pub(crate) fn between(name: String, before: Option<Feed>, after: Option<Feed>) -> Self {
+        let none = Prefixes::default();
+        let of =
+            |feed: &Option<Feed>| feed.as_ref().map_or(none.clone(), |it| it.prefixes().clone());
+        let difference = of(&before).difference(&of(&after));
+        Self { name, before, after, difference }
+    }
+
+    fn weight(&self) -> usize {
+        let before = self.before.as_ref().map_or(0, |feed| feed.prefixes().len());
+        let Difference { added, removed } = &self.difference;
+        1 + (before + added.len() + removed.len()) / PREFIXES_PER_CHANGE
+    }
+}
+
+impl Change {
+    fn weight(&self) -> usize {
+        match &self.what {
+            Changed::Entry { .. } => 1,
+            Changed::Feed(change) => change.weight(),
+        }
+    }
 }
 
 /// Everything that should be in force, at one revision.
@@ -79,7 +136,10 @@ pub(crate) struct Desired {
     entries: BTreeSet<ByKey>,
     /// Entries that end, soonest first.
     ends: BTreeSet<(i64, ByKey)>,
+    /// By name, with the revision that has it as it is.
+    feeds: BTreeMap<String, (Feed, u64)>,
     log: VecDeque<Change>,
+    log_weight: usize,
     /// The oldest revision from which the log leads to now.
     log_floor: u64,
 }
@@ -91,6 +151,7 @@ impl Desired {
         epochs: Vec<Epoch>,
         revision: u64,
         entries: impl IntoIterator<Item = Entry>,
+        feeds: impl IntoIterator<Item = (Feed, u64)>,
     ) -> Self {
         let entries: BTreeSet<ByKey> =
             entries.into_iter().map(|entry| ByKey(Arc::new(entry))).collect();
@@ -104,7 +165,9 @@ impl Desired {
             revision,
             entries,
             ends,
+            feeds: feeds.into_iter().map(|feed| (feed.0.head().name.clone(), feed)).collect(),
             log: VecDeque::new(),
+            log_weight: 0,
             log_floor: revision,
         }
     }
@@ -114,12 +177,27 @@ impl Desired {
         self.epochs.last().map_or(0, |epoch| epoch.epoch)
     }
 
-    /// All entries in the order of their keys, so prefixes stand together.
+    /// Those that were made one by one, in the order of their keys, so prefixes stand together.
     pub(crate) fn entries(&self) -> impl ExactSizeIterator<Item = &Arc<Entry>> {
         self.entries.iter().map(|entry| &entry.0)
     }
 
-    /// Entries of exactly this prefix.
+    /// Every feed, by name.
+    pub(crate) fn feeds(&self) -> impl Iterator<Item = &Feed> {
+        self.feeds.values().map(|(feed, _)| feed)
+    }
+
+    /// The same, each with the revision that has it as it is.
+    pub(crate) fn feeds_with_revisions(&self) -> impl Iterator<Item = &(Feed, u64)> {
+        self.feeds.values()
+    }
+
+    /// The feed of this name.
+    pub(crate) fn feed(&self, name: &str) -> Option<&Feed> {
+        self.feeds.get(name).map(|(feed, _)| feed)
+    }
+
+    /// Entries made one by one of exactly this prefix.
     pub(crate) fn of_prefix(&self, prefix: IpNet) -> impl Iterator<Item = &Arc<Entry>> {
         self.entries
             .range(first_key(prefix)..)
@@ -127,28 +205,37 @@ impl Desired {
             .take_while(move |entry| entry.key.prefix == prefix)
     }
 
-    /// Entries that share addresses with a prefix: those around it, then those in it.
-    pub(crate) fn overlapping(&self, prefix: IpNet) -> impl Iterator<Item = &Arc<Entry>> {
+    /// Entries that share addresses with a prefix: those around it, then those in it, then feeds'.
+    pub(crate) fn overlapping(&self, prefix: IpNet) -> impl Iterator<Item = Arc<Entry>> {
         let around = std::iter::successors(prefix.supernet(), IpNet::supernet);
         let inside = self
             .entries
             .range(first_key(prefix)..)
             .map(|entry| &entry.0)
             .take_while(move |entry| prefix.contains(&entry.key.prefix));
-        around.flat_map(|prefix| self.of_prefix(prefix)).chain(inside)
+        let own = around.flat_map(|prefix| self.of_prefix(prefix)).chain(inside).cloned();
+        let of_feeds = self.feeds().flat_map(move |feed| {
+            feed.prefixes().overlapping(prefix).map(|prefix| Arc::new(feed.head().entry(prefix)))
+        });
+        own.chain(of_feeds)
     }
 
-    /// The entry of this key.
+    /// The entry of this key, made by itself.
     pub(crate) fn entry(&self, key: &EntryKey) -> Option<&Arc<Entry>> {
         self.entries.get(key).map(|entry| &entry.0)
     }
 
-    /// Entries that are over at this time.
-    pub(crate) fn ended(&self, now_unix_ms: i64) -> impl Iterator<Item = &Arc<Entry>> {
-        self.ends
-            .iter()
-            .take_while(move |(ends, _)| *ends <= now_unix_ms)
-            .map(|(_, entry)| &entry.0)
+    /// What removes the entries and feeds that are over at this time.
+    pub(crate) fn ended(&self, now_unix_ms: i64) -> impl Iterator<Item = Write> {
+        let entries = self.ends.iter().take_while(move |(ends, _)| *ends <= now_unix_ms);
+        let entries = entries.map(|(_, entry)| Write::Remove(entry.0.key.clone()));
+        let is_over =
+            move |feed: &&Feed| feed.head().expires_unix_ms.is_some_and(|ends| ends <= now_unix_ms);
+        let feeds = self.feeds().filter(is_over).map(|feed| {
+            let name = feed.head().name.clone();
+            Write::Feed(Arc::new(FeedChange::between(name, Some(feed.clone()), None)))
+        });
+        entries.chain(feeds)
     }
 
     /// The changes after a revision, oldest first; `None` when the log does not reach that far back.
@@ -171,6 +258,7 @@ impl Desired {
             match write {
                 Write::Upsert(entry) => self.upsert(entry),
                 Write::Remove(key) => self.remove(key),
+                Write::Feed(change) => self.replace(change),
                 _ => {}
             }
         }
@@ -179,6 +267,7 @@ impl Desired {
             self.epochs.clone_from(epochs);
             // Nothing in the log leads to a state of that store.
             self.log.clear();
+            self.log_weight = 0;
             self.log_floor = self.revision;
         }
     }
@@ -205,11 +294,30 @@ impl Desired {
         Some(before)
     }
 
+    fn replace(&mut self, change: &Arc<FeedChange>) {
+        match &change.after {
+            Some(feed) => {
+                self.feeds.insert(change.name.clone(), (feed.clone(), self.revision));
+            }
+            None => drop(self.feeds.remove(&change.name)),
+        }
+        self.log(Changed::Feed(Arc::clone(change)));
+    }
+
     fn record(&mut self, before: Option<Arc<Entry>>, after: Option<Arc<Entry>>) {
-        self.log.push_back(Change { revision: self.revision, before, after });
-        if self.log.len() > LOG_LENGTH
+        self.log(Changed::Entry { before, after });
+    }
+
+    fn log(&mut self, what: Changed) {
+        let change = Change { revision: self.revision, what };
+        self.log_weight += change.weight();
+        self.log.push_back(change);
+        // The last change is always there, or no host could follow a large feed by difference.
+        while self.log_weight > LOG_LENGTH
+            && self.log.len() > 1
             && let Some(forgotten) = self.log.pop_front()
         {
+            self.log_weight -= forgotten.weight();
             // A revision is only reached from an earlier one by all of its changes.
             self.log_floor = forgotten.revision;
         }
@@ -250,7 +358,7 @@ mod tests {
     }
 
     fn empty() -> Desired {
-        Desired::new("s".to_owned(), Vec::new(), 7, [])
+        Desired::new("s".to_owned(), Vec::new(), 7, [], [])
     }
 
     #[test]
@@ -287,6 +395,50 @@ mod tests {
         assert_eq!(desired.ended(200).count(), 1);
         desired.apply(&[Write::Upsert(entry("10.0.0.1", None))]);
         assert_eq!(desired.ended(i64::MAX).count(), 0);
+    }
+
+    fn feed(prefixes: usize, expires_unix_ms: Option<i64>) -> (FeedHead, Prefixes) {
+        let head = FeedHead {
+            name: "drop".to_owned(),
+            action: Action::Drop,
+            selection: Selection::All,
+            reason: String::new(),
+            imported_unix_ms: 0,
+            expires_unix_ms,
+        };
+        let address = |n: usize| std::net::Ipv4Addr::from(u32::try_from(n).expect("small"));
+        (head, (0..prefixes).map(|n| IpNet::from(std::net::IpAddr::from(address(n)))).collect())
+    }
+
+    fn import(desired: &mut Desired, (head, prefixes): (FeedHead, Prefixes)) {
+        let change = FeedChange::import(desired.feed("drop"), head, prefixes);
+        desired.apply(&[Write::Feed(Arc::new(change))]);
+    }
+
+    #[test]
+    fn an_import_is_one_change_and_large_ones_are_not_remembered_for_long() {
+        let mut desired = empty();
+        import(&mut desired, feed(3, None));
+        assert_eq!((desired.revision, desired.feeds().count()), (8, 1));
+        assert_eq!(desired.changes_since(7).expect("in the log").count(), 1);
+        assert_eq!(desired.overlapping(parse_prefix("0.0.0.0/31").expect("valid")).count(), 2);
+        for round in 0..3 {
+            import(&mut desired, feed(LOG_LENGTH * PREFIXES_PER_CHANGE / 2 + round, None));
+        }
+        assert!(desired.changes_since(7).is_none());
+        assert!(desired.changes_since(desired.revision - 1).is_some());
+        import(&mut desired, feed(0, None));
+        assert_eq!(desired.feeds().count(), 0);
+    }
+
+    #[test]
+    fn a_feed_that_is_over_goes_whole() {
+        let mut desired = empty();
+        import(&mut desired, feed(3, Some(100)));
+        assert_eq!(desired.ended(99).count(), 0);
+        let writes: Vec<_> = desired.ended(100).collect();
+        desired.apply(&writes);
+        assert_eq!((writes.len(), desired.feeds().count()), (1, 0));
     }
 
     #[test]

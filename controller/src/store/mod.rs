@@ -10,7 +10,7 @@ mod records;
 mod write;
 
 pub(crate) use database::OpenError;
-pub(crate) use desired::{Desired, Epoch};
+pub(crate) use desired::{Changed, Desired, Epoch, FeedChange};
 pub(crate) use records::{AuditRecord, Fingerprint, HostRecord, Records, TokenRecord};
 pub(crate) use write::{Model, Write};
 
@@ -272,5 +272,39 @@ mod tests {
         let (store, _thread) = Store::open(&path).expect("opens");
         assert_ne!(id_of(&store), first);
         assert_eq!(store.desired().borrow().entries().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn feeds_come_back_and_a_store_without_their_table_gets_it() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let path = folder.path().join("store.db");
+        let (store, thread) = Store::open(&path).expect("opens");
+        drop(store);
+        thread.join().expect("ends");
+        let older = rusqlite::Connection::open(&path).expect("opens");
+        let layout = "UPDATE meta SET value = '1' WHERE key = 'layout'; DROP TABLE feeds;";
+        older.execute_batch(layout).expect("as an older controller left it");
+        drop(older);
+
+        let (store, thread) = Store::open(&path).expect("opens");
+        let head = kctl_blocklist::FeedHead {
+            name: "drop".to_owned(),
+            action: Action::Drop,
+            selection: Selection::All,
+            reason: "listed".to_owned(),
+            imported_unix_ms: 7,
+            expires_unix_ms: Some(i64::MAX),
+        };
+        let prefixes = ["10.0.0.1", "2001:db8::/32"];
+        let prefixes = prefixes.iter().map(|text| parse_prefix(text).expect("valid")).collect();
+        let change = Arc::new(FeedChange::import(None, head, prefixes));
+        let imported = Arc::clone(&change);
+        let write = store.write(move |_| Ok((vec![Write::Feed(imported)], ()))).await;
+        assert_eq!(write.expect("commits").revision, 1);
+        drop(store);
+        thread.join().expect("ends");
+        let (store, _thread) = Store::open(&path).expect("opens again");
+        let desired = store.desired().borrow().clone();
+        assert_eq!(desired.feed("drop"), change.after.as_ref());
     }
 }

@@ -98,7 +98,11 @@ impl Records {
                 Write::Revoke(fingerprint, _) => {
                     self.revoked.insert(*fingerprint);
                 }
-                Write::Upsert(_) | Write::Remove(_) | Write::Identity { .. } | Write::Audit(_) => {}
+                Write::Upsert(_)
+                | Write::Remove(_)
+                | Write::Feed(_)
+                | Write::Identity { .. }
+                | Write::Audit(_) => {}
             }
         }
     }

@@ -1,6 +1,8 @@
 //! The changes that the store knows.
 
-use super::{AuditRecord, Desired, Epoch, Fingerprint, HostRecord, Records, TokenRecord};
+use super::{
+    AuditRecord, Desired, Epoch, FeedChange, Fingerprint, HostRecord, Records, TokenRecord,
+};
 use kctl_blocklist::{Entry, EntryKey};
 use std::sync::Arc;
 
@@ -28,6 +30,8 @@ pub(crate) enum Write {
     Upsert(Arc<Entry>),
     /// Removes an entry.
     Remove(EntryKey),
+    /// Replaces a feed as it is, or removes it.
+    Feed(Arc<FeedChange>),
     /// Goes on as another store from a revision on; the decision's changes of entries belong to it.
     Identity {
         /// Name of that store.
@@ -54,15 +58,22 @@ pub(crate) enum Write {
 impl Write {
     /// Whether a decision makes a new revision.
     pub(super) fn change_entries(writes: &[Self]) -> bool {
-        writes
-            .iter()
-            .any(|write| matches!(write, Self::Upsert(_) | Self::Remove(_) | Self::Identity { .. }))
+        writes.iter().any(|write| {
+            matches!(
+                write,
+                Self::Upsert(_) | Self::Remove(_) | Self::Feed(_) | Self::Identity { .. }
+            )
+        })
     }
 
     /// Whether it changes [`Records`].
     pub(super) fn is_record(&self) -> bool {
         match self {
-            Self::Upsert(_) | Self::Remove(_) | Self::Identity { .. } | Self::Audit(_) => false,
+            Self::Upsert(_)
+            | Self::Remove(_)
+            | Self::Feed(_)
+            | Self::Identity { .. }
+            | Self::Audit(_) => false,
             Self::Host(_)
             | Self::ForgetHost(_)
             | Self::Token(_)

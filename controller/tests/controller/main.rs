@@ -3,6 +3,7 @@
 
 mod converge;
 mod events;
+mod feeds;
 mod history;
 mod parts;
 mod rate;

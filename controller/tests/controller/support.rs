@@ -170,6 +170,8 @@ pub(crate) struct Api(pub(crate) Channel);
 pub(crate) struct Changed {
     pub(crate) accepted: api::Accepted,
     pub(crate) hosts: BTreeMap<String, api::HostResult>,
+    /// Of a dry run.
+    pub(crate) forecasts: Vec<api::HostForecast>,
 }
 
 impl Changed {
@@ -285,17 +287,22 @@ impl Api {
     }
 }
 
-async fn changed(mut answers: tonic::Streaming<api::ChangeResponse>) -> Result<Changed, Status> {
+pub(crate) async fn changed(
+    mut answers: tonic::Streaming<api::ChangeResponse>,
+) -> Result<Changed, Status> {
     let Some(Message::Accepted(accepted)) = answers.message().await?.and_then(|m| m.message) else {
         panic!("the first message tells what was recorded");
     };
-    let mut hosts = BTreeMap::new();
+    let (mut hosts, mut forecasts) = (BTreeMap::new(), Vec::new());
     while let Some(message) = answers.message().await? {
-        let Some(Message::Host(result)) = message.message else { panic!("a host's result") };
-        hosts.insert(result.host.clone(), result);
+        match message.message {
+            Some(Message::Host(result)) => drop(hosts.insert(result.host.clone(), result)),
+            Some(Message::Forecast(forecast)) => forecasts.push(forecast),
+            other => panic!("a host's part: {other:?}"),
+        }
     }
-    assert_eq!(accepted.hosts as usize, hosts.len());
-    Ok(Changed { accepted, hosts })
+    assert_eq!(accepted.hosts as usize, hosts.len() + forecasts.len());
+    Ok(Changed { accepted, hosts, forecasts })
 }
 
 /// Waits for something, with a deadline.

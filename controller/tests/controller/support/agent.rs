@@ -3,7 +3,7 @@
 
 use super::{Api, Controller, LIMIT, events::Teller};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use kctl_blocklist::{Digest, Entry, EntryKey, now_unix_ms};
+use kctl_blocklist::{Digest, Entry, EntryKey, FeedHead, now_unix_ms, pack, unpack};
 use kctl_proto::{
     agent::v1::{
         self as pb, apply_blocklist_request::Part, blocklist_service_server as blocklist,
@@ -37,6 +37,10 @@ pub(crate) struct State {
     pub(crate) status: pb::HostStatus,
     pub(crate) store: pb::StoreState,
     pub(crate) entries: BTreeMap<EntryKey, Entry>,
+    /// Heads of feeds by name; their entries are among the others.
+    feeds: BTreeMap<String, FeedHead>,
+    /// How many prefixes of feeds came and went with each change, in order.
+    pub(crate) fed: Vec<(usize, usize)>,
     pub(crate) hits: Vec<pb::list_hits_response::Hit>,
     /// Never answers a change.
     pub(crate) silent: bool,
@@ -45,6 +49,64 @@ pub(crate) struct State {
     /// Whether each change that was taken was the whole set, in order.
     pub(crate) applied: Vec<bool>,
     session: Option<StatusSender>,
+}
+
+impl State {
+    fn take_chunk(&mut self, chunk: pb::apply_blocklist_request::Chunk) {
+        for entry in chunk.upserts {
+            let entry = Entry::from_proto(entry, now_unix_ms()).expect("valid");
+            self.entries.insert(entry.key.clone(), entry);
+        }
+        for key in chunk.removals {
+            let key = EntryKey::try_from(key).expect("valid");
+            assert!(self.entries.remove(&key).is_some(), "{key:?} is not there");
+        }
+    }
+
+    /// Differences must be exact: what comes is new, what goes is there.
+    fn take_feed(&mut self, change: pb::apply_blocklist_request::FeedChange) {
+        let source = format!("feed:{}", change.name);
+        let old = self.feeds.get(&change.name).cloned();
+        let head =
+            change.head.map(|head| FeedHead::from_proto(head, now_unix_ms()).expect("valid"));
+        if change.gone || head.as_ref().zip(old.as_ref()).is_some_and(|(a, b)| a != b) {
+            let own: Vec<_> =
+                self.entries.keys().filter(|key| key.source == source).cloned().collect();
+            let kept = head.as_ref().filter(|_| !change.gone);
+            for key in own {
+                self.entries.remove(&key);
+                if let Some(head) = kept {
+                    self.entries.insert(head.key(key.prefix), head.entry(key.prefix));
+                }
+            }
+        }
+        if change.gone {
+            assert!(self.feeds.remove(&change.name).is_some(), "{source} is not there");
+            return;
+        }
+        let head = head.or(old).expect("a new feed has a head");
+        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        unpack(&change.added.unwrap_or_default(), &mut added).expect("valid");
+        unpack(&change.removed.unwrap_or_default(), &mut removed).expect("valid");
+        let fed = self.fed.last_mut().expect("a change is on its way");
+        *fed = (fed.0 + added.len(), fed.1 + removed.len());
+        for prefix in added {
+            assert!(
+                self.entries.insert(head.key(prefix), head.entry(prefix)).is_none(),
+                "{prefix}"
+            );
+        }
+        for prefix in removed {
+            assert!(self.entries.remove(&head.key(prefix)).is_some(), "{prefix}");
+        }
+        self.feeds.insert(change.name, head);
+    }
+
+    fn feed_entries(&self, head: &FeedHead) -> pb::FeedEntries {
+        let source = format!("feed:{}", head.name);
+        let own = self.entries.keys().filter(|key| key.source == source).map(|key| &key.prefix);
+        pb::FeedEntries { head: Some(head.to_proto(now_unix_ms())), prefixes: Some(pack(own)) }
+    }
 }
 
 #[derive(Clone)]
@@ -104,6 +166,8 @@ impl Agent {
                 ..Default::default()
             },
             entries: BTreeMap::new(),
+            feeds: BTreeMap::new(),
+            fed: Vec::new(),
             hits: Vec::new(),
             silent: false,
             refuse: None,
@@ -165,7 +229,7 @@ impl Agent {
     fn take(
         &self,
         header: pb::apply_blocklist_request::Header,
-        chunks: Vec<pb::apply_blocklist_request::Chunk>,
+        parts: Vec<Part>,
     ) -> Result<pb::ApplyBlocklistResponse, Status> {
         let mut state = self.state();
         if let Some(refuse) = &state.refuse {
@@ -179,28 +243,22 @@ impl Agent {
         match &header.base {
             Some(base) if base != own => return Err(Status::failed_precondition("another base")),
             Some(_) => {}
-            None => state.entries.clear(),
+            None => {
+                state.entries.clear();
+                state.feeds.clear();
+            }
         }
-        let mut digest: Digest = match &header.base {
-            Some(base) => Digest::from_bytes(&base.digest).expect("16 bytes"),
-            None => Digest::default(),
-        };
         let whole = header.base.is_none();
         state.applied.push(whole);
-        for chunk in chunks {
-            for entry in chunk.upserts {
-                let entry = Entry::from_proto(entry, now_unix_ms()).expect("valid");
-                let key = entry.key.clone();
-                if state.entries.insert(key.clone(), entry).is_none() {
-                    digest.add(&key);
-                }
-            }
-            for key in chunk.removals {
-                let key = EntryKey::try_from(key).expect("valid");
-                assert!(state.entries.remove(&key).is_some(), "{key:?} is not there");
-                digest.remove(&key);
+        state.fed.push((0, 0));
+        for part in parts {
+            match part {
+                Part::Header(_) => return Err(Status::invalid_argument("a second header")),
+                Part::Chunk(chunk) => state.take_chunk(chunk),
+                Part::Feed(change) => state.take_feed(change),
             }
         }
+        let digest: Digest = state.entries.keys().collect();
         state.store = pb::StoreState {
             store_id: header.store_id,
             epoch: header.epoch,
@@ -255,15 +313,15 @@ impl blocklist::BlocklistService for Agent {
             return std::future::pending().await;
         }
         let mut inbound = request.into_inner();
-        let (mut header, mut chunks) = (None, Vec::new());
+        let (mut header, mut parts) = (None, Vec::new());
         while let Some(message) = inbound.message().await? {
             match message.part {
-                Some(Part::Header(first)) => header = Some(first),
-                Some(Part::Chunk(chunk)) => chunks.push(chunk),
+                Some(Part::Header(first)) if header.is_none() => header = Some(first),
+                Some(part) => parts.push(part),
                 None => return Err(Status::invalid_argument("empty message")),
             }
         }
-        let answer = self.take(header.expect("a header comes first"), chunks)?;
+        let answer = self.take(header.expect("a header comes first"), parts)?;
         self.tell();
         Ok(Response::new(answer))
     }
@@ -275,7 +333,13 @@ impl blocklist::BlocklistService for Agent {
         let state = self.state();
         let now = now_unix_ms();
         let answer = pb::ListBlocklistResponse {
-            entries: state.entries.values().map(|entry| entry.to_proto(now)).collect(),
+            entries: state
+                .entries
+                .values()
+                .filter(|entry| !entry.key.source.starts_with("feed:"))
+                .map(|entry| entry.to_proto(now))
+                .collect(),
+            feeds: state.feeds.values().map(|head| state.feed_entries(head)).collect(),
             suspended: Vec::new(),
             state: Some(state.store.clone()),
         };
