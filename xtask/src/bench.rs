@@ -14,6 +14,8 @@ use crate::{
 const RESULTS: &str = "target/criterion";
 /// The benchmark of events, and its name.
 const EVENTS: &str = "events";
+/// What a packet costs; only when it is asked for, since it takes minutes and much memory.
+const FILTER: &str = "filter";
 /// The row that the others are compared with.
 const OURS: &str = "kctl";
 
@@ -47,6 +49,12 @@ struct Estimate {
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     if filter == Some("flow") {
         return flow::run();
+    }
+    if filter == Some(FILTER) {
+        let mut lookups = cargo();
+        lookups.args(["bench", "--package", "agent-kernel", "--bench", FILTER]);
+        ensure!(lookups.status().context("cargo bench")?.success(), "the benchmark failed");
+        return Ok(());
     }
     packages::ensure_bench("bench")?;
     let with_events = filter.is_none_or(|filter| EVENTS.contains(filter));

@@ -21,7 +21,8 @@ enum Task {
     /// It builds with optimization. It installs prometheus-node-exporter where that is missing, which
     /// Debian starts as a service on port 9100.
     Bench {
-        /// Only benchmarks with this text in their name: processes, counters, routes
+        /// Only benchmarks with this text in their name: processes, counters, routes;
+        /// or filter, which takes some minutes
         filter: Option<String>,
     },
     /// Show the main job for real: block an attacker on three hosts in network namespaces (root)

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
 /// Programs that the lab and the tests run, each with its package.
-const LAB: [(&str, &str); 16] = [
+const LAB: [(&str, &str); 17] = [
     ("bpftool", "bpftool"),
     ("conntrack", "conntrack"),
     ("ethtool", "ethtool"),
