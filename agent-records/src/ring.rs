@@ -14,7 +14,11 @@ pub struct RingState {
     /// [`AWAKE`], [`NAPPING`] or [`ASLEEP`].
     pub reader: u32,
     /// Always 0.
-    pub zero: [u32; 15],
+    pub zero: u32,
+    /// How many of the lost ones the reader has told of.
+    pub told: u64,
+    /// Always 0.
+    pub zeros: [u64; 6],
     /// Records that found no room.
     pub lost: u64,
     /// Always 0.

@@ -1,5 +1,7 @@
 //! What the programs that watch TCP connections tell, and where the kernel keeps what they read.
 
+use crate::trace::{Process, layout};
+
 /// Connections whose maker is remembered, at most; what is known of a further one is less.
 pub const MAX_CONNECTIONS: u32 = 131_072;
 /// Connections that wait for accept(2), at most; a further one is told at once.
@@ -19,36 +21,16 @@ pub mod kind {
 
 /// What of a [`Record`] or [`Connection`] is known; the rest is zero and means nothing.
 pub mod known {
-    /// The process.
-    pub const OWNER: u8 = 1;
     /// Which end made it.
-    pub const MAKER: u8 = 1 << 1;
+    pub const MAKER: u8 = 1;
     /// The other end made it. Only with [`MAKER`].
-    pub const ACCEPTED: u8 = 1 << 2;
+    pub const ACCEPTED: u8 = 1 << 1;
     /// How many bytes were sent and acknowledged.
-    pub const SENT: u8 = 1 << 3;
+    pub const SENT: u8 = 1 << 2;
     /// How many bytes were received.
-    pub const RECEIVED: u8 = 1 << 4;
+    pub const RECEIVED: u8 = 1 << 3;
     /// How long it was.
-    pub const DURATION: u8 = 1 << 5;
-}
-
-/// The process that made or accepted a connection.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Owner {
-    /// Id of its cgroup in the unified hierarchy.
-    pub cgroup_id: u64,
-    /// Its name, ended by a zero.
-    pub comm: [u8; 16],
-    /// Process id in the kernel's first namespace.
-    pub pid: u32,
-    /// Of its parent.
-    pub ppid: u32,
-    /// Real user.
-    pub uid: u32,
-    /// Always 0.
-    pub zero: u32,
+    pub const DURATION: u8 = 1 << 4;
 }
 
 /// One event.
@@ -63,8 +45,8 @@ pub struct Record {
     pub received_bytes: u64,
     /// Since the connection was made.
     pub duration_ns: u64,
-    /// The process.
-    pub owner: Owner,
+    /// The process that made or accepted it; pid 0 when that is not known.
+    pub owner: Process,
     /// Network byte order, IPv4 mapped into IPv6; zero where none was chosen yet.
     pub local: [u8; 16],
     /// Likewise, of the other end.
@@ -85,108 +67,75 @@ pub struct Record {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Connection {
-    /// The process.
-    pub owner: Owner,
+    /// The process that made or accepted it; pid 0 when that is not known.
+    pub owner: Process,
     /// When it was made, nanoseconds of CLOCK_BOOTTIME; 0 while it is not.
     pub since_ns: u64,
     /// Bits of [`known`].
     pub known: u64,
 }
 
-/// What the programs read of the kernel's own structs: a struct and a member of it. User space finds
-/// their places and sets them before the programs are loaded.
-pub const MEMBERS: [(&str, &str); member::COUNT] = [
-    ("task_struct", "flags"),
-    ("task_struct", "tgid"),
-    ("task_struct", "real_parent"),
-    ("task_struct", "group_leader"),
-    ("task_struct", "comm"),
-    ("task_struct", "cred"),
-    ("task_struct", "cgroups"),
-    ("cred", "uid"),
-    ("css_set", "dfl_cgrp"),
-    ("cgroup", "kn"),
-    ("kernfs_node", "id"),
-    ("task_struct", "files"),
-    ("files_struct", "fdt"),
-    ("fdtable", "max_fds"),
-    ("fdtable", "fd"),
-    ("file", "private_data"),
-    ("socket", "state"),
-    ("socket", "sk"),
-    ("sock_common", "skc_cookie"),
-    ("sock", "sk_protocol"),
-    ("sock", "sk_err"),
-    ("sock_common", "skc_flags"),
-    ("tcp_sock", "write_seq"),
-];
+layout! {
+    task_flags: "task_struct" "flags",
+    task_tgid: "task_struct" "tgid",
+    task_real_parent: "task_struct" "real_parent",
+    task_group_leader: "task_struct" "group_leader",
+    task_comm: "task_struct" "comm",
+    task_cred: "task_struct" "cred",
+    task_cgroups: "task_struct" "cgroups",
+    task_files: "task_struct" "files",
+    task_thread_info: "task_struct" "thread_info",
+    thread_info_status: "thread_info" "status",
+    cred_uid: "cred" "uid",
+    css_set_dfl_cgrp: "css_set" "dfl_cgrp",
+    cgroup_kn: "cgroup" "kn",
+    kernfs_id: "kernfs_node" "id",
+    files_fdt: "files_struct" "fdt",
+    fdtable_max_fds: "fdtable" "max_fds",
+    fdtable_fd: "fdtable" "fd",
+    file_private_data: "file" "private_data",
+    socket_state: "socket" "state",
+    socket_sk: "socket" "sk",
+    sock_cookie: "sock_common" "skc_cookie",
+    sock_flags: "sock_common" "skc_flags",
+    sock_protocol: "sock" "sk_protocol",
+    sock_err: "sock" "sk_err",
+    tcp_write_seq: "tcp_sock" "write_seq",
+    regs_call: "pt_regs" "orig_ax",
+    regs_first: "pt_regs" "di",
+    regs_second: "pt_regs" "si",
+}
 
-/// Indexes into [`MEMBERS`].
-pub mod member {
-    /// `PF_*`, 4 bytes.
-    pub const TASK_FLAGS: usize = 0;
-    /// 4 bytes.
-    pub const TASK_TGID: usize = 1;
-    /// A task.
-    pub const TASK_REAL_PARENT: usize = 2;
-    /// A task.
-    pub const TASK_GROUP_LEADER: usize = 3;
-    /// 16 bytes.
-    pub const TASK_COMM: usize = 4;
-    /// A cred.
-    pub const TASK_CRED: usize = 5;
-    /// A css_set.
-    pub const TASK_CGROUPS: usize = 6;
-    /// 4 bytes.
-    pub const CRED_UID: usize = 7;
-    /// A cgroup.
-    pub const CSS_SET_DFL_CGRP: usize = 8;
-    /// A kernfs_node.
-    pub const CGROUP_KN: usize = 9;
-    /// 8 bytes.
-    pub const KERNFS_NODE_ID: usize = 10;
-    /// A files_struct.
-    pub const TASK_FILES: usize = 11;
-    /// An fdtable.
-    pub const FILES_STRUCT_FDT: usize = 12;
-    /// 4 bytes.
-    pub const FDTABLE_MAX_FDS: usize = 13;
-    /// An array of files.
-    pub const FDTABLE_FD: usize = 14;
-    /// Of a socket's file, a socket.
-    pub const FILE_PRIVATE_DATA: usize = 15;
-    /// 4 bytes.
-    pub const SOCKET_STATE: usize = 16;
-    /// A sock.
-    pub const SOCKET_SK: usize = 17;
-    /// 8 bytes.
-    pub const SOCK_COOKIE: usize = 18;
-    /// 2 bytes.
-    pub const SOCK_PROTOCOL: usize = 19;
-    /// 4 bytes.
-    pub const SOCK_ERR: usize = 20;
-    /// 8 bytes.
-    pub const SOCK_FLAGS: usize = 21;
-    /// 4 bytes.
-    pub const TCP_SOCK_WRITE_SEQ: usize = 22;
-    /// How many there are.
-    pub const COUNT: usize = 23;
-    /// Everything that tells the process.
-    pub const OWNER: core::ops::RangeInclusive<usize> = TASK_FLAGS..=KERNFS_NODE_ID;
-    /// Everything that tells the socket of a descriptor.
-    pub const DESCRIPTOR: core::ops::RangeInclusive<usize> = TASK_FILES..=SOCK_PROTOCOL;
-    /// A place that this kernel has not.
-    pub const NOWHERE: u32 = u32::MAX;
+/// What user space tells the programs of what is wanted.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// Id of the cgroup that failed calls are narrowed to; 0 for none.
+    pub scope: u64,
+    /// How deep it is below the root.
+    pub scope_level: u32,
+    /// Kinds that are told, a bit each: 1 << [`kind`].
+    pub kinds: u32,
+    /// Whether the end of accept(2) is seen.
+    pub sees_accept: u32,
+    /// Number of connect(2).
+    pub connect: u32,
+    /// Of accept(2).
+    pub accept: u32,
+    /// Of accept4(2).
+    pub accept4: u32,
 }
 
 #[cfg(feature = "user")]
 mod user {
     #![expect(unsafe_code, reason = "aya moves records in and out of the kernel as bytes")]
 
-    use super::{Connection, Record};
+    use super::{Connection, Record, Settings};
 
     // SAFETY: repr(C), integers only, and no padding: 4 * 8 + 40 + 2 * 16 + 3 * 2 + 2 bytes.
     unsafe impl aya::Pod for Record {}
     // SAFETY: repr(C), integers only, and no padding: 40 + 8 + 8 bytes.
     unsafe impl aya::Pod for Connection {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 6 * 4 bytes.
+    unsafe impl aya::Pod for Settings {}
 }

@@ -274,16 +274,16 @@ pub struct Settings {
     pub tells_last: u32,
     /// Whether the tracepoint of a victim has the task.
     pub tells_victim: u32,
-    /// Bytes between two counters of resident memory.
+    /// Bytes between two counters of resident memory; 0 when they can't be read.
     pub rss_step: u32,
-    /// Always 0.
-    pub zero: u32,
+    /// Bytes of these before the first one's number.
+    pub rss_first: u32,
 }
 
 macro_rules! layout {
     ($($field:ident: $of:literal $member:literal,)*) => {
-        /// Where this kernel keeps what is read, bytes from the start of its struct; [`ABSENT`] for what
-        /// it has not.
+        /// Where this kernel keeps what is read, bytes from the start of its struct;
+        /// [`ABSENT`](crate::trace::ABSENT) for what it has not.
         #[repr(C)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct Layout {
@@ -298,10 +298,12 @@ macro_rules! layout {
 
         impl Layout {
             /// Of a kernel that has nothing.
-            pub const EMPTY: Self = Self { $($field: ABSENT,)* };
+            pub const EMPTY: Self = Self { $($field: $crate::trace::ABSENT,)* };
         }
     };
 }
+
+pub(crate) use layout;
 
 layout! {
     task_pid: "task_struct" "pid",
@@ -334,7 +336,6 @@ layout! {
     mm_arg_end: "mm_struct" "arg_end",
     mm_total_vm: "mm_struct" "total_vm",
     mm_rss_stat: "mm_struct" "rss_stat",
-    percpu_counter_count: "percpu_counter" "count",
     binprm_filename: "linux_binprm" "filename",
     css_set_dfl_cgrp: "css_set" "dfl_cgrp",
     cgroup_level: "cgroup" "level",

@@ -177,11 +177,19 @@ fn unreachable(error: &DialError, server: &str, controller: &str) -> anyhow::Err
                  says; check --server and --context"
             );
         }
-        DialError::Handshake { .. } => {
-            return refused(&text).map_or_else(
-                || anyhow!("controller {text}; is this a kctl controller?"),
-                |why| anyhow!("controller {server}: {why}"),
-            );
+        DialError::Handshake { source, .. } => {
+            if let Some(why) = refused(&text) {
+                return anyhow!("controller {server}: {why}");
+            }
+            let why = format!("controller {text}; is this a kctl controller?");
+            let hung_up = [
+                ErrorKind::UnexpectedEof,
+                ErrorKind::ConnectionReset,
+                ErrorKind::ConnectionAborted,
+                ErrorKind::BrokenPipe,
+            ];
+            // One that is about to stop does so, too.
+            return if hung_up.contains(&source.kind()) { Away(why).into() } else { anyhow!(why) };
         }
     };
     let why = format!("controller {text}; {next}");

@@ -1,9 +1,9 @@
-//! Who may use the API: users of our CA that the store knows.
+//! Who may use the API: users of our CA that the store knows; and for whom agents are asked.
 
 use crate::store::Records;
-use kctl_rpc::{Identity, Peer};
+use kctl_rpc::{Identity, Peer, ROLE_METADATA, Role};
 use std::{net::IpAddr, sync::Arc};
-use tonic::{Request, Status};
+use tonic::{Request, Status, metadata::MetadataValue};
 
 /// The user behind a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,13 @@ impl Caller {
             _ => Err(Status::unauthenticated("no user certificate")),
         }
     }
+}
+
+/// A request to an agent for a person of this role.
+pub(crate) fn asked<Q>(request: Q, role: Role) -> Request<Q> {
+    let mut request = Request::new(request);
+    request.metadata_mut().insert(ROLE_METADATA, MetadataValue::from_static(role.name()));
+    request
 }
 
 /// Lets the users of the API in, call by call: a connection outlives the handshake that looked at its

@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn flags_win_over_the_file_and_defaults_fill_the_rest() {
         let file: File = toml::from_str(
-            "name = \"File\"\nlisten = \"127.0.0.1:1\"\nadvertise = [\"c.example\"]",
+            "name = \"File\"\nlisten = \"127.0.0.1:1\"\nadvertise = [\"c.example\"]\n[events]\nhistory_bytes = \"32MiB\"",
         )
         .expect("valid");
         let options = Options { name: Some("flag".to_owned()), ..Options::default() };
@@ -214,6 +214,35 @@ mod tests {
         assert_eq!(config.listen.port(), 1);
         assert_eq!(config.advertise, ["c.example:1"]);
         assert_eq!(config.data_dir, Path::new(DATA_DIR));
+        assert_eq!(config.history.bytes, 32 << 20);
+    }
+
+    #[test]
+    fn the_history_has_a_size_an_age_and_types() {
+        let read = |bytes: &str, age: &str, types: &[&str]| {
+            let types = types.iter().map(|name| (*name).to_owned()).collect();
+            history(Some(bytes.to_owned()), Some(age.to_owned()), types)
+                .map_err(|error| format!("{error:#}"))
+        };
+        let config = read("64MiB", "12h", &["drop"]).expect("valid");
+        assert_eq!((config.bytes, config.age), (64 << 20, Duration::from_secs(43_200)));
+        let kinds: Vec<_> = config.kinds.iter().map(Kind::name).collect();
+        assert_eq!(kinds, ["drop", "host", "lost"]);
+        let default = history(None, None, Vec::new()).expect("valid");
+        assert_eq!((default.bytes, default.kinds), (256 << 20, Kinds::all()));
+        assert_eq!(default.age, Duration::from_secs(7 * 86_400));
+        assert_eq!(read("0", "7d", &[]).map(|config| config.bytes), Ok(0));
+        for (bytes, age, types, named) in [
+            ("1MiB", "7d", &[][..], "at least 16MiB"),
+            ("64MB", "7d", &[], "64MB"),
+            ("99999999TiB", "7d", &[], "too many"),
+            ("0", "week", &[], "week"),
+            ("0", "0s", &[], "0s"),
+            ("0", "7d", &["dorp"], "dorp"),
+        ] {
+            let error = read(bytes, age, types).expect_err("invalid");
+            assert!(error.contains(named), "{error}");
+        }
     }
 
     #[test]

@@ -69,7 +69,10 @@ impl EventReader {
         });
         found.with_context(|| {
             let tail = &events[events.len().saturating_sub(20)..];
-            let lines: Vec<_> = tail.iter().map(Value::to_string).collect();
+            let lines: Vec<_> = tail
+                .iter()
+                .map(|it| it.to_string().chars().take(300).collect::<String>())
+                .collect();
             format!(
                 "{} lines, at last:\n{}\n{}",
                 events.len(),

@@ -16,6 +16,7 @@ mod network;
 mod output;
 mod ping;
 mod pins;
+mod programs;
 mod spawned;
 mod sweep;
 mod wait;

@@ -29,7 +29,7 @@ fn process(pid: u32, comm: &str) -> Option<EventProcess> {
         uid: Some(33),
         comm: comm.to_owned(),
         cgroup: "/system.slice".to_owned(),
-        container: "c1".to_owned(),
+        container_id: "c1".to_owned(),
     })
 }
 
@@ -307,7 +307,7 @@ fn expressions_see_every_kind_of_value() {
         ("size(drop.src) == 8 && drop.src.size() == 8", &drop),
         ("exec.argv.exists(arg, arg == '-c') && exec.argv.all(a, size(a) < 5)", &exec),
         ("'id' in exec.argv && size(exec.argv) == 3 && exec.argv[0] == 'sh'", &exec),
-        ("exec.process.uid == 33 && exec.process.comm == 'sh'", &exec),
+        ("exec.uid == 33 && exec.comm == 'sh'", &exec),
         ("close.bytes_received > 9223372036854775807", &close),
         ("!close.accepted", &close),
         (
@@ -366,8 +366,8 @@ fn mistakes_are_told_with_their_place() {
         ),
         ("drop.src == 'a' &&\n drop.x == 1", "line 2, column 6: drop has no field \"x\""),
         (
-            "exec.process.name == 'a'",
-            "column 13: exec.process has no field \"name\"; there are cgroup, comm",
+            "exec.name == 'a'",
+            "column 5: exec has no field \"name\"; there are argv, argv_truncated, cgroup",
         ),
         ("drop.src.x == 'a'", "drop.src is text and has no field \"x\""),
         ("dorp.src == 'a'", "column 1: unknown name \"dorp\"; there are accept, addr, boot_id"),
@@ -434,7 +434,7 @@ fn mistakes_are_told_with_their_place() {
         let filter = EventFilter { expression, ..EventFilter::default() };
         let _ = Filter::new(Some(filter)).map(|it| it.matches(&origin(), &of(Kind::Drop)));
     }
-    assert!(takes(&"!late||".repeat(60).trim_end_matches('|').to_owned(), &of(Kind::Drop)));
+    assert!(takes("!late||".repeat(60).trim_end_matches('|'), &of(Kind::Drop)));
 }
 
 #[test]

@@ -98,6 +98,10 @@ fn show(lab: &mut Lab, interrupt: &Interrupt, release: bool) -> Result<()> {
     kctl(lab, &["blocklist", "--hits"])?;
 
     interrupt.check()?;
+    headline("What the kernels told meanwhile, in the order of time");
+    kctl(lab, &["events", "--since", "1m", "--type", "drop"])?;
+
+    interrupt.check()?;
     headline("Unblock");
     kctl(lab, &["unblock", &attacker, "--all-hosts"])?;
     pings(lab, true)?;

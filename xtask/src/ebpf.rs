@@ -7,6 +7,7 @@ use std::{
     env,
     ffi::OsString,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -42,6 +43,19 @@ const PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 const LINKER_VERSION: &str = "0.13.0";
 /// Where this task installs the linker.
 const LINKER_ROOT: &str = "/opt/bpf";
+
+/// Between cargo and the compiler. Cargo tells crates of one name apart by where they lie, and that comes
+/// into the names of functions: ours get their own name instead, wherever the project lies.
+const WRAPPER: &str = r#"#!/bin/sh
+for arg do
+  shift
+  case "$CARGO_PKG_NAME $arg" in
+    "agent-ebpf metadata="* | "agent-records metadata="*) arg="metadata=$CARGO_CRATE_NAME" ;;
+  esac
+  set -- "$@" "$arg"
+done
+exec "$@"
+"#;
 
 /// What the committed object was built from and with.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -206,9 +220,14 @@ impl Toolchain {
             flags.push(joined("--remap-path-prefix=", &registry?.path(), "=/crates"));
         }
         flags.push(joined("--remap-path-prefix=", &self.sysroot, "=/rust"));
+        fs::create_dir_all(&target)?;
+        let wrapper = target.join("rustc");
+        fs::write(&wrapper, WRAPPER)?;
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
         let mut build = cargo();
         build
             .args(["build", "--release", "--locked", "--target", TARGET])
+            .env("RUSTC_WRAPPER", &wrapper)
             // The target is unstable: assembly for it, in aya-ebpf and in our program.
             .env("RUSTC_BOOTSTRAP", "aya_ebpf,kctl,trace,tcp,tasks,opens,bench")
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join(std::ffi::OsStr::new("\x1f")));

@@ -1,59 +1,70 @@
 //! The calls of processes: connect(2) that fails before there is anything to tell of the socket, and
 //! accept(2) as the place where the process is known that takes a connection.
 
-use crate::kernel::{follow, read};
+use crate::kernel::{Address, follow, layout, read, setting};
 use crate::maps::{self, CALLS, CONNECTIONS, Call, PENDING};
 use crate::owner;
 use agent_records::mapped;
-use agent_records::tcp::{Record, kind, known, member};
+use agent_records::tcp::{Record, kind, known};
 use aya_ebpf::bindings::BPF_EXIST;
+use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns,
 };
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user};
-use aya_ebpf::programs::TracePointContext;
-use core::ptr::{addr_of, read_volatile};
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
+/// `TS_COMPAT`, asm/thread_info.h: the call came by the 32-bit table, where numbers mean other calls.
+const COMPAT: u32 = 2;
 /// Of `socket.state`: neither connected nor about to be.
 const SS_UNCONNECTED: u32 = 1;
-/// Where the arguments of a call, or its result, lie in a record of a tracepoint.
-const FIRST: usize = 16;
-const SECOND: usize = 24;
 
-/// The cgroup that failed calls are told of, and how deep it lies; id 0 is every cgroup. User space sets
-/// them.
-#[unsafe(no_mangle)]
-static SCOPE_ID: u64 = 0;
-#[unsafe(no_mangle)]
-static SCOPE_LEVEL: u64 = 0;
+/// At the begin of every call: so what is not wanted ends after a few instructions, here and below.
+#[inline(always)]
+pub fn begins(regs: Address, number: u64) {
+    if number == u64::from(setting!(connect)) && !is_compat() {
+        let (first, second) = (read(regs, layout!(regs_first)), read(regs, layout!(regs_second)));
+        if let (Some(descriptor), Some(address)) = (first, second) {
+            connect_begins(descriptor, address);
+        }
+    }
+}
+
+/// At the end of every call.
+#[inline(always)]
+pub fn ends(regs: Address, result: i64) {
+    let Some(number) = read::<u64>(regs, layout!(regs_call)) else { return };
+    let is = |call: u32| number == u64::from(call);
+    if is(setting!(connect)) && !is_compat() {
+        connect_ends(result);
+    } else if (is(setting!(accept)) || is(setting!(accept4))) && !is_compat() {
+        accept_ends(result);
+    }
+}
 
 /// The running thread. The helper for its number is not there for `sock_ops` on all kernels.
 #[inline(always)]
 pub fn key() -> u64 {
-    // SAFETY: a helper without arguments.
+    // SAFETY: takes nothing.
     unsafe { bpf_get_current_task() }
 }
 
 /// Remembers where a TCP socket that is not connected yet is to be connected to.
 #[inline(always)]
-pub fn connect_begins(context: &TracePointContext) {
-    let _ = begun(context);
+pub fn connect_begins(descriptor: u64, address: u64) {
+    let _ = note(descriptor as u32, address as Address);
 }
 
 #[inline(always)]
-fn begun(context: &TracePointContext) -> Option<()> {
-    let descriptor = argument(context, FIRST)?;
-    let address = argument(context, SECOND)? as *const u8;
+fn note(descriptor: u32, address: Address) -> Option<()> {
     if !in_scope() {
         return None;
     }
     let socket = socket(descriptor)?;
-    let sock = follow(socket, member::SOCKET_SK)?;
-    if read::<u16>(sock, member::SOCK_PROTOCOL)? != IPPROTO_TCP
-        || read::<u32>(socket, member::SOCKET_STATE)? != SS_UNCONNECTED
+    let sock = follow(socket, layout!(socket_sk))?;
+    if read::<u16>(sock, layout!(sock_protocol))? != IPPROTO_TCP
+        || read::<u32>(socket, layout!(socket_state))? != SS_UNCONNECTED
     {
         return None;
     }
@@ -67,7 +78,7 @@ fn begun(context: &TracePointContext) -> Option<()> {
 
 /// The address that connect(2) is given: `struct sockaddr_in` and `struct sockaddr_in6`.
 #[inline(always)]
-fn target(address: *const u8) -> Option<([u8; 16], u16)> {
+fn target(address: Address) -> Option<([u8; 16], u16)> {
     // SAFETY: the helper checks the address, here and below.
     let [low, high, port_high, port_low] =
         unsafe { bpf_probe_read_user(address.cast::<[u8; 4]>()) }.ok()?;
@@ -87,18 +98,16 @@ fn target(address: *const u8) -> Option<([u8; 16], u16)> {
 
 /// Tells a call that failed, if nobody else did.
 #[inline(always)]
-pub fn connect_ends(context: &TracePointContext) {
-    let thread = key();
-    let Some(call) = CALLS.get_ptr(thread) else { return };
+pub fn connect_ends(result: i64) {
+    let Some(call) = CALLS.get_ptr(key()) else { return };
     // SAFETY: a checked pointer into a map's value, which only this thread uses.
     let call = unsafe { *call };
-    let _ = CALLS.remove(thread);
-    let result = argument(context, FIRST).unwrap_or(0) as i64;
+    let _ = CALLS.remove(key());
     if call.untold == 0 || result >= 0 || !is_failure(-result) {
         return;
     }
     let mut record = Record {
-        // SAFETY: a helper without arguments.
+        // SAFETY: takes nothing.
         boot_ns: unsafe { bpf_ktime_get_boot_ns() },
         remote: call.remote,
         remote_port: call.remote_port,
@@ -107,9 +116,7 @@ pub fn connect_ends(context: &TracePointContext) {
         known: known::MAKER,
         ..Record::default()
     };
-    if owner::current(&mut record.owner) {
-        record.known |= known::OWNER;
-    }
+    owner::put(&mut record.owner);
     maps::tell(&record);
 }
 
@@ -130,18 +137,16 @@ fn is_failure(error: i64) -> bool {
 
 /// Tells a connection that a process has taken.
 #[inline(always)]
-pub fn accept_ends(context: &TracePointContext) {
-    let _ = accepted(context);
+pub fn accept_ends(result: i64) {
+    if result >= 0 {
+        let _ = taken(result as u32);
+    }
 }
 
 #[inline(always)]
-fn accepted(context: &TracePointContext) -> Option<()> {
-    let descriptor = argument(context, FIRST)?;
-    if (descriptor as i64) < 0 {
-        return None;
-    }
-    let sock = follow(socket(descriptor)?, member::SOCKET_SK)?;
-    let cookie = read::<u64>(sock, member::SOCK_COOKIE)?;
+fn taken(descriptor: u32) -> Option<()> {
+    let sock = follow(socket(descriptor)?, layout!(socket_sk))?;
+    let cookie = read::<u64>(sock, layout!(sock_cookie))?;
     remember(cookie);
     tell(cookie)
 }
@@ -149,9 +154,8 @@ fn accepted(context: &TracePointContext) -> Option<()> {
 /// Whose it is, for its end.
 #[inline(never)]
 fn remember(cookie: u64) {
-    let Some(mut connection) = maps::connection(cookie) else { return };
-    if owner::current(&mut connection.owner) {
-        connection.known |= u64::from(known::OWNER);
+    if let Some(mut connection) = maps::connection(cookie) {
+        owner::put(&mut connection.owner);
         // It fails where the connection has ended meanwhile.
         let _ = CONNECTIONS.insert(cookie, connection, u64::from(BPF_EXIST));
     }
@@ -162,47 +166,39 @@ fn tell(cookie: u64) -> Option<()> {
     let pending = PENDING.get_ptr(cookie)?;
     // SAFETY: a checked pointer into a map's value; good only if we are the one who removes it.
     let mut record = unsafe { *pending };
-    if PENDING.remove(cookie).is_err() {
-        return None;
-    }
-    if owner::current(&mut record.owner) {
-        record.known |= known::OWNER;
-    }
-    // SAFETY: a helper without arguments.
+    PENDING.remove(cookie).ok()?;
+    owner::put(&mut record.owner);
+    // SAFETY: takes nothing.
     record.boot_ns = unsafe { bpf_ktime_get_boot_ns() };
     maps::tell(&record);
     Some(())
 }
 
-#[inline(always)]
-fn argument(context: &TracePointContext, place: usize) -> Option<u64> {
-    // SAFETY: the helper checks the address.
-    unsafe { context.read_at::<u64>(place) }.ok()
-}
-
 /// The running process's socket of that descriptor, if it is one.
 #[inline(always)]
-fn socket(descriptor: u64) -> Option<*const u8> {
-    // SAFETY: a helper without arguments.
-    let task = unsafe { bpf_get_current_task() } as *const u8;
-    let table = follow(follow(task, member::TASK_FILES)?, member::FILES_STRUCT_FDT)?;
-    let descriptor = u64::from(descriptor as u32);
-    if descriptor >= u64::from(read::<u32>(table, member::FDTABLE_MAX_FDS)?) {
+fn socket(descriptor: u32) -> Option<Address> {
+    // SAFETY: takes nothing.
+    let task = unsafe { bpf_get_current_task() } as Address;
+    let table = follow(follow(task, layout!(task_files))?, layout!(files_fdt))?;
+    if descriptor >= read::<u32>(table, layout!(fdtable_max_fds))? {
         return None;
     }
-    let files = follow(table, member::FDTABLE_FD)?;
-    // SAFETY: the helper checks the address.
-    let file =
-        unsafe { bpf_probe_read_kernel(files.wrapping_add(descriptor as usize * 8).cast::<u64>()) };
-    let file = file.ok().filter(|file| *file != 0)? as *const u8;
-    follow(file, member::FILE_PRIVATE_DATA)
+    let files = follow(table, layout!(fdtable_fd))?;
+    let file = follow(files.wrapping_add(8 * descriptor as usize), 0)?;
+    follow(file, layout!(file_private_data))
 }
 
 #[inline(always)]
 fn in_scope() -> bool {
-    // SAFETY: statics of ours; volatile, because user space has set them since.
-    let (id, level) =
-        unsafe { (read_volatile(addr_of!(SCOPE_ID)), read_volatile(addr_of!(SCOPE_LEVEL))) };
-    // SAFETY: a helper with a number.
-    id == 0 || unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) } == id
+    let (scope, level) = (setting!(scope), setting!(scope_level));
+    // SAFETY: takes a number.
+    scope == 0 || unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) } == scope
+}
+
+#[inline(always)]
+fn is_compat() -> bool {
+    // SAFETY: takes nothing.
+    let task = unsafe { bpf_get_current_task() } as Address;
+    let info = task.wrapping_add(layout!(task_thread_info) as usize);
+    read::<u32>(info, layout!(thread_info_status)).is_none_or(|status| status & COMPAT != 0)
 }

@@ -5,11 +5,12 @@
 //! the program are not told of.
 
 use crate::call;
-use crate::kernel::read;
+use crate::kernel::{Address, layout, read, setting};
 use crate::maps::{self, CALLS, CONNECTIONS, PENDING};
 use crate::owner;
 use agent_records::mapped;
-use agent_records::tcp::{Connection, Owner, Record, kind, known, member};
+use agent_records::tcp::{Connection, Record, kind, known};
+use agent_records::trace::Process;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
@@ -100,9 +101,7 @@ fn begins(context: &SockOpsContext) {
         unsafe { (*call).untold = 0 };
     }
     let mut connection = Connection { known: u64::from(known::MAKER), ..Connection::default() };
-    if owner::current(&mut connection.owner) {
-        connection.known |= u64::from(known::OWNER);
-    }
+    owner::put(&mut connection.owner);
     remember(cookie(context), &connection);
 }
 
@@ -128,12 +127,12 @@ fn made(context: &SockOpsContext, passive: bool) {
         record.known |= known::ACCEPTED;
     }
     let connection = Connection {
-        owner: Owner::default(),
+        owner: Process::default(),
         since_ns: record.boot_ns,
         known: u64::from(record.known),
     };
     remember(cookie, &connection);
-    let waits = passive && maps::accept_is_seen() && maps::wants(kind::ACCEPT);
+    let waits = passive && setting!(sees_accept) != 0 && maps::wants(kind::ACCEPT);
     if waits && PENDING.insert(cookie, record, u64::from(BPF_NOEXIST)).is_ok() {
         return;
     }
@@ -178,7 +177,7 @@ fn closed(context: &SockOpsContext, before: u32) {
 #[inline(always)]
 fn failed(context: &SockOpsContext, record: &mut Record) {
     let Some(sock) = sock(context) else { return };
-    let Some(error) = read::<u32>(sock, member::SOCK_ERR) else { return };
+    let Some(error) = read::<u32>(sock, layout!(sock_err)) else { return };
     if error == 0 {
         // connect(2) gives it up itself and answers why, or somebody closes the socket meanwhile.
         if let Some(call) = CALLS.get_ptr_mut(call::key()) {
@@ -213,7 +212,7 @@ fn never_accepted(cookie: u64, now: u64) {
 #[inline(always)]
 fn sent(context: &SockOpsContext, before: u32, record: &mut Record) {
     let Some(sock) = sock(context) else { return };
-    let Some(write_seq) = read::<u32>(sock, member::TCP_SOCK_WRITE_SEQ) else { return };
+    let Some(write_seq) = read::<u32>(sock, layout!(tcp_write_seq)) else { return };
     let syn = record.known & known::ACCEPTED == 0;
     let fin_is_sent = matches!(
         before,
@@ -229,7 +228,7 @@ fn sent(context: &SockOpsContext, before: u32, record: &mut Record) {
 #[inline(always)]
 fn received(context: &SockOpsContext, record: &mut Record) {
     let Some(sock) = sock(context) else { return };
-    let Some(flags) = read::<u64>(sock, member::SOCK_FLAGS) else { return };
+    let Some(flags) = read::<u64>(sock, layout!(sock_flags)) else { return };
     let fin = flags & SOCK_DONE != 0;
     record.received_bytes = long!(context, bytes_received).saturating_sub(u64::from(fin));
     record.known |= known::RECEIVED;
@@ -257,7 +256,7 @@ fn cookie(context: &SockOpsContext) -> u64 {
 }
 
 #[inline(always)]
-fn sock(context: &SockOpsContext) -> Option<*const u8> {
+fn sock(context: &SockOpsContext) -> Option<Address> {
     // The field `sk`.
     let sock = long!(context, __bindgen_anon_2) as *mut c_void;
     if sock.is_null() {
@@ -290,7 +289,7 @@ fn record(context: &SockOpsContext, kind: u8) -> Record {
         (mapped(local.to_ne_bytes()), mapped(remote.to_ne_bytes()))
     };
     Record {
-        // SAFETY: a helper without arguments.
+        // SAFETY: takes nothing.
         boot_ns: unsafe { bpf_ktime_get_boot_ns() },
         local,
         remote,

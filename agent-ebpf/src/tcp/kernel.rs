@@ -1,30 +1,58 @@
-//! Reading the kernel's own structs, at the places that user space found for this kernel. It knows the
-//! members by number and not what they mean.
+//! The kernel's memory, by what user space found in its BTF, and what user space wants.
 
-use agent_records::tcp::member;
+use agent_records::tcp::{Layout, Settings};
+use agent_records::trace::ABSENT;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use core::ptr::{addr_of, read_volatile};
 
-/// Where each member lies in its struct, bytes. User space sets them.
+/// Where this kernel keeps what is read. User space sets it before the programs are loaded, so the
+/// verifier sees constants.
 #[unsafe(no_mangle)]
-static OFFSETS: [u32; member::COUNT] = [member::NOWHERE; member::COUNT];
+pub static LAYOUT: Layout = Layout::EMPTY;
+/// What is wanted. Likewise.
+#[unsafe(no_mangle)]
+pub static SETTINGS: Settings = Settings {
+    scope: 0,
+    scope_level: 0,
+    kinds: 0,
+    sees_accept: 0,
+    connect: u32::MAX,
+    accept: u32::MAX,
+    accept4: u32::MAX,
+};
 
-/// A member of a struct; `None` where this kernel has none, or nothing lies there.
+/// Where a member is.
+macro_rules! layout {
+    ($field:ident) => {
+        // SAFETY: a static of ours; volatile, because user space has set it since.
+        unsafe { core::ptr::read_volatile(core::ptr::addr_of!($crate::kernel::LAYOUT.$field)) }
+    };
+}
+
+/// What is wanted.
+macro_rules! setting {
+    ($field:ident) => {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(core::ptr::addr_of!($crate::kernel::SETTINGS.$field)) }
+    };
+}
+
+pub(crate) use {layout, setting};
+
+/// An address in the kernel's memory, perhaps a wrong one.
+pub type Address = *const u8;
+
+/// What lies at an offset from an address; `None` where nothing does, or this kernel has no such member.
 #[inline(always)]
-pub fn read<T>(base: *const u8, member: usize) -> Option<T> {
-    // SAFETY: a static of ours, indexed by a constant below its length; volatile, because user space has
-    // set it since.
-    let offset = unsafe { read_volatile(addr_of!(OFFSETS).cast::<u32>().add(member)) };
-    if offset == member::NOWHERE {
+pub fn read<T: Copy>(base: Address, offset: u32) -> Option<T> {
+    if offset == ABSENT {
         return None;
     }
     // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast::<T>()) }.ok()
+    unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast()) }.ok()
 }
 
-/// What a member points to.
+/// The address that lies there, if there is one.
 #[inline(always)]
-pub fn follow(base: *const u8, member: usize) -> Option<*const u8> {
-    let address: u64 = read(base, member)?;
-    (address != 0).then_some(address as *const u8)
+pub fn follow(base: Address, offset: u32) -> Option<Address> {
+    read::<u64>(base, offset).filter(|address| *address != 0).map(|address| address as Address)
 }

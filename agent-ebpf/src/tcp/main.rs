@@ -19,8 +19,8 @@ mod owner;
 #[path = "../ring.rs"]
 mod ring;
 
-use aya_ebpf::macros::{sock_ops, tracepoint};
-use aya_ebpf::programs::{SockOpsContext, TracePointContext};
+use aya_ebpf::macros::{raw_tracepoint, sock_ops, tracepoint};
+use aya_ebpf::programs::{RawTracePointContext, SockOpsContext, TracePointContext};
 
 /// What becomes of a connection.
 #[sock_ops]
@@ -30,24 +30,52 @@ pub fn tcp_connection(context: SockOpsContext) -> u32 {
     1
 }
 
-/// Begin of connect(2).
+/// `sys_enter_connect`: what follows is the number, the descriptor and the address.
 #[tracepoint]
 pub fn tcp_connect_enter(context: TracePointContext) -> u32 {
-    call::connect_begins(&context);
+    if let (Some(descriptor), Some(address)) = (word(&context, 16), word(&context, 24)) {
+        call::connect_begins(descriptor, address);
+    }
     0
 }
 
-/// End of connect(2).
+/// `sys_exit_connect`: what follows is the number and the result.
 #[tracepoint]
 pub fn tcp_connect_exit(context: TracePointContext) -> u32 {
-    call::connect_ends(&context);
+    if let Some(result) = word(&context, 16) {
+        call::connect_ends(result as i64);
+    }
     0
 }
 
-/// End of accept(2) and accept4(2).
+/// `sys_exit_accept` and `sys_exit_accept4`: likewise.
 #[tracepoint]
 pub fn tcp_accept_exit(context: TracePointContext) -> u32 {
-    call::accept_ends(&context);
+    if let Some(result) = word(&context, 16) {
+        call::accept_ends(result as i64);
+    }
+    0
+}
+
+#[inline(always)]
+fn word(context: &TracePointContext, place: usize) -> Option<u64> {
+    // SAFETY: the helper checks the address.
+    unsafe { context.read_at(place) }.ok()
+}
+
+// The same for all calls at once, where the tracepoints of single calls can't be had.
+
+/// `sys_enter(regs, number)`
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn tcp_sys_enter(context: RawTracePointContext) -> i32 {
+    call::begins(context.arg::<u64>(0) as kernel::Address, context.arg(1));
+    0
+}
+
+/// `sys_exit(regs, result)`
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn tcp_sys_exit(context: RawTracePointContext) -> i32 {
+    call::ends(context.arg::<u64>(0) as kernel::Address, context.arg::<u64>(1) as i64);
     0
 }
 

@@ -1,15 +1,15 @@
-//! What is remembered between two moments of a connection, and what user space switched on.
+//! What is remembered between two moments of a connection.
 //!
 //! The tables have room for so many and no more; what finds none is counted, and then less is known. An
 //! element is only removed by the end of what it is about, so nothing leaves early or stays.
 
+use crate::kernel::setting;
 use crate::ring;
 use agent_records::tcp::{Connection, MAX_CALLS, MAX_CONNECTIONS, MAX_PENDING, Record};
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use core::arch::asm;
-use core::ptr::{addr_of, read_volatile};
 
 /// Connections, by the cookie of their socket.
 #[map(name = "connections")]
@@ -25,13 +25,6 @@ pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(MAX_CALLS, BPF_
 /// How many connections and calls found no room.
 #[map(name = "untracked")]
 static UNTRACKED: Array<u64> = Array::with_max_entries(1, 0);
-
-/// Kinds that are wanted: a bit each, numbered as in [`kind`]. User space sets it.
-#[unsafe(no_mangle)]
-static WANTED: u64 = 0;
-/// Whether the end of accept(2) is seen. User space sets it.
-#[unsafe(no_mangle)]
-static ACCEPT_IS_SEEN: u64 = 0;
 
 /// A call of connect(2).
 #[repr(C)]
@@ -49,15 +42,7 @@ pub struct Call {
 
 #[inline(always)]
 pub fn wants(kind: u8) -> bool {
-    // SAFETY: a static of ours; volatile, because user space has set it since.
-    (unsafe { read_volatile(addr_of!(WANTED)) }) & (1 << kind) != 0
-}
-
-/// Whether an accepted connection waits for the process.
-#[inline(always)]
-pub fn accept_is_seen() -> bool {
-    // SAFETY: as above.
-    (unsafe { read_volatile(addr_of!(ACCEPT_IS_SEEN)) }) != 0
+    setting!(kinds) & 1 << kind != 0
 }
 
 /// Tells an event, if its kind is wanted.

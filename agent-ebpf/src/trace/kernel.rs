@@ -1,6 +1,6 @@
 //! The kernel's memory, by what user space found in its BTF.
 
-use agent_records::trace::{Layout, Settings};
+use agent_records::trace::{ABSENT, Layout, Settings};
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 
 /// Where this kernel keeps what is read. User space sets it before the programs are loaded, so the
@@ -16,7 +16,7 @@ pub static SETTINGS: Settings = Settings {
     tells_last: 0,
     tells_victim: 0,
     rss_step: 0,
-    zero: 0,
+    rss_first: 0,
 };
 
 /// Where a member is.
@@ -43,6 +43,9 @@ pub type Address = *const u8;
 /// What lies at an offset from an address; zero where nothing does.
 #[inline(always)]
 pub fn read<T: Copy + Default>(base: Address, offset: u32) -> T {
+    if offset == ABSENT {
+        return T::default();
+    }
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast()) }.unwrap_or_default()
 }

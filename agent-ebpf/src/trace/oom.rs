@@ -9,7 +9,8 @@ use aya_ebpf::programs::RawTracePointContext;
 
 const UNKNOWN: u64 = u64::MAX;
 
-/// `mark_victim(task, uid)`; on older kernels `mark_victim(pid)`.
+/// `mark_victim(task, uid)`; before Linux 6.8 `mark_victim(pid)`, which is the number of the victim's first
+/// thread that still has memory.
 #[raw_tracepoint(tracepoint = "mark_victim")]
 pub fn oom(ctx: RawTracePointContext) -> i32 {
     let victim: u64 = ctx.arg(0);
@@ -47,7 +48,7 @@ fn resident(mm: *const u8, counter: u32) -> u64 {
     if layout!(mm_rss_stat) == ABSENT || setting!(rss_step) == 0 {
         return UNKNOWN;
     }
-    let at = layout!(mm_rss_stat) + counter * setting!(rss_step) + layout!(percpu_counter_count);
+    let at = layout!(mm_rss_stat) + setting!(rss_first) + counter * setting!(rss_step);
     let pages: i64 = read(mm, at);
     if pages < 0 { 0 } else { pages as u64 }
 }

@@ -1,7 +1,7 @@
 //! Tasks, the processes that they are of, and whether these are in scope.
 
 use crate::kernel::{Address, follow, layout, read, setting};
-use agent_records::trace::{ABSENT, COMM_BYTES, Header, Process};
+use agent_records::trace::{COMM_BYTES, Header, Process};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_task,
     bpf_ktime_get_boot_ns,
@@ -51,7 +51,7 @@ impl Task {
     pub fn process(self) -> Process {
         let leader = self.leader();
         Process {
-            cgroup: if layout!(css_set_dfl_cgrp) == ABSENT { 0 } else { id(self.cgroup()) },
+            cgroup: id(self.cgroup()),
             pid: self.tgid(),
             ppid: leader.parent().tgid(),
             uid: read(self.cred(), layout!(cred_uid)),

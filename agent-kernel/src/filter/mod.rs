@@ -258,6 +258,11 @@ impl Filter {
     }
 }
 
+/// The folder below `bpffs` for pins of this layout, made when missing.
+pub(crate) fn pin_folder(bpffs: &Path) -> Result<PathBuf, Error> {
+    Ok(Pins::open(bpffs)?.folder().to_owned())
+}
+
 /// Takes every link, map and pin of the filter below `bpffs` away, with no agent running, and says
 /// what it removed: `link eth0`, `map records`.
 pub fn detach(bpffs: &Path) -> Result<Vec<String>, Error> {

@@ -71,7 +71,13 @@ pub(super) fn text(value: &[u8]) -> String {
 
 /// A link-layer address as people write it.
 pub(super) fn link_address(value: &[u8]) -> String {
-    value.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+    let mut text = String::with_capacity(3 * value.len());
+    for (at, byte) in value.iter().enumerate() {
+        text.extend((at > 0).then_some(':'));
+        let digits = [byte >> 4, byte & 0xf].map(u32::from);
+        text.extend(digits.iter().filter_map(|digit| char::from_digit(*digit, 16)));
+    }
+    text
 }
 
 /// An address of either family, known by its length.
@@ -103,6 +109,12 @@ mod tests {
             let bytes = [length.to_ne_bytes(), [0, 0]].concat();
             assert!(attributes(&bytes).all(|it| it.is_err()));
         }
+    }
+
+    #[test]
+    fn a_link_address_has_two_digits_a_byte() {
+        assert_eq!(link_address(&[0, 0x0a, 0xff]), "00:0a:ff");
+        assert_eq!(link_address(&[]), "");
     }
 
     #[test]

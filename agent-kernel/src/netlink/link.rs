@@ -143,15 +143,19 @@ pub fn links(
 /// What a message about a link tells of it, without counters; `None` for one that is not about the link
 /// itself: a bridge tells of its ports, and a radio of its networks, in messages of the same type.
 pub(super) fn told(payload: &[u8], names: &Links) -> io::Result<Option<Link>> {
-    let ([family, ..], rest): (&[u8; 16], _) = header(payload)?;
-    let of_radio = || attributes(rest).any(|it| matches!(it, Ok((libc::IFLA_WIRELESS, _))));
-    if i32::from(*family) != libc::AF_UNSPEC || of_radio() {
+    if payload.first().copied().map(i32::from) != Some(libc::AF_UNSPEC) {
         return Ok(None);
     }
-    Ok(Some(Link { statistics: None, ..read(payload, names)? }))
+    let (link, of_radio) = read_all(payload, names)?;
+    Ok((!of_radio).then_some(Link { statistics: None, ..link }))
 }
 
 fn read(payload: &[u8], names: &Links) -> io::Result<Link> {
+    read_all(payload, names).map(|(link, _)| link)
+}
+
+/// A link, and whether the message is about a radio's networks.
+fn read_all(payload: &[u8], names: &Links) -> io::Result<(Link, bool)> {
     // `struct ifinfomsg`
     let (head, rest) = header(payload)?;
     let [_, _, t0, t1, i0, i1, i2, i3, f0, f1, f2, f3, ..]: [u8; 16] = *head;
@@ -170,7 +174,7 @@ fn read(payload: &[u8], names: &Links) -> io::Result<Link> {
         xdp: Vec::new(),
         statistics: None,
     };
-    let mut elsewhere = false;
+    let (mut elsewhere, mut of_radio) = (false, false);
     for attribute in attributes(rest) {
         let (kind, value) = attribute?;
         match kind {
@@ -184,6 +188,7 @@ fn read(payload: &[u8], names: &Links) -> io::Result<Link> {
             }
             // Then the index is another namespace's.
             libc::IFLA_LINK_NETNSID => elsewhere = true,
+            libc::IFLA_WIRELESS => of_radio = true,
             libc::IFLA_LINKINFO => read_info(value, &mut link)?,
             libc::IFLA_XDP => link.xdp = xdp(value)?,
             libc::IFLA_STATS64 => link.statistics = Some(statistics(value)?),
@@ -193,7 +198,7 @@ fn read(payload: &[u8], names: &Links) -> io::Result<Link> {
     if elsewhere {
         link.link = None;
     }
-    Ok(link)
+    Ok((link, of_radio))
 }
 
 /// IFLA_LINKINFO: what kind of link, and what only that kind has.

@@ -161,3 +161,27 @@ fn parse(bytes: &[u8]) -> Option<Uevent> {
 fn wrong(error: io::Error) -> Error {
     Error::io(OBJECT, error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_text_is_replaced_and_what_is_no_uevent_refused() {
+        let told = b"add@/devices/x\0ACTION=add\0DEVPATH=/devices/x\0SUBSYSTEM=block\0DEVNAME=x\0DEVTYPE=disk\0ODD=a\xff=b\0CUT";
+        let uevent = parse(told).expect("a uevent");
+        assert_eq!((uevent.action.as_str(), uevent.devpath.as_str()), ("add", "/devices/x"));
+        assert_eq!(uevent.subsystem, "block");
+        assert_eq!(
+            (uevent.devname.as_deref(), uevent.devtype.as_deref()),
+            (Some("x"), Some("disk"))
+        );
+        let odd = ("ODD".to_owned(), "a\u{fffd}=b".to_owned());
+        assert_eq!(uevent.properties, BTreeMap::from([odd]));
+        for other in
+            [&b"libudev\0\xfe\xed"[..], b"", b"add@/devices/x", b"ACTION=add\0DEVPATH=/x\0"]
+        {
+            assert_eq!(parse(other), None);
+        }
+    }
+}

@@ -38,7 +38,7 @@ impl Cgroup {
 }
 
 /// The cgroup by its id, also one that is gone if it was there, or came, while this was.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CgroupPaths {
     mount: Option<Mount>,
     /// Of those that came, by the kernel.
@@ -66,17 +66,18 @@ impl Mount {
         Ok(Some(Self { path, folder }))
     }
 
+    /// The folder of a cgroup, and where it is.
+    pub(super) fn open(&self, cgroup: &Path) -> Result<(File, PathBuf), Error> {
+        let path = self.path.join(below(cgroup)?);
+        let folder = File::open(&path)
+            .map_err(|error| Error::io(named("cgroup", cgroup.display()), error))?;
+        Ok((folder, path))
+    }
+
     /// Id of a cgroup, and how deep it is below the root.
     pub(super) fn scope(&self, cgroup: &Path) -> Result<(u64, u32), Error> {
         let object = || named("cgroup", cgroup.display());
-        let mut below = PathBuf::new();
-        for component in cgroup.components() {
-            match component {
-                Component::Normal(name) => below.push(name),
-                Component::RootDir | Component::CurDir => {}
-                _ => return Err(Error::new(ErrorKind::Invalid, object(), "leads upwards")),
-            }
-        }
+        let below = below(cgroup)?;
         let root = self.folder.metadata().map_err(|error| Error::io(object(), error))?;
         if root.ino() != ROOT {
             let why = format!("{} does not show the whole hierarchy", self.path.display());
@@ -140,7 +141,28 @@ impl Mount {
     }
 }
 
+/// Its path without the root.
+fn below(cgroup: &Path) -> Result<PathBuf, Error> {
+    let mut below = PathBuf::new();
+    for component in cgroup.components() {
+        match component {
+            Component::Normal(name) => below.push(name),
+            Component::RootDir | Component::CurDir => {}
+            _ => {
+                let object = named("cgroup", cgroup.display());
+                return Err(Error::new(ErrorKind::Invalid, object, "leads upwards"));
+            }
+        }
+    }
+    Ok(below)
+}
+
 impl CgroupPaths {
+    /// Without a tracer: the names of those that are there.
+    pub fn open(proc_root: &Path) -> Result<Self, Error> {
+        Ok(Self::new(Mount::find(proc_root)?, None))
+    }
+
     pub(super) fn new(
         mount: Option<Mount>,
         came: Option<KernelMap<MapData, u64, [u8; CGROUP_BYTES]>>,

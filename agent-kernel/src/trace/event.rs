@@ -244,7 +244,7 @@ impl Traced {
 
 /// The beginning of the bytes as what lies there, and the rest.
 #[expect(unsafe_code, reason = "records are bytes that the kernel wrote")]
-fn read<T: Pod>(bytes: &[u8]) -> Option<(T, &[u8])> {
+pub(super) fn read<T: Pod>(bytes: &[u8]) -> Option<(T, &[u8])> {
     let (head, rest) = bytes.split_at_checked(size_of::<T>())?;
     // SAFETY: as long as it must be, and any bytes are valid for Pod.
     Some((unsafe { head.as_ptr().cast::<T>().read_unaligned() }, rest))
@@ -377,11 +377,84 @@ fn process(it: &record::Process) -> Process {
     }
 }
 
-fn some(it: &record::Process) -> Option<Process> {
+/// `None` for no process.
+pub(super) fn some(it: &record::Process) -> Option<Process> {
     (it.pid != 0).then(|| process(it))
 }
 
 /// Up to the first zero.
 fn text(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().copied().take_while(|byte| *byte != 0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record as the programs write it: words of four bytes.
+    fn words(kind: u32, rest: &[u32]) -> Vec<u8> {
+        let header = [7, 0, kind, 0];
+        header.iter().chain(rest).flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    /// A process with its number, parent and user.
+    const PROCESS: [u32; 10] = [9, 0, 100, 1, 1000, 0, u32::from_ne_bytes(*b"sh\0x"), 0, 0, 0];
+
+    #[test]
+    fn what_is_not_ours_or_not_whole_is_nothing() {
+        let whole = words(kind::EXIT, &[&PROCESS[..], &[5, 0, 0, 0]].concat());
+        assert!(Traced::decode(&whole).is_some());
+        assert_eq!(Traced::decode(&whole[..whole.len() - 1]), None);
+        assert_eq!(Traced::decode(&words(99, &[0; 40])), None);
+        assert_eq!(Traced::decode(b""), None);
+        // A path that is longer than the record.
+        let open = words(kind::OPEN, &[&PROCESS[..], &[0, 0, 0, 5, 0, 0]].concat());
+        assert_eq!(Traced::decode(&open), None);
+    }
+
+    #[test]
+    fn a_status_is_a_code_or_a_signal() {
+        for (status, expected) in [
+            (0, (Some(0), None, false)),
+            (0x1_ff00, (Some(255), None, false)),
+            (0x000f, (None, Some(15), false)),
+            (0x008b, (None, Some(11), true)),
+        ] {
+            let record = words(kind::EXIT, &[&PROCESS[..], &[5, 0, status, 0]].concat());
+            let Some(Traced { boot_ns: 7, event: Event::Exit(exit) }) = Traced::decode(&record)
+            else {
+                panic!("{status:#x}");
+            };
+            assert_eq!((exit.code, exit.signal, exit.core_dumped), expected, "{status:#x}");
+            assert_eq!((exit.lifetime_ns, &exit.process.comm[..]), (2, &b"sh"[..]));
+            assert_eq!((exit.process.pid, exit.process.cgroup), (100, Some(9)));
+        }
+    }
+
+    #[test]
+    fn of_a_victim_that_only_has_a_number_nothing_else_is_said() {
+        let nobody = [0, 0, 100, 0, 0, 0, 0, 0, 0, 0];
+        let record = words(kind::OOM, &[&nobody[..], &[u32::MAX; 10]].concat());
+        let expected = Process { pid: 100, ppid: None, uid: None, comm: Vec::new(), cgroup: None };
+        let event = Traced::decode(&record).map(|traced| traced.event);
+        assert_eq!(event, Some(Event::Oom(Oom { victim: expected, memory: None })));
+    }
+
+    #[test]
+    fn no_arguments_are_not_one_empty_argument() {
+        let exec = |args: &[u8]| {
+            let length = u32::try_from(args.len()).expect("short");
+            let mut record =
+                words(kind::EXEC, &[&PROCESS[..], &[0; 4], &[1, length, length, 0]].concat());
+            record.push(b'p');
+            record.extend(args);
+            match Traced::decode(&record).map(|traced| traced.event) {
+                Some(Event::Exec(exec)) => exec.argv,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(exec(b""), Vec::<Vec<u8>>::new());
+        assert_eq!(exec(b"\0"), [b""]);
+        assert_eq!(exec(b"a\0\0"), [&b"a"[..], b""]);
+    }
 }

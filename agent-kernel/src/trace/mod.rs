@@ -12,6 +12,7 @@ mod programs;
 mod ring;
 mod source;
 pub mod tcp;
+mod tracefs;
 
 pub use cgroups::{Cgroup, CgroupPaths};
 pub use event::{
@@ -21,6 +22,7 @@ pub use event::{
 pub use pages::page_bytes;
 pub use ring::{KernelRing, Records, RingBytes};
 pub use source::{Missing, Source, Sources};
+pub use tracefs::mount_tracefs;
 
 use crate::error::Error;
 use aya::Ebpf;
@@ -54,6 +56,9 @@ pub struct TracerConfig {
     pub proc_root: PathBuf,
     /// Where sysfs is.
     pub sys_root: PathBuf,
+    /// The filter's folder on a bpffs, for a ring that outlives its reader: what waits in it when one dies
+    /// is told by the next. `None` for one beside it.
+    pub bpffs: Option<PathBuf>,
 }
 
 /// The programs at work. Dropping it takes everything off.
@@ -76,7 +81,7 @@ impl Tracer {
         Ok((tracer, loaded.missing))
     }
 
-    /// Waits until there is something to drain: at once after silence, else up to 2 ms so that more
+    /// Waits until there is something to drain: at once after silence, else up to 4 ms so that more
     /// comes together. May be given up at any time.
     pub async fn readable(&mut self) -> Result<(), Error> {
         self.ring.readable().await

@@ -3,7 +3,7 @@
 
 use super::btf::Btf;
 use super::cgroups::Mount;
-use super::ring::{KernelRing, RingBytes};
+use super::ring::{KernelRing, RingBytes, RingPins};
 use super::source::{self, CGROUP_PATHS, Missing, PROBES, PROCESS, SCOPE, Source, Sources};
 use super::{Scope, TracerConfig, calls};
 use crate::error::{Error, ErrorKind, named};
@@ -57,13 +57,16 @@ pub(super) fn load(config: &TracerConfig, mount: Option<&Mount>) -> Result<Loade
         && btf.tracepoint(CGROUP_MKDIR).is_some();
     let programs = PROBES.iter().filter(|probe| asked.wants(probe.serves));
     for probe in programs.collect::<Vec<_>>() {
-        if let Err(error) = verified(program(&mut ebpf, probe.program)) {
+        let program = program(&mut ebpf, probe.program);
+        if let Err(error) = verified(|| program.load()) {
             asked.refused(probe.serves, Error::wrapped(object(probe.program), error));
         }
     }
-    let keeps_cgroups = keeps_cgroups && verified(program(&mut ebpf, CGROUP_MKDIR)).is_ok();
+    let keeps_cgroups =
+        keeps_cgroups && verified(|| program(&mut ebpf, CGROUP_MKDIR).load()).is_ok();
     fill(&mut ebpf, &prefixes)?;
-    let ring = KernelRing::take(&mut ebpf)?;
+    let pins = RingPins::new(config.bpffs.as_deref(), "trace");
+    let ring = KernelRing::take(&mut ebpf, pins.as_ref())?;
     let came = keeps_cgroups
         .then(|| ebpf.take_map("cgroup_paths").and_then(|map| HashMap::try_from(map).ok()))
         .flatten();
@@ -132,15 +135,19 @@ fn settings(
     has_prefixes: bool,
 ) -> Result<Settings, Error> {
     let arguments = |tracepoint| btf.tracepoint(tracepoint).unwrap_or_default();
+    // Before Linux 6.2 these counters were single words.
+    let (rss_step, rss_first) = match btf.size("mm_rss_stat") {
+        Some(_) => (8, 0),
+        None => {
+            btf.size("percpu_counter").zip(btf.member("percpu_counter", "count")).unwrap_or((0, 0))
+        }
+    };
     let mut settings = Settings {
         has_prefixes: has_prefixes.into(),
         tells_last: u32::from(arguments("sched_process_exit").len() > 1),
         tells_victim: u32::from(arguments("mark_victim").first() == Some(&true)),
-        // Before Linux 6.2 these counters were laid out otherwise.
-        rss_step: btf
-            .size("percpu_counter")
-            .filter(|_| btf.size("mm_rss_stat").is_none())
-            .unwrap_or(0),
+        rss_step,
+        rss_first,
         ..Settings::default()
     };
     if let Scope::Cgroup(path) = &config.scope {
@@ -189,9 +196,12 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut RawTracePoint {
     program.try_into().expect("all are raw tracepoints")
 }
 
-fn verified(program: &mut RawTracePoint) -> Result<(), ProgramError> {
+/// Loads a program, again when a signal cut that short.
+pub(super) fn verified(
+    mut load: impl FnMut() -> Result<(), ProgramError>,
+) -> Result<(), ProgramError> {
     let mut attempts = 1;
-    while let Err(error) = program.load() {
+    while let Err(error) = load() {
         if attempts == LOAD_ATTEMPTS || !interrupted(&error) {
             return Err(error);
         }

@@ -4,20 +4,23 @@
 //! only from sleep, or when much waits (agent-ebpf, `ring.rs`).
 
 use super::pages::{Pages, page_bytes};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, named};
 use agent_records::ring::{ASLEEP, AWAKE, NAPPING, RingState};
-use aya::maps::{Map, MapData};
+use aya::maps::{Map, MapData, MapType};
 use aya::{Ebpf, EbpfLoader};
+use std::collections::VecDeque;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// How long a reader naps while there is traffic.
-const NAP: Duration = Duration::from_millis(2);
+/// How long a reader naps while there is traffic. To wake and look costs as much as reading a thousand
+/// records, so at half of it a reader of few would cost twice as much.
+const NAP: Duration = Duration::from_millis(4);
 /// As much is taken at once, and one record more at most.
 const DRAIN_BYTES: u64 = 256 * 1_024;
 /// Of a record's length, linux/bpf.h: it is still being written.
@@ -52,6 +55,48 @@ impl RingBytes {
     }
 }
 
+/// Where a ring is pinned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RingPins {
+    ring: PathBuf,
+    state: PathBuf,
+}
+
+impl RingPins {
+    /// Below the filter's folder on a bpffs; `None` where there is no such folder.
+    pub(super) fn new(bpffs: Option<&Path>, name: &str) -> Option<Self> {
+        let folder = crate::filter::pin_folder(bpffs?).ok()?;
+        let path = |what| folder.join(format!("{name}_{what}"));
+        Some(Self { ring: path("ring"), state: path("ring_state") })
+    }
+
+    fn open(&self) -> Result<KernelRing, Error> {
+        let open =
+            |path: &Path| MapData::from_pin(path).map_err(|error| Error::wrapped(OBJECT, error));
+        let (ring, state) = (open(&self.ring)?, open(&self.state)?);
+        let is_ours = |data: &MapData, kind| {
+            data.info().and_then(|info| info.map_type()).is_ok_and(|it| it == kind)
+        };
+        if !is_ours(&ring, MapType::RingBuf) || !is_ours(&state, MapType::Array) {
+            return Err(Error::new(ErrorKind::Invalid, OBJECT, "something else is pinned there"));
+        }
+        KernelRing::map(&ring, &state).map_err(|error| Error::io(OBJECT, error))
+    }
+
+    fn pin(&self, ring: &MapData, state: &MapData) -> Result<(), Error> {
+        for (path, data) in [(&self.ring, ring), (&self.state, state)] {
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io(named("pin", path.display()), error));
+                }
+                _ => {}
+            }
+            data.pin(path).map_err(|error| Error::wrapped(named("pin", path.display()), error))?;
+        }
+        Ok(())
+    }
+}
+
 /// The reader's end of a ring.
 #[derive(Debug)]
 pub struct KernelRing {
@@ -69,18 +114,33 @@ pub struct KernelRing {
     traffic: bool,
     /// The last drain left something because it was much.
     more: bool,
-    told_lost: u64,
+    /// Records that the reader before left, and how many it had not told to be lost.
+    left: VecDeque<Records>,
+    left_lost: u64,
 }
 
 impl KernelRing {
     /// Takes the maps `ring` and `ring_state` of a loaded object. Within a tokio runtime that has a
     /// timer.
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    ///
+    /// With `pins`, the ring outlives its reader: what waits in the one of a reader that died comes
+    /// first. One reader at a time may have the same pins.
+    pub fn take(ebpf: &mut Ebpf, pins: Option<&RingPins>) -> Result<Self, Error> {
         let Some(Map::RingBuf(ring)) = ebpf.take_map("ring") else { return Err(without("ring")) };
         let Some(Map::Array(state)) = ebpf.take_map("ring_state") else {
             return Err(without("ring_state"));
         };
-        Self::map(&ring, &state).map_err(|error| Error::io(OBJECT, error))
+        let mut this = Self::map(&ring, &state).map_err(|error| Error::io(OBJECT, error))?;
+        if let Some(pins) = pins {
+            // What can't be read has nothing for us.
+            if let Ok(mut old) = pins.open() {
+                this.left =
+                    std::iter::from_fn(|| Some(old.drain()).filter(|it| !it.is_empty())).collect();
+                this.left_lost = old.lost();
+            }
+            pins.pin(&ring, &state)?;
+        }
+        Ok(this)
     }
 
     #[expect(unsafe_code, reason = "tokio wants a promise about the descriptor")]
@@ -99,14 +159,15 @@ impl KernelRing {
             fd: unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? },
             traffic: false,
             more: false,
-            told_lost: 0,
+            left: VecDeque::new(),
+            left_lost: 0,
         })
     }
 
-    /// Waits until there is something to drain: at once after silence, else up to 2 ms so that more
+    /// Waits until there is something to drain: at once after silence, else up to 4 ms so that more
     /// comes together. May be given up at any time.
     pub async fn readable(&mut self) -> Result<(), Error> {
-        while !self.more {
+        while !self.more && self.left.is_empty() {
             let sleeps = !self.traffic;
             self.says(if sleeps { ASLEEP } else { NAPPING });
             // What came before we said so, nobody tells us of.
@@ -129,6 +190,9 @@ impl KernelRing {
     /// The next records, at most 256 KiB and one record of them; none when there are none.
     #[expect(unsafe_code, reason = "what is copied is shared with the kernel")]
     pub fn drain(&mut self) -> Records {
+        if let Some(left) = self.left.pop_front() {
+            return left;
+        }
         let start = self.consumer.u64_at(0).load(Ordering::Relaxed);
         let producer = self.producer.u64_at(0).load(Ordering::Acquire);
         let (mut end, mut count) = (start, 0);
@@ -152,7 +216,8 @@ impl KernelRing {
     /// How many records found no room since the last call.
     pub fn lost(&mut self) -> u64 {
         let lost = self.state.u64_at(offset_of!(RingState, lost)).load(Ordering::Relaxed);
-        lost - std::mem::replace(&mut self.told_lost, lost)
+        let told = self.state.u64_at(offset_of!(RingState, told)).swap(lost, Ordering::Relaxed);
+        lost - told + std::mem::take(&mut self.left_lost)
     }
 
     fn has_records(&self) -> bool {

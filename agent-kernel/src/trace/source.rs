@@ -10,15 +10,18 @@ pub enum Source {
     Exec,
     /// A process ends.
     Exit,
-    /// A file is opened.
+    /// A file is opened by open(2), openat(2), openat2(2) or creat(2); io_uring's are not seen. Of system
+    /// calls, here and below, only those of the 64-bit table are seen.
     Open,
-    /// A process changes its credentials.
+    /// A process changes its credentials by setuid(2) and its like, capset(2) or execve(2). A new user
+    /// namespace is not told: what is held there counts only there.
     Cred,
-    /// A kernel module is loaded or unloaded.
+    /// A kernel module is loaded or unloaded. A load is told before the module's own code runs; when that
+    /// fails, an unload follows.
     Module,
-    /// A BPF program is loaded.
+    /// A BPF program is loaded by bpf(2).
     Bpf,
-    /// A process traces another.
+    /// A process traces another by ptrace(2).
     Ptrace,
     /// A signal is sent.
     Signal,
@@ -230,7 +233,8 @@ pub(super) fn members(source: Source) -> [&'static [(&'static str, &'static str)
                 ("pid", "numbers"),
             ],
         ],
-        Source::Signal | Source::Oom => [&[], &[]],
+        Source::Signal => [&[], &[]],
+        Source::Oom => [&[], &[("task_struct", "mm"), ("mm_struct", "total_vm")]],
     }
 }
 

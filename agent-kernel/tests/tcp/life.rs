@@ -3,8 +3,10 @@
 use super::actor::Actor;
 use super::support::{Test, is_close, is_of, one, run};
 use agent_kernel::ErrorKind;
-use agent_kernel::trace::tcp::{Scope, TcpConfig, TcpTracer, What};
+use agent_kernel::trace::Scope;
+use agent_kernel::trace::tcp::{TcpTracer, What};
 use aya::programs::SockOps;
+use nix::mount::MsFlags;
 
 const CLIENT: u32 = 41_111;
 const SERVER: u32 = 42_222;
@@ -119,6 +121,29 @@ fn only_what_was_asked_for_is_told() {
     );
 }
 
+/// The other tests have none: the tracepoints of all calls serve them.
+#[test]
+fn calls_are_seen_at_their_own_tracepoints_where_tracefs_is() {
+    let test = Test::new();
+    let (none, tracefs) = (None::<&str>, Some("tracefs"));
+    nix::mount::mount(none, "/sys/kernel/tracing", tracefs, MsFlags::empty(), none)
+        .expect("tracefs");
+    let mut watch = test.watch(1 << 16);
+    let mut client = Actor::start(&test, CLIENT);
+    let mut server = Actor::start(&test, SERVER);
+    let port = server.listen("::1");
+    client.connect("::1", port);
+    server.tell("accept");
+    assert_eq!(client.tell("connect 192.0.2.2 80"), "error 101");
+    let events = watch.all(&mut client);
+    assert_eq!(events.len(), 3, "{events:#?}");
+    is_of(one(&events, |event| event.what == What::Connect { error: None }), &client, &test);
+    is_of(one(&events, |event| event.what == What::Accept), &server, &test);
+    let failed = one(&events, |event| event.what == What::Connect { error: Some(101) });
+    assert_eq!((failed.dst.to_string().as_str(), failed.dst_port), ("192.0.2.2", 80));
+    is_of(failed, &client, &test);
+}
+
 /// The kernel keeps others' programs as they are, and ours beside them, or not at all.
 #[test]
 fn programs_of_others_stay_attached() {
@@ -161,13 +186,8 @@ fn attached(cgroup: &str) -> Vec<u32> {
 fn a_scope_that_is_not_there_is_said() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let config = TcpConfig {
-        scope: Scope::Cgroup("/no such cgroup".into()),
-        ring_bytes: 1 << 16,
-        connect: true,
-        accept: true,
-        close: true,
-    };
+    let mut config = Test::new().config(1 << 16);
+    config.scope = Scope::Cgroup("/no such cgroup".into());
     let error = runtime.block_on(async { TcpTracer::open(&config) }).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().ends_with("no such cgroup\": no such file or directory"), "{error}");

@@ -1,12 +1,13 @@
 //! A namespace and a cgroup of one test's own, and the events of it.
 
 use super::actor::Actor;
-use agent_kernel::trace::tcp::{Event, Scope, TcpConfig, TcpTracer, What};
-use nix::mount::{MsFlags, mount};
+use agent_kernel::trace::Scope;
+use agent_kernel::trace::tcp::{Event, TcpConfig, TcpTracer, What};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use std::marker::PhantomData;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -28,8 +29,10 @@ impl Test {
             .expect("this test needs root: namespaces");
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("own mounts");
-        let tracefs = "/sys/kernel/tracing";
-        mount(Some("tracefs"), tracefs, Some("tracefs"), MsFlags::empty(), none).expect("tracefs");
+        // Whether it is there changes which tracepoints serve, so the test that wants it says so.
+        for tracefs in ["/sys/kernel/tracing", "/sys/kernel/debug"] {
+            let _ = umount2(tracefs, MntFlags::MNT_DETACH);
+        }
         run("ip link set lo up");
         Self::of(fresh())
     }
@@ -59,8 +62,17 @@ impl Test {
     }
 
     pub(crate) fn config(&self, ring_bytes: u32) -> TcpConfig {
-        let scope = Scope::Cgroup(self.cgroup.clone());
-        TcpConfig { scope, ring_bytes, connect: true, accept: true, close: true }
+        let below = self.cgroup.strip_prefix(unified()).expect("it is in the hierarchy");
+        TcpConfig {
+            scope: Scope::Cgroup(below.to_owned()),
+            ring_bytes,
+            connect: true,
+            accept: true,
+            close: true,
+            proc_root: "/proc".into(),
+            sys_root: "/sys".into(),
+            bpffs: None,
+        }
     }
 
     pub(crate) fn watch_with(&self, config: TcpConfig) -> Watch {
@@ -128,7 +140,7 @@ impl Watch {
                 panic!("waited in vain for {what}; there is {:#?}", self.seen)
             };
             readable.expect("readable");
-            self.seen.extend(self.tracer.drain().events());
+            self.seen.extend(self.tracer.drain().events().flatten());
         }
     }
 
@@ -146,10 +158,10 @@ pub(crate) fn is_of(event: &Event, actor: &Actor, test: &Test) {
     use std::os::unix::fs::MetadataExt;
     let process = event.process.as_ref().expect("its process is known");
     assert_eq!(process.pid, actor.pid());
-    assert_eq!(process.ppid, std::process::id());
-    assert_eq!(process.uid, actor.uid);
+    assert_eq!(process.ppid, Some(std::process::id()));
+    assert_eq!(process.uid, Some(actor.uid));
     assert_eq!(process.comm, actor.comm());
-    assert_eq!(process.cgroup_id, Path::new(&test.cgroup).metadata().expect("it is there").ino());
+    assert_eq!(process.cgroup, Some(test.cgroup.metadata().expect("it is there").ino()));
 }
 
 /// Where an event says that the connection was from and to.
@@ -162,7 +174,7 @@ pub(crate) fn is_close(event: &Event) -> bool {
 }
 
 /// The only one of these that fits.
-pub(crate) fn one<'a>(events: &'a [Event], fits: impl Fn(&Event) -> bool) -> &'a Event {
+pub(crate) fn one(events: &[Event], fits: impl Fn(&Event) -> bool) -> &Event {
     let found: Vec<_> = events.iter().filter(|event| fits(event)).collect();
     assert_eq!(found.len(), 1, "{events:#?}");
     found[0]

@@ -99,6 +99,7 @@ pub(crate) fn config(sources: &[Source], scope: Scope) -> TracerConfig {
         ring_bytes: 1 << 20,
         proc_root: "/proc".into(),
         sys_root: "/sys".into(),
+        bpffs: None,
     }
 }
 

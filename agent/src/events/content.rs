@@ -1,7 +1,7 @@
 //! What the ring holds: events as their source had them. Raw records of the kernel are read when
 //! somebody wants them, and not before.
 
-use super::traced;
+use super::kernel::Batch;
 use kctl_proto::agent::v1::{Event, event::Payload};
 use prost::Message as _;
 
@@ -10,8 +10,8 @@ use prost::Message as _;
 pub(crate) enum Content {
     /// As readers get them, but for their numbers.
     Told(Vec<Event>),
-    /// Records of the tracer.
-    Traced(traced::Batch),
+    /// As the tracing programs wrote them.
+    Raw(Batch),
 }
 
 impl Content {
@@ -19,7 +19,7 @@ impl Content {
     pub(crate) fn count(&self) -> u64 {
         match self {
             Self::Told(events) => events.len() as u64,
-            Self::Traced(batch) => batch.len() as u64,
+            Self::Raw(batch) => batch.len() as u64,
         }
     }
 
@@ -27,7 +27,7 @@ impl Content {
     pub(crate) fn produced(&self) -> u64 {
         match self {
             Self::Told(events) => events.iter().map(weight).sum(),
-            Self::Traced(batch) => batch.len() as u64,
+            Self::Raw(batch) => batch.len() as u64,
         }
     }
 
@@ -37,7 +37,7 @@ impl Content {
             Self::Told(events) => {
                 events.iter().map(|event| size_of::<Event>() + event.encoded_len()).sum()
             }
-            Self::Traced(batch) => batch.bytes(),
+            Self::Raw(batch) => batch.bytes(),
         }
     }
 
@@ -45,7 +45,7 @@ impl Content {
     pub(crate) fn events(&self, first: u64) -> Vec<Event> {
         let mut events = match self {
             Self::Told(events) => events.clone(),
-            Self::Traced(batch) => batch.events(),
+            Self::Raw(batch) => batch.events(),
         };
         for (event, seq) in events.iter_mut().zip(first..) {
             event.seq = seq;

@@ -3,13 +3,15 @@
 //! Each source is a task of its own: it takes what its kernel interface holds, gives it to the journal,
 //! and claims up to which moment that is everything. It knows neither gRPC nor who reads.
 
+mod connections;
 mod content;
 mod journal;
+mod kernel;
 mod marks;
 mod network;
 mod packets;
+mod processes;
 mod sources;
-mod traced;
 
 pub(crate) use content::{Content, weight};
 pub(crate) use journal::Journal;

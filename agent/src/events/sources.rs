@@ -1,20 +1,26 @@
 //! Which sources an agent has: those that it is told to have, and that this kernel allows. What is
 //! missing is told, and the others work.
 
-use super::{Events, Source, network, packets, traced};
+use super::{Events, Source, kernel, network, packets};
 use crate::config::{Config, EventConfig, Scope};
 use crate::enforcer::Enforcer;
 use agent_kernel::netlink::{Changes, Uevents};
-use agent_kernel::trace::{self, Tracer, TracerConfig};
+use agent_kernel::trace::tcp::{TcpConfig, TcpTracer};
+use agent_kernel::trace::{self, CgroupPaths, Tracer, TracerConfig};
 use kctl_events::{Kind, Kinds};
 use kctl_proto::agent::v1::{self as pb, event::Payload, host_event::State};
 use std::fmt::Display;
+use std::path::Path;
+use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What of this kernel's events can be had.
 #[derive(Default)]
 struct Sources {
     tracer: Option<Tracer>,
+    connections: Option<TcpTracer>,
+    /// For both.
+    cgroups: Option<Arc<CgroupPaths>>,
     changes: Option<Changes>,
     uevents: Option<Uevents>,
     missing: Vec<pb::Missing>,
@@ -29,7 +35,7 @@ pub(crate) async fn start(
     cancel: &CancellationToken,
 ) {
     let kinds = config.events.kinds;
-    let sources = open(config);
+    let sources = open(config, Some(&config.bpffs));
     for missing in &sources.missing {
         tracing::warn!(what = missing.what, why = missing.why, remedy = missing.remedy, "missing");
     }
@@ -41,8 +47,13 @@ pub(crate) async fn start(
         let enforcer = enforcer.clone();
         start.source("filter", |source| packets::run(source, enforcer, kinds));
     }
+    let cgroups = sources.cgroups.unwrap_or_default();
     if let Some(tracer) = sources.tracer {
-        start.source("tracing", |source| traced::run(source, tracer));
+        let cgroups = Arc::clone(&cgroups);
+        start.source("tracing", |source| kernel::run(source, tracer, cgroups));
+    }
+    if let Some(tracer) = sources.connections {
+        start.source("tcp", |source| kernel::run(source, tracer, cgroups));
     }
     if let Some(changes) = sources.changes {
         start.source("netlink", |source| network::run(source, changes, kinds));
@@ -61,46 +72,67 @@ pub(crate) async fn start(
 
 /// What of this kernel's events can't be had, each with what to do about it.
 pub(crate) fn check(config: &Config) -> Vec<pb::Missing> {
-    open(config).missing
+    // An agent may run beside us, and have the pins.
+    open(config, None).missing
 }
 
-fn open(config: &Config) -> Sources {
+fn open(config: &Config, bpffs: Option<&Path>) -> Sources {
     let kinds = config.events.kinds;
+    let any = |wanted: &[Kind]| wanted.iter().any(|kind| kinds.contains(*kind));
     let mut sources = Sources::default();
     let traced = traced_sources(kinds);
     if !traced.is_empty() {
-        match Tracer::open(&tracer_config(config, traced)) {
-            Ok((tracer, missing)) => {
-                sources.tracer = Some(tracer);
-                sources.missing.extend(missing.into_iter().map(|it| pb::Missing {
-                    what: format!("{} events", it.source),
-                    why: it.why,
-                    remedy: it.remedy.unwrap_or_default(),
-                }));
-            }
-            Err(error) => sources.missing.push(missing("tracing events", &error)),
+        let opened =
+            Tracer::open(&tracer_config(config, traced, bpffs)).map(|(tracer, missing)| {
+                let missing =
+                    missing.into_iter().map(|it| (it.source.to_string(), it.why, it.remedy));
+                (tracer, missing.collect())
+            });
+        sources.tracer = sources.had("tracing", opened);
+        sources.cgroups = sources.tracer.as_ref().map(Tracer::cgroups);
+    }
+    if any(&[Kind::Connect, Kind::Accept, Kind::Close]) {
+        if let Err(error) = trace::mount_tracefs(&config.sys_root) {
+            tracing::info!(%error, "every system call pays for the events of connections; mount tracefs");
+        }
+        let opened = TcpTracer::open(&tcp_config(config, bpffs)).map(|(tracer, missing)| {
+            let missing = missing.into_iter().map(|it| (it.what.to_owned(), it.why, it.remedy));
+            (tracer, missing.collect())
+        });
+        sources.connections = sources.had("TCP", opened);
+        if sources.cgroups.is_none() {
+            let cgroups = CgroupPaths::open(&config.proc_root).map(|it| (Arc::new(it), Vec::new()));
+            sources.cgroups = sources.had("cgroups of", cgroups);
         }
     }
-    if [Kind::Link, Kind::Addr, Kind::Route, Kind::Neigh].into_iter().any(|it| kinds.contains(it)) {
-        match Changes::open() {
-            Ok(changes) => sources.changes = Some(changes),
-            Err(error) => sources.missing.push(missing("netlink events", &error)),
-        }
+    if any(&[Kind::Link, Kind::Addr, Kind::Route, Kind::Neigh]) {
+        sources.changes = sources.had("netlink", Changes::open().map(|it| (it, Vec::new())));
     }
-    if kinds.contains(Kind::Uevent) {
-        match Uevents::open() {
-            Ok(uevents) => sources.uevents = Some(uevents),
-            Err(error) => sources.missing.push(missing("uevent events", &error)),
-        }
+    if any(&[Kind::Uevent]) {
+        sources.uevents = sources.had("uevent", Uevents::open().map(|it| (it, Vec::new())));
     }
     sources
 }
 
-fn missing(what: &str, error: &agent_kernel::Error) -> pb::Missing {
-    pb::Missing {
-        what: what.to_owned(),
-        why: error.to_string(),
-        remedy: error.remedy().unwrap_or_default().to_owned(),
+/// What of a source is missing, why, and what to do about it.
+type Lacks = Vec<(String, String, Option<String>)>;
+
+impl Sources {
+    /// Notes what is missing of a source, or that all of it is.
+    fn had<T>(&mut self, name: &str, opened: Result<(T, Lacks), agent_kernel::Error>) -> Option<T> {
+        let (source, lacks) = match opened {
+            Ok((source, lacks)) => (Some(source), lacks),
+            Err(error) => {
+                let remedy = error.remedy().map(str::to_owned);
+                (None, vec![(name.to_owned(), error.to_string(), remedy)])
+            }
+        };
+        self.missing.extend(lacks.into_iter().map(|(what, why, remedy)| pb::Missing {
+            what: format!("{what} events"),
+            why,
+            remedy: remedy.unwrap_or_default(),
+        }));
+        source
     }
 }
 
@@ -110,7 +142,7 @@ fn traced_sources(kinds: Kinds) -> trace::Sources {
         .collect()
 }
 
-fn tracer_config(config: &Config, sources: trace::Sources) -> TracerConfig {
+fn tracer_config(config: &Config, sources: trace::Sources, bpffs: Option<&Path>) -> TracerConfig {
     let EventConfig { open_paths, kernel_ring_bytes, .. } = &config.events;
     TracerConfig {
         sources,
@@ -119,6 +151,21 @@ fn tracer_config(config: &Config, sources: trace::Sources) -> TracerConfig {
         ring_bytes: *kernel_ring_bytes,
         proc_root: config.proc_root.clone(),
         sys_root: config.sys_root.clone(),
+        bpffs: bpffs.map(Path::to_owned),
+    }
+}
+
+fn tcp_config(config: &Config, bpffs: Option<&Path>) -> TcpConfig {
+    let kinds = config.events.kinds;
+    TcpConfig {
+        scope: scope(&config.events.scope),
+        ring_bytes: config.events.kernel_ring_bytes,
+        connect: kinds.contains(Kind::Connect),
+        accept: kinds.contains(Kind::Accept),
+        close: kinds.contains(Kind::Close),
+        proc_root: config.proc_root.clone(),
+        sys_root: config.sys_root.clone(),
+        bpffs: bpffs.map(Path::to_owned),
     }
 }
 

@@ -18,7 +18,12 @@ use kctl_proto::{
     },
     controller::v1::{HostCursor, WatchEventsResponse},
 };
-use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    process::Stdio,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines},
     process::{Child, ChildStdout},
@@ -240,6 +245,8 @@ async fn a_lost_connection_is_taken_up_where_it_was_left() {
     }
     let (_, asked) = fleet.answers.events.last();
     assert!(asked.since_unix_ns.is_some() && asked.follow && asked.after.is_empty());
+    // The way back is not free at once, either.
+    fleet.answers.slams.store(2, Ordering::Relaxed);
     fleet.answers.cut.notify_one();
     let told = kctl.json().await;
     assert_eq!((&told["host"], &told["type"]), (&"-".into(), &"host".into()));
@@ -298,7 +305,7 @@ async fn the_end_comes_when_it_was_asked_for() {
     let json: serde_json::Value = serde_json::from_str(&ran.stdout).expect("a whole document");
     assert_eq!((ran.code, json.as_array().map(Vec::len)), (0, Some(3)), "{ran:?}");
     assert_eq!(ran.stderr, "3 events from 1 host, 0 lost\n");
-    let ran = fleet(hang()).await.kctl("events -f -o json --for 300ms").await;
+    let ran = fleet(hang()).await.kctl("events -f -o json --for 3s").await;
     let json: serde_json::Value = serde_json::from_str(&ran.stdout).expect("a whole document");
     assert_eq!((ran.code, json.as_array().map(Vec::len)), (0, Some(6)), "{ran:?}");
     assert_eq!(ran.stderr, "6 events from 2 hosts, 0 lost\n");
@@ -321,6 +328,37 @@ async fn ctrl_c_ends_also_what_nobody_reads() {
     assert!(sent.expect("kill runs").success());
     let ended = tokio::time::timeout(Duration::from_secs(20), kctl.child.wait()).await;
     assert_eq!(ended.expect("it ends").expect("status").code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_end_waits_for_a_reader_that_takes_its_time() {
+    for (line, ms) in [
+        ("events -o jsonl", 2_000),
+        ("events -f -o jsonl --for 3s", 5_000),
+        ("events -f -o jsonl --exit-after 5000", 2_000),
+    ] {
+        let end = if line.contains("-f") { End::Hang } else { End::Close };
+        let fleet = fleet(vec![(vec![of_host("web-1", drops(1..=5_000))], end)]).await;
+        let mut kctl = Running::of(&fleet, line);
+        kctl.line().await;
+        // Longer than kctl would wait after Ctrl-C, with more than a pipe holds left to write.
+        let early = tokio::time::timeout(Duration::from_millis(ms), kctl.child.wait()).await;
+        assert!(early.is_err(), "{line}: {early:?}");
+        let mut lines = 1;
+        while let Some(line) = kctl.lines.next_line().await.expect("readable") {
+            serde_json::from_str::<serde_json::Value>(&line).expect("a whole line");
+            lines += 1;
+        }
+        let (code, stderr) = kctl.ended().await;
+        assert_eq!(code, Some(0), "{line}: {stderr}");
+        if line.contains("--for") {
+            // What it had read by then, whole.
+            assert!(lines < 5_000, "{line}: {lines}");
+            assert_eq!(stderr, format!("{lines} events from 1 host, 0 lost\n"), "{line}");
+        } else {
+            assert_eq!((lines, &*stderr), (5_000, "5,000 events from 1 host, 0 lost\n"), "{line}");
+        }
+    }
 }
 
 #[tokio::test]

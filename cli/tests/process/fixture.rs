@@ -13,7 +13,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Output, Stdio},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 use tokio::{
     io::AsyncWriteExt as _,
@@ -98,6 +98,10 @@ async fn serve(listener: TcpListener, credentials: Credentials, answers: Arc<Ans
                 continue;
             }
         };
+        let slams = &answers.slams;
+        if slams.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+            continue;
+        }
         let (acceptor, routes) = (acceptor.clone(), routes.clone());
         connections.spawn(async move {
             // A client that is refused or goes away is no failure of the server.

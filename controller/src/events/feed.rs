@@ -28,10 +28,13 @@ use tokio_util::{
 };
 use tonic::Status;
 
-/// Events that went and wait for readers, bytes of memory.
+/// Events that went and wait for readers, bytes of memory: of the feed that the history keeps, and of the
+/// others, of which there may be many.
 const RING_BYTES: usize = 32 << 20;
-/// Events that came and wait for their turn, bytes of memory.
+const SMALL_RING_BYTES: usize = 8 << 20;
+/// Events that came and wait for their turn, likewise.
 const ROOM_BYTES: usize = 64 << 20;
+const SMALL_ROOM_BYTES: usize = 8 << 20;
 /// Messages of hosts that wait for the task.
 const INBOX: usize = 256;
 /// Messages that are taken in before what may go is looked at.
@@ -114,6 +117,9 @@ struct Task {
     went: Places,
     inbox: mpsc::Sender<Told>,
     room: Arc<Semaphore>,
+    room_bytes: usize,
+    /// When the next host that could not be followed is tried again.
+    retry_at: Option<Instant>,
 }
 
 /// Starts a feed, with a reader at its beginning.
@@ -121,8 +127,12 @@ pub(super) fn start(shared: Shared, needs: Needs) -> (Feed, Joined) {
     let (joins, queue) = mpsc::channel(16);
     let (inbox, told) = mpsc::channel(INBOX);
     let sessions = shared.registry.sessions_by_name();
+    let (ring_bytes, room_bytes) = match needs.history {
+        Some(_) => (RING_BYTES, ROOM_BYTES),
+        None => (SMALL_RING_BYTES, SMALL_ROOM_BYTES),
+    };
     let task = Task {
-        ring: Ring::new(RING_BYTES, Place::default()),
+        ring: Ring::new(ring_bytes, Place::default()),
         merge: Merge::new(shared.bound, Instant::now()),
         follows: BTreeMap::new(),
         names: BTreeMap::new(),
@@ -131,7 +141,9 @@ pub(super) fn start(shared: Shared, needs: Needs) -> (Feed, Joined) {
         received: needs.places.clone(),
         went: needs.places.clone(),
         inbox,
-        room: Arc::new(Semaphore::new(ROOM_BYTES)),
+        room: Arc::new(Semaphore::new(room_bytes)),
+        room_bytes,
+        retry_at: None,
         needs,
         shared: shared.clone(),
     };
@@ -197,8 +209,7 @@ impl Task {
             self.release(now);
             wake = Some(now.at);
         }
-        let retries = self.follows.values().filter_map(|follows| follows.retry_at);
-        wake.into_iter().chain(retries).min()
+        wake.into_iter().chain(self.retry_at).min()
     }
 
     fn release(&mut self, now: Moment) {
@@ -248,7 +259,9 @@ impl Task {
         let first = std::mem::take(&mut follows.open) || follows.failures == 0;
         let delay = RETRY.saturating_mul(1 << follows.failures.min(5)).min(LONGEST_RETRY);
         follows.failures += 1;
-        (follows.link, follows.retry_at) = (None, Some(Instant::now() + delay));
+        let retry_at = Instant::now() + delay;
+        (follows.link, follows.retry_at) = (None, Some(retry_at));
+        self.retry_at = Some(self.retry_at.map_or(retry_at, |at| at.min(retry_at)));
         let host = follows.host;
         self.names.remove(&host);
         self.merge.leave(host);
@@ -304,16 +317,16 @@ impl Task {
 
     fn retry(&mut self) {
         let now = Instant::now();
+        if self.retry_at.is_none_or(|at| at > now) {
+            return;
+        }
         let is_due = |follows: &Follows| follows.retry_at.is_some_and(|at| at <= now);
-        let due: Vec<_> = self
-            .follows
-            .iter()
-            .filter(|(_, follows)| is_due(follows))
-            .map(|(name, _)| Arc::clone(name))
-            .collect();
+        let due = self.follows.iter().filter(|(_, follows)| is_due(follows));
+        let due: Vec<_> = due.map(|(name, _)| Arc::clone(name)).collect();
         for name in due {
             self.open(&name);
         }
+        self.retry_at = self.follows.values().filter_map(|follows| follows.retry_at).min();
     }
 
     fn open(&mut self, name: &Arc<str>) {
@@ -333,7 +346,7 @@ impl Task {
             is_kept: self.needs.history.is_some(),
             inbox: self.inbox.clone(),
             room: Arc::clone(&self.room),
-            room_bytes: ROOM_BYTES,
+            room_bytes: self.room_bytes,
         };
         let (running, asks) = link.start();
         let cancel = self.shared.cancel.child_token();

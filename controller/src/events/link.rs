@@ -5,10 +5,12 @@ use super::{
     batch::{At, Batch, Source, memory_bytes},
     merge::{Moment, Words},
 };
+use crate::auth::asked;
 use kctl_proto::agent::v1::{
     Cursor, EventFilter, Subscribe, WatchEventsRequest, WatchEventsResponse,
     events_service_client::EventsServiceClient, subscribe::Start, watch_events_request::Message,
 };
+use kctl_rpc::Role;
 use prost::Message as _;
 use std::{
     sync::Arc,
@@ -110,7 +112,9 @@ impl Link {
     async fn follow(&self, requests: mpsc::Receiver<WatchEventsRequest>) -> Result<(), Status> {
         let client = EventsServiceClient::new(self.channel.clone());
         let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let mut messages = client.watch_events(ReceiverStream::new(requests)).await?.into_inner();
+        // Everything: what a reader may see of it is decided where it reads.
+        let requests = asked(ReceiverStream::new(requests), Role::Admin);
+        let mut messages = client.watch_events(requests).await?.into_inner();
         let stopped = |_| Status::cancelled("nobody follows it");
         let tell = |what| self.inbox.send(Told { host: self.host, what });
         tell(What::Open).await.map_err(stopped)?;

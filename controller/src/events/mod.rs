@@ -40,7 +40,7 @@ use watch::{Live, Told, everything, later};
 /// An event that came waits at most this long for others that should go before it.
 pub(crate) const BOUND: Duration = Duration::from_millis(250);
 /// Feeds beside that of the history: each is a stream to every host, which has room for 256.
-const MOST_FEEDS: usize = 64;
+const MOST_FEEDS: usize = 32;
 /// The newest events that one reader may ask for: they are in memory at once.
 const MOST_NEWEST: u64 = 100_000;
 

@@ -4,7 +4,7 @@
 use super::{Answers, Api, READ_WAIT, read_selection, wait};
 use crate::{
     audit::{Audit, Audited, list},
-    auth::Caller,
+    auth::{Caller, asked},
     fanout::forward,
     registry::HostView,
     status::Error,
@@ -12,11 +12,11 @@ use crate::{
 use futures_util::{Stream, StreamExt as _};
 use kctl_blocklist::Selection;
 use kctl_proto::{Piece, Twin, agent::v1 as pb};
-use kctl_rpc::{ROLE_METADATA, Role};
+use kctl_rpc::Role;
 use std::collections::BTreeSet;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue, transport::Channel};
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
 /// Answers that wait for a slow reader.
 const WAITING: usize = 16;
@@ -153,11 +153,4 @@ fn uncertain(error: pb::Error) -> pb::Error {
 
 fn names(hosts: &[HostView]) -> Vec<&str> {
     hosts.iter().map(|host| host.name.as_str()).collect()
-}
-
-/// A request to an agent for a person of this role.
-fn asked<Q>(request: Q, role: Role) -> Request<Q> {
-    let mut request = Request::new(request);
-    request.metadata_mut().insert(ROLE_METADATA, MetadataValue::from_static(role.name()));
-    request
 }

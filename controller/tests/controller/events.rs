@@ -136,7 +136,8 @@ async fn a_frozen_host_holds_up_nobody() {
         let all = |reader: &Reader| reader.of_hosts().count() == 3 + 2 * i;
         reader.until("the others go on", all).await;
     }
-    assert_eq!(reader.states().iter().filter(|(_, state)| *state == State::Lags).count(), 1);
+    let lags = ("c".to_owned(), State::Lags);
+    assert_eq!(reader.states().iter().filter(|told| **told == lags).count(), 1);
     c.teller.frozen.send_replace(false);
     reader.until("caught up", |reader| reader.word("c", State::CaughtUp).is_some()).await;
     reader.until("all", |reader| reader.of_hosts().count() == 12).await;
@@ -232,7 +233,8 @@ async fn a_reader_that_stands_still_is_told_what_it_lost_to_the_last_one() {
     assert_eq!(fast.losses().count(), 0);
     slow.until_produced("a", 30_000).await;
     assert!(slow.lost("subscriber") > 0, "{}", slow.told.len());
-    assert_eq!(slow.ledger(), 30_001);
+    let losses: Vec<_> = slow.losses().map(|lost| (&lost.stage, &lost.name, lost.count)).collect();
+    assert_eq!(slow.ledger(), 30_001, "{losses:?}");
     a.teller.tell([exec("/after")]);
     slow.until_produced("a", 30_001).await;
     assert_eq!(slow.ledger(), 30_002);

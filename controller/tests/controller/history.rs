@@ -229,7 +229,7 @@ async fn a_killed_controller_loses_a_second_at_most_and_says_so() {
     else {
         panic!("it goes on where it was")
     };
-    assert_eq!(cursor.seq as usize, left.len());
+    assert_eq!(cursor.seq, left.len() as u64);
     assert_eq!(stored(&api, past(), 110).await.seqs("a"), (1..=110).collect::<Vec<_>>());
 
     let (address, data_dir) = controller.stop();

@@ -31,6 +31,10 @@ fn through_a_restart_of_the_controller_with_no_gap_and_no_repeat() -> Result<()>
     })
 }
 
+fn started(events: &[Value]) -> usize {
+    on(events, "host", "web-1").filter(|it| it["host_state"]["state"] == "agent_started").count()
+}
+
 #[test]
 fn through_a_restart_of_an_agent() -> Result<()> {
     with_lab(1, |lab| {
@@ -41,13 +45,14 @@ fn through_a_restart_of_an_agent() -> Result<()> {
         };
         touch(lab, 100)?;
         reader.wait_for("they are read", SOON, |events| of(events, "open").count() == 100)?;
-        for kill in [false, true] {
+        for (starts, kill) in [(1, false), (2, true)] {
             match kill {
                 true => lab.agent_mut("web-1")?.daemon.kill9()?,
                 false => lab.agent_mut("web-1")?.daemon.terminate().map(drop)?,
             }
             lab.agent_mut("web-1")?.daemon.start()?;
-            lab.wait_in_sync(SOON)?;
+            // From then on it sees what processes do.
+            reader.wait_for("the agent is back", SOON, |events| started(events) == starts)?;
             touch(lab, 100)?;
         }
         let events =
@@ -55,9 +60,7 @@ fn through_a_restart_of_an_agent() -> Result<()> {
         in_order(&events, "web-1")?;
         // The numbers go on: with nothing lost there is a number for each event.
         assert_eq!(lost(&events), 0);
-        let started = on(&events, "host", "web-1")
-            .filter(|event| event["host_state"]["state"] == "agent_started");
-        assert_eq!(started.count(), 2);
+        assert_eq!(started(&events), 2);
         Ok(())
     })
 }

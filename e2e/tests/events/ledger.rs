@@ -4,15 +4,18 @@
 use anyhow::{Context, Result, ensure};
 use kctl_e2e::{EventReader, Lab, with_lab};
 use serde_json::Value;
+use std::time::Duration;
 
 use crate::support::{SOON, follow, in_order, lost, of, only_opens, open};
 
 const MANY: u64 = 100_000;
+/// A debug build on a busy machine prints some thousand lines a second.
+const LONG: Duration = Duration::from_secs(120);
 
 /// Waits until received and lost make up what was made, and no more.
 fn balanced(reader: &mut EventReader, made: u64) -> Result<Vec<Value>> {
     let sum = |events: &[Value]| of(events, "open").count() as u64 + lost(events);
-    let events = reader.wait_for("the ledger balances", SOON, |events| sum(events) >= made)?;
+    let events = reader.wait_for("the ledger balances", LONG, |events| sum(events) >= made)?;
     assert_eq!(sum(&events), made, "{} received", of(&events, "open").count());
     in_order(&events, "web-1")?;
     Ok(events)
@@ -35,10 +38,10 @@ fn a_reader_that_is_stopped_for_a_while() -> Result<()> {
         load(lab, &path, 1, 0)?;
         let events = balanced(&mut reader, 3 * MANY + 2)?;
         ensure!(lost(&events) > 0, "the load is too small to tell");
-        // Another reader lost nothing of its own by that.
+        // At its end it says so too.
         let (_, said, status) = reader.interrupt()?;
         ensure!(status.success(), "{status}");
-        ensure!(said.contains(" lost (") || said.contains(" lost ("), "{said}");
+        ensure!(said.contains(" lost ("), "{said}");
         Ok(())
     })
 }

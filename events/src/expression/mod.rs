@@ -5,6 +5,7 @@
 //! What an event has not, a field that is null too, makes a condition neither true nor false; only what
 //! is true matches.
 
+mod call;
 mod check;
 mod node;
 

@@ -1,6 +1,6 @@
 //! TCP connections.
 
-use super::{ProcessView, names, some};
+use super::{ProcessView, names, process::process, some};
 use kctl_proto::agent::v1::{CloseEvent, ConnectionEvent};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -11,7 +11,8 @@ use std::borrow::Cow;
 #[schemars(rename = "Connection")]
 pub struct ConnectionView<'a> {
     /// Who made or took it.
-    pub process: Option<ProcessView<'a>>,
+    #[serde(flatten)]
+    pub process: ProcessView<'a>,
     /// Who began it: address and port.
     pub src: Option<&'a str>,
     /// Port of who began it.
@@ -29,7 +30,8 @@ pub struct ConnectionView<'a> {
 #[schemars(rename = "Close")]
 pub struct CloseView<'a> {
     /// Who had it.
-    pub process: Option<ProcessView<'a>>,
+    #[serde(flatten)]
+    pub process: ProcessView<'a>,
     /// As when it was made, here and below.
     pub src: Option<&'a str>,
     /// Port of `src`.
@@ -56,7 +58,7 @@ fn port(port: u32) -> Option<u32> {
 impl<'a> From<&'a ConnectionEvent> for ConnectionView<'a> {
     fn from(event: &'a ConnectionEvent) -> Self {
         Self {
-            process: event.process.as_ref().map(ProcessView::from),
+            process: process(&event.process),
             src: some(&event.src),
             src_port: port(event.src_port),
             dst: some(&event.dst),
@@ -69,7 +71,7 @@ impl<'a> From<&'a ConnectionEvent> for ConnectionView<'a> {
 impl<'a> From<&'a CloseEvent> for CloseView<'a> {
     fn from(event: &'a CloseEvent) -> Self {
         Self {
-            process: event.process.as_ref().map(ProcessView::from),
+            process: process(&event.process),
             src: some(&event.src),
             src_port: port(event.src_port),
             dst: some(&event.dst),

@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use std::borrow::Cow;
 
-/// A process.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+/// A process; all of it is null where none is known.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
 #[schemars(rename = "Process")]
 pub struct ProcessView<'a> {
     /// Its id in the host's namespace.
@@ -24,7 +24,7 @@ pub struct ProcessView<'a> {
     /// Path of its cgroup below the root of cgroup v2.
     pub cgroup: Option<&'a str>,
     /// Id of its container, as read from the cgroup.
-    pub container: Option<&'a str>,
+    pub container_id: Option<&'a str>,
 }
 
 /// A process runs another program.
@@ -32,7 +32,8 @@ pub struct ProcessView<'a> {
 #[schemars(rename = "Exec")]
 pub struct ExecView<'a> {
     /// After the change.
-    pub process: Option<ProcessView<'a>>,
+    #[serde(flatten)]
+    pub process: ProcessView<'a>,
     /// The program as it was asked for.
     pub path: Option<&'a str>,
     /// Its arguments; empty for who may not see them.
@@ -48,7 +49,8 @@ pub struct ExecView<'a> {
 #[schemars(rename = "Exit")]
 pub struct ExitView<'a> {
     /// Who ended.
-    pub process: Option<ProcessView<'a>>,
+    #[serde(flatten)]
+    pub process: ProcessView<'a>,
     /// Of exit(2); null when a signal ended it.
     pub code: Option<u32>,
     /// The signal that ended it: "KILL".
@@ -64,7 +66,8 @@ pub struct ExitView<'a> {
 #[schemars(rename = "Open")]
 pub struct OpenView<'a> {
     /// Who opened it.
-    pub process: Option<ProcessView<'a>>,
+    #[serde(flatten)]
+    pub process: ProcessView<'a>,
     /// As the process named it.
     pub path: Option<&'a str>,
     /// The path was cut off.
@@ -80,7 +83,8 @@ pub struct OpenView<'a> {
 #[schemars(rename = "Cred")]
 pub struct CredView<'a> {
     /// Who changed.
-    pub process: Option<ProcessView<'a>>,
+    #[serde(flatten)]
+    pub process: ProcessView<'a>,
     /// What it had.
     pub old: Option<CredentialsView>,
     /// What it has.
@@ -108,7 +112,8 @@ pub struct CredentialsView {
 #[schemars(rename = "Ptrace")]
 pub struct PtraceView<'a> {
     /// Who traces.
-    pub process: Option<ProcessView<'a>>,
+    #[serde(flatten)]
+    pub process: ProcessView<'a>,
     /// "attach", "seize" or "traceme".
     pub request: &'a str,
     /// Who is traced.
@@ -120,7 +125,8 @@ pub struct PtraceView<'a> {
 #[schemars(rename = "Signal")]
 pub struct SignalView<'a> {
     /// Who sent it; null for the kernel.
-    pub process: Option<ProcessView<'a>>,
+    #[serde(flatten)]
+    pub process: ProcessView<'a>,
     /// "TERM"
     pub signal: Cow<'static, str>,
     /// si_code of sigaction(2).
@@ -136,7 +142,8 @@ pub struct SignalView<'a> {
 #[schemars(rename = "Oom")]
 pub struct OomView<'a> {
     /// Who was killed.
-    pub victim: Option<ProcessView<'a>>,
+    #[serde(flatten)]
+    pub victim: ProcessView<'a>,
     /// Its address space.
     pub virtual_bytes: Option<u64>,
     /// Its anonymous memory.
@@ -155,13 +162,20 @@ impl<'a> From<&'a EventProcess> for ProcessView<'a> {
             uid: process.uid,
             comm: some(&process.comm),
             cgroup: some(&process.cgroup),
-            container: some(&process.container),
+            container_id: some(&process.container_id),
         }
     }
 }
 
-fn process(process: &Option<EventProcess>) -> Option<ProcessView<'_>> {
-    process.as_ref().map(ProcessView::from)
+impl ProcessView<'_> {
+    /// Whether there is one.
+    pub fn is_known(&self) -> bool {
+        self.pid.is_some()
+    }
+}
+
+pub(super) fn process(process: &Option<EventProcess>) -> ProcessView<'_> {
+    process.as_ref().map(ProcessView::from).unwrap_or_default()
 }
 
 impl<'a> From<&'a ExecEvent> for ExecView<'a> {
@@ -222,7 +236,7 @@ impl<'a> From<&'a PtraceEvent> for PtraceView<'a> {
         Self {
             process: process(&event.process),
             request: &event.request,
-            target: process(&event.target),
+            target: event.target.as_ref().map(ProcessView::from),
         }
     }
 }
@@ -233,7 +247,7 @@ impl<'a> From<&'a SignalEvent> for SignalView<'a> {
             process: process(&event.process),
             signal: names::signal(event.signal),
             code: event.code,
-            target: process(&event.target),
+            target: event.target.as_ref().map(ProcessView::from),
             undelivered: some(&event.undelivered),
         }
     }

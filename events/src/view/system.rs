@@ -1,6 +1,6 @@
 //! What processes and hardware do to the kernel: modules, BPF programs, devices.
 
-use super::{ProcessView, some};
+use super::{ProcessView, process::process, some};
 use kctl_proto::agent::v1::{BpfEvent, ModuleEvent, UeventEvent};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 #[schemars(rename = "Module")]
 pub struct ModuleView<'a> {
     /// Who did it.
-    pub process: Option<ProcessView<'a>>,
+    #[serde(flatten)]
+    pub process: ProcessView<'a>,
     /// Of the module.
     pub name: &'a str,
     /// "load" or "unload".
@@ -23,7 +24,8 @@ pub struct ModuleView<'a> {
 #[schemars(rename = "Bpf")]
 pub struct BpfView<'a> {
     /// Who did it.
-    pub process: Option<ProcessView<'a>>,
+    #[serde(flatten)]
+    pub process: ProcessView<'a>,
     /// "load" or "unload".
     pub action: &'a str,
     /// Of the program.
@@ -55,7 +57,7 @@ pub struct UeventView<'a> {
 
 impl<'a> From<&'a ModuleEvent> for ModuleView<'a> {
     fn from(event: &'a ModuleEvent) -> Self {
-        let process = event.process.as_ref().map(ProcessView::from);
+        let process = process(&event.process);
         Self { process, name: &event.name, action: &event.action }
     }
 }
@@ -63,7 +65,7 @@ impl<'a> From<&'a ModuleEvent> for ModuleView<'a> {
 impl<'a> From<&'a BpfEvent> for BpfView<'a> {
     fn from(event: &'a BpfEvent) -> Self {
         Self {
-            process: event.process.as_ref().map(ProcessView::from),
+            process: process(&event.process),
             action: &event.action,
             id: event.id,
             name: some(&event.name),

@@ -286,6 +286,9 @@ impl Teller {
         }
         if left.packets > 0 {
             out.push(Telling::sum(owner, None, left, now_ns));
+        } else if let Some(last) = out.last_mut() {
+            // A source's packets and bytes are not counted in one step.
+            last.bytes += left.bytes;
         }
         Ok(())
     }

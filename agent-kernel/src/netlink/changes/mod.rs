@@ -161,6 +161,8 @@ impl Changes {
             changes.take(&mut known).map_err(wrong)?;
             known.clear();
         }
+        // A loss that comes next is made good at once.
+        changes.not_before = Instant::now();
         Ok(changes)
     }
 

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 
 /// Links, and in each family addresses and neighbours, that are kept; some 8 MiB each at most.
 const OBJECTS: usize = 32_768;
-/// Routes of each family that are kept; some 25 MiB at most.
+/// Routes of each family that are kept; some 30 MiB at most.
 const ROUTES: usize = 200_000;
 /// Names of links that are gone: what is told later of their addresses still has them.
 const GONE: usize = 1_024;
@@ -136,9 +136,13 @@ impl Picture {
     /// Names of links, all of which a dump is about to show: they name each other.
     pub(super) fn name(&mut self, payload: &[u8]) -> io::Result<()> {
         let (index, name) = names::link(payload)?;
-        self.names.set(index, &name);
-        self.gone.retain(|it| *it != index);
+        self.call(index, &name);
         Ok(())
+    }
+
+    fn call(&mut self, index: u32, name: &str) {
+        self.names.set(index, name);
+        self.gone.retain(|it| *it != index);
     }
 
     /// Takes an object of a dump, and adds what is new about it.
@@ -209,20 +213,15 @@ impl Picture {
     }
 
     fn link_is(&mut self, payload: &[u8], events: &mut Vec<NetEvent>) -> io::Result<Heard> {
-        let Some(mut link) = link::told(payload, &self.names)? else {
+        let Some(link) = link::told(payload, &self.names)? else {
             return Ok(Heard::default());
         };
-        self.name(payload)?;
-        // Its own name may be the one that it is told by.
-        link.name.clone_from(&self.names.name(link.index));
-        let carries = |link: &Link| (link.flags.clone(), link.state.clone());
-        let before = self.links.get(&link.index).map(carries);
+        self.call(link.index, &link.name);
+        let known = self.links.get(&link.index);
+        let routes = known.is_some_and(|it| (&it.flags, &it.state) != (&link.flags, &link.state));
         let placed = self.links.place(link.index, &link, PartialEq::eq);
-        let heard = Heard {
-            about: Some(Part::Links),
-            links: placed == Placed::New,
-            routes: before.is_some_and(|before| before != carries(&link)),
-        };
+        let about = Some(Part::Links);
+        let heard = Heard { about, links: placed == Placed::New, routes };
         let change = placed.change(Some(NetChange::Changed));
         events.extend(change.map(|change| NetEvent::Link { change, link }));
         Ok(heard)

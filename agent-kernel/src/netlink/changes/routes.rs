@@ -293,3 +293,80 @@ fn sorted(way: &Way) -> Way {
     }
     way
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use NetChange::{Added, Changed, Removed};
+
+    /// `struct rtmsg` and attributes: to 10.0.0.NUMBER/32 through a link.
+    fn route(number: u8, link: u8) -> (Key, Way) {
+        let mut payload = vec![2, 32, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0];
+        payload.extend([8, 0, 1, 0, 10, 0, 0, number]);
+        payload.extend([8, 0, 4, 0, link, 0, 0, 0]);
+        crate::netlink::way::read(Family::Inet, &payload).expect("whole").expect("a route")
+    }
+
+    fn told(act: impl FnOnce(Tell<'_>)) -> Vec<NetChange> {
+        let mut told = Vec::new();
+        act(&mut |_, change, _| told.push(change));
+        told
+    }
+
+    fn add(routes: &mut Routes, (key, way): (Key, Way), flags: u16) -> Vec<NetChange> {
+        told(|tell| routes.added(key, way, flags, tell))
+    }
+
+    fn remove(routes: &mut Routes, (key, way): (Key, Way)) -> Vec<NetChange> {
+        told(|tell| assert!(routes.removed(&key, &way, tell)))
+    }
+
+    fn dump(routes: &mut Routes, all: &[(u8, u8)]) -> Vec<NetChange> {
+        told(|tell| {
+            routes.begin();
+            for (number, link) in all {
+                let (key, way) = route(*number, *link);
+                routes.shown(key, way, tell);
+            }
+            while routes.sweep(1, tell) {}
+        })
+    }
+
+    #[test]
+    fn what_is_not_kept_is_told_as_the_kernel_tells_it() {
+        let mut routes = Routes::new(Family::Inet, 2);
+        for number in 1..=3 {
+            assert_eq!(add(&mut routes, route(number, 1), 0), [Added]);
+        }
+        assert_eq!(add(&mut routes, route(3, 2), NLM_F_REPLACE), [Changed]);
+        assert_eq!(add(&mut routes, route(2, 2), NLM_F_REPLACE), [Changed]);
+        assert_eq!(remove(&mut routes, route(3, 2)), [Removed]);
+        // Whether the third is new, nobody knows; the rest is known.
+        assert_eq!(dump(&mut routes, &[(1, 1), (2, 3), (4, 1)]), [Changed]);
+        // Everything fits again, so what is not known never was there.
+        assert_eq!(dump(&mut routes, &[(2, 3)]), [Removed]);
+        assert_eq!(remove(&mut routes, route(4, 1)), []);
+    }
+
+    #[test]
+    fn a_dump_that_did_not_end_takes_nothing_away() {
+        let mut routes = Routes::new(Family::Inet, 9);
+        assert_eq!(add(&mut routes, route(1, 1), 0), [Added]);
+        assert_eq!(add(&mut routes, route(1, 2), NLM_F_APPEND), [Added]);
+        let told = told(|tell| {
+            routes.begin();
+            for number in [1, 2] {
+                let (key, way) = route(number, 1);
+                routes.shown(key, way, tell);
+            }
+        });
+        assert_eq!(told, []);
+        assert_eq!(dump(&mut routes, &[(1, 1), (1, 2), (2, 1)]), [Added]);
+        assert_eq!(dump(&mut routes, &[(1, 2), (2, 1)]), [Removed]);
+    }
+
+    #[test]
+    fn very_many_routes_fit() {
+        assert!(size_of::<(Key, Ways)>() <= 104, "{}", size_of::<(Key, Ways)>());
+    }
+}

@@ -1,8 +1,9 @@
 //! What a record of a connection says. It must not know where it came from.
 
+use super::super::event::{Process, read, some};
 use super::super::ring;
 use What::{Accept, Close, Connect};
-use agent_records::tcp::{Owner, Record, kind, known};
+use agent_records::tcp::{Record, kind, known};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// What happened, as the programs wrote it; taken apart only by [`Records::events`].
@@ -55,21 +56,6 @@ pub enum What {
     },
 }
 
-/// The process that an event is of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Process {
-    /// Its id.
-    pub pid: u32,
-    /// Its parent's.
-    pub ppid: u32,
-    /// Real user.
-    pub uid: u32,
-    /// Its name, at most 15 bytes, which need not be text.
-    pub comm: Vec<u8>,
-    /// Id of its cgroup in the unified hierarchy: the inode number of the cgroup's folder.
-    pub cgroup_id: u64,
-}
-
 impl Records {
     pub(super) fn new(overdue: Vec<Record>, records: ring::Records) -> Self {
         Self { overdue, records }
@@ -90,21 +76,11 @@ impl Records {
         self.overdue.len() * size_of::<Record>() + self.records.bytes()
     }
 
-    /// The events.
-    pub fn events(&self) -> impl Iterator<Item = Event> {
-        let ring = self.records.iter().map(|bytes| parse(bytes).expect("our programs wrote it"));
-        self.overdue.iter().copied().chain(ring).map(event)
+    /// The events; `None` for a record that is not ours.
+    pub fn events(&self) -> impl Iterator<Item = Option<Event>> {
+        let ring = self.records.iter().map(|bytes| read(bytes).map(|(record, _)| record));
+        self.overdue.iter().copied().map(Some).chain(ring).map(|record| record.map(event))
     }
-}
-
-/// `None` for bytes that are no record.
-#[expect(unsafe_code, reason = "the kernel hands records over as bytes")]
-fn parse(bytes: &[u8]) -> Option<Record> {
-    if bytes.len() != size_of::<Record>() {
-        return None;
-    }
-    // SAFETY: as long as a record, and any bytes are valid for it.
-    Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
 }
 
 fn event(record: Record) -> Event {
@@ -126,7 +102,7 @@ fn event(record: Record) -> Event {
     let src_ip = address(src.0);
     Event {
         boot_ns: record.boot_ns,
-        process: has(known::OWNER).then(|| process(record.owner)),
+        process: some(&record.owner),
         src: (!src_ip.is_unspecified()).then_some(src_ip),
         src_port: src.1,
         dst: address(dst.0),
@@ -137,10 +113,4 @@ fn event(record: Record) -> Event {
 
 fn address(bytes: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(bytes).to_canonical()
-}
-
-fn process(owner: Owner) -> Process {
-    let comm = owner.comm.split(|&byte| byte == 0).next().unwrap_or_default().to_vec();
-    let Owner { pid, ppid, uid, cgroup_id, .. } = owner;
-    Process { pid, ppid, uid, comm, cgroup_id }
 }

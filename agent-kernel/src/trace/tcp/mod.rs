@@ -20,21 +20,21 @@
 //!
 //! It must not know events on the wire, nor who reads them.
 
-mod btf;
-mod cgroup;
+mod calls;
 mod event;
 mod program;
 
-pub use cgroup::Scope;
-pub use event::{Event, Process, Records, What};
+pub use event::{Event, Records, What};
 pub use program::Missing;
 
-use super::ring::{KernelRing, RingBytes};
+use super::Scope;
+use super::ring::{KernelRing, RingPins};
 use crate::error::Error;
 use agent_records::tcp::Record;
-use aya::maps::{Array, HashMap, MapData};
-use program::Program;
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -56,6 +56,13 @@ pub struct TcpConfig {
     pub accept: bool,
     /// Connections that ended.
     pub close: bool,
+    /// Where procfs is.
+    pub proc_root: PathBuf,
+    /// Where sysfs is.
+    pub sys_root: PathBuf,
+    /// The filter's folder on a bpffs, for a ring that outlives its reader: what waits in it when one dies
+    /// is told by the next. `None` for one beside it.
+    pub bpffs: Option<PathBuf>,
 }
 
 /// Watches TCP connections until it is dropped.
@@ -65,8 +72,8 @@ pub struct TcpTracer {
     untracked: Array<MapData, u64>,
     next_sweep: Instant,
     overdue: Vec<Record>,
-    /// Holds the programs where they are attached.
-    _program: Program,
+    /// Holds the programs and their links.
+    _programs: Ebpf,
 }
 
 impl fmt::Debug for TcpTracer {
@@ -79,17 +86,18 @@ impl TcpTracer {
     /// Begins to watch, and says what can't be told on this kernel. Within a tokio runtime that has a
     /// timer.
     ///
-    /// `NotFound` without the scope's cgroup or the unified hierarchy; `Busy` where somebody else's
+    /// `NotFound` without the scope's cgroup or the hierarchy of version 2; `Busy` where somebody else's
     /// program on that cgroup shares it with none; `Unsupported` on a kernel that refuses the programs.
     pub fn open(config: &TcpConfig) -> Result<(Self, Vec<Missing>), Error> {
-        let (mut program, missing) = Program::load(config, RingBytes::new(config.ring_bytes)?)?;
+        let (mut ebpf, missing) = program::load(config)?;
+        let pins = RingPins::new(config.bpffs.as_deref(), "tcp");
         let tracer = Self {
-            ring: program.ring()?,
-            pending: program.take("pending")?,
-            untracked: program.take("untracked")?,
+            ring: KernelRing::take(&mut ebpf, pins.as_ref())?,
+            pending: take(&mut ebpf, "pending")?,
+            untracked: take(&mut ebpf, "untracked")?,
             next_sweep: Instant::now() + SWEEP,
             overdue: Vec::new(),
-            _program: program,
+            _programs: ebpf,
         };
         Ok((tracer, missing))
     }
@@ -138,6 +146,12 @@ impl TcpTracer {
         }
         Ok(())
     }
+}
+
+/// Takes a map of the object; each once.
+fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M, Error> {
+    let map = ebpf.take_map(name).expect("the object has this map, and it is taken once");
+    M::try_from(map).map_err(|error| Error::wrapped(format!("map {name}"), error))
 }
 
 /// CLOCK_BOOTTIME, nanoseconds.

@@ -1,213 +1,164 @@
-//! The programs: loading and attaching them. It must not know what their records say.
+//! Loading the programs for the kernel that runs, and attaching them. It must not know what they tell.
 
-use super::btf::Btf;
-use super::cgroup::Cgroup;
-use super::{KernelRing, RingBytes, TcpConfig};
+use super::super::btf::Btf;
+use super::super::cgroups::Mount;
+use super::super::programs::verified;
+use super::super::{RingBytes, Scope};
+use super::{TcpConfig, calls};
 use crate::error::{Error, ErrorKind, named};
-use agent_records::tcp::{MEMBERS, kind, member};
-use aya::programs::{CgroupAttachMode, ProgramError, SockOps, TracePoint};
+use agent_records::tcp::{MEMBERS, Settings, kind};
+use agent_records::trace::ABSENT;
+use aya::programs::{CgroupAttachMode, ProgramError, SockOps};
 use aya::{Ebpf, EbpfLoader};
-use std::ops::RangeInclusive;
+use nix::libc;
 use std::path::Path;
 
 /// Built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../bpf/tcp.bpf.o");
-/// As many as libbpf makes.
-const LOAD_ATTEMPTS: u32 = 5;
-/// Where aya looks for tracepoints.
-const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
-/// Ends first: what has begun must end.
-const CONNECT_CALLS: [(&str, &str); 2] =
-    [("tcp_connect_exit", "sys_exit_connect"), ("tcp_connect_enter", "sys_enter_connect")];
-const ACCEPT_CALLS: [(&str, &str); 2] =
-    [("tcp_accept_exit", "sys_exit_accept4"), ("tcp_accept_exit", "sys_exit_accept")];
+const NAME: &str = "TCP programs";
+const CONNECTION: &str = "tcp_connection";
+pub(super) const FAILED_AT_ONCE: &str = "connections that fail within connect(2)";
+pub(super) const ACCEPTED_BY: &str = "process of accepted connections";
+/// What can't be told without some members of the kernel's structs.
+const NEEDS: [(&str, &[(&str, &str)]); 6] = [
+    (
+        "process of connections",
+        &[
+            ("task_struct", "flags"),
+            ("task_struct", "tgid"),
+            ("task_struct", "real_parent"),
+            ("task_struct", "group_leader"),
+            ("task_struct", "comm"),
+            ("task_struct", "cred"),
+            ("cred", "uid"),
+        ],
+    ),
+    ("connections that fail later", &[("sock", "sk_err")]),
+    ("bytes received", &[("sock_common", "skc_flags")]),
+    ("bytes sent", &[("tcp_sock", "write_seq")]),
+    (
+        ACCEPTED_BY,
+        &[
+            ("task_struct", "files"),
+            ("task_struct", "thread_info"),
+            ("thread_info", "status"),
+            ("files_struct", "fdt"),
+            ("fdtable", "max_fds"),
+            ("fdtable", "fd"),
+            ("file", "private_data"),
+            ("socket", "sk"),
+            ("sock_common", "skc_cookie"),
+            // Only x86-64 has such registers.
+            ("pt_regs", "orig_ax"),
+        ],
+    ),
+    (
+        FAILED_AT_ONCE,
+        &[
+            ("task_struct", "files"),
+            ("socket", "state"),
+            ("sock", "sk_protocol"),
+            ("pt_regs", "orig_ax"),
+            ("pt_regs", "di"),
+            ("pt_regs", "si"),
+        ],
+    ),
+];
 
-/// Something that can't be told on this kernel, and why.
-#[derive(Debug)]
+/// Something that can't be told here.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Missing {
-    /// What of an event: `process of accepted TCP connections`.
+    /// What of TCP connections: `process of accepted connections`.
     pub what: &'static str,
-    /// Why.
-    pub error: Error,
+    /// What this kernel has not, or refuses.
+    pub why: String,
+    /// What to do about it, where that is known.
+    pub remedy: Option<String>,
 }
 
-/// The loaded and attached programs and their maps.
-#[derive(Debug)]
-pub(super) struct Program {
-    ebpf: Ebpf,
-}
-
-impl Program {
-    pub(super) fn load(config: &TcpConfig, ring: RingBytes) -> Result<(Self, Vec<Missing>), Error> {
-        let cgroup = config.scope.cgroup()?;
-        let (offsets, mut missing) = offsets(&Btf::of_kernel()?);
-        let has = |members: RangeInclusive<usize>| {
-            offsets[members].iter().all(|&offset| offset != member::NOWHERE)
-        };
-        let wants_accept = config.accept || config.close;
-        let mut calls = vec![];
-        if config.connect && has(member::DESCRIPTOR) {
-            calls.push(("connections that fail at once", CONNECT_CALLS));
-        }
-        if wants_accept && has(member::DESCRIPTOR) && has(member::OWNER) {
-            calls.push(("process of accepted TCP connections", ACCEPT_CALLS));
-        }
-        calls.retain(|(what, calls)| match known(calls) {
-            Ok(()) => true,
-            Err(error) => {
-                missing.push(Missing { what, error });
-                false
-            }
-        });
-        let wanted = [
-            (kind::CONNECT, config.connect),
-            (kind::ACCEPT, config.accept),
-            (kind::CLOSE, config.close),
-        ]
-        .into_iter()
-        .fold(0, |bits, (kind, is_wanted)| bits | u64::from(is_wanted) << kind);
-        let accept_is_seen = u64::from(calls.iter().any(|(_, calls)| *calls == ACCEPT_CALLS));
-
-        let mut loader = EbpfLoader::new();
-        ring.set(&mut loader);
-        loader
-            .override_global("OFFSETS", &offsets, true)
-            .override_global("WANTED", &wanted, true)
-            .override_global("ACCEPT_IS_SEEN", &accept_is_seen, true)
-            .override_global("SCOPE_ID", &cgroup.id, true)
-            .override_global("SCOPE_LEVEL", &cgroup.level, true);
-        let ebpf = loader.load(OBJECT).map_err(|error| Error::wrapped("TCP programs", error))?;
-        let mut program = Self { ebpf };
-        // Those that a connection is waited for with go first.
-        for (what, calls) in calls {
-            if let Err(error) = program.attach_calls(&calls) {
-                missing.push(Missing { what, error });
-            }
-        }
-        program.attach(&cgroup)?;
-        Ok((program, missing))
-    }
-
-    pub(super) fn ring(&mut self) -> Result<KernelRing, Error> {
-        KernelRing::take(&mut self.ebpf)
-    }
-
-    /// Takes a map of the object; each once.
-    pub(super) fn take<M>(&mut self, name: &str) -> Result<M, Error>
-    where
-        M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
-    {
-        let map = self.ebpf.take_map(name).expect("the object has this map, and it is taken once");
-        M::try_from(map).map_err(|error| Error::wrapped(format!("map {name}"), error))
-    }
-
-    fn attach(&mut self, cgroup: &Cgroup) -> Result<(), Error> {
-        let program: &mut SockOps = self
-            .ebpf
-            .program_mut("tcp_connection")
-            .expect("the object has this program")
-            .try_into()
-            .expect("it is for a cgroup's sockets");
-        patiently(|| program.load()).map_err(refused)?;
-        // As a link it runs beside all others that let it.
-        program.attach(&cgroup.folder, CgroupAttachMode::Single).map(|_| ()).map_err(|error| {
-            let object = named("cgroup", cgroup.path.display());
-            let error = Error::wrapped(object, error);
-            // The right to attach was there when the program was loaded.
-            if error.kind() == ErrorKind::NoPermission {
-                let why = "a sock_ops program is attached that shares it with no other";
-                return error.because(ErrorKind::Busy, why).with_remedy(
-                    "find it with `bpftool cgroup tree`, and have it attached with allow_multi",
-                );
-            }
-            error
-        })
-    }
-
-    fn attach_calls(&mut self, calls: &[(&str, &str)]) -> Result<(), Error> {
-        for (name, tracepoint) in calls {
-            let program: &mut TracePoint = self
-                .ebpf
-                .program_mut(name)
-                .expect("the object has this program")
-                .try_into()
-                .expect("it is for a tracepoint");
-            if program.fd().is_err() {
-                patiently(|| program.load()).map_err(refused)?;
-            }
-            program
-                .attach("syscalls", tracepoint)
-                .map_err(|error| Error::wrapped(named("tracepoint", tracepoint), error))?;
-        }
-        Ok(())
-    }
-}
-
-/// Whether this kernel has these tracepoints, and tells their numbers.
-fn known(calls: &[(&str, &str)]) -> Result<(), Error> {
-    // aya takes the first that is there.
-    let tracefs = TRACEFS.iter().map(Path::new).find(|path| path.join("events").is_dir());
-    let tracefs = tracefs.ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, named("folder", TRACEFS[0]), "tracefs is not mounted")
-            .with_remedy(format!("mount -t tracefs nodev {}", TRACEFS[0]))
+/// Loads and attaches what `config` asks for.
+pub(super) fn load(config: &TcpConfig) -> Result<(Ebpf, Vec<Missing>), Error> {
+    let mount = Mount::find(&config.proc_root)?.ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, NAME, "no cgroup2 is mounted")
+            .with_remedy("mount -t cgroup2 none /sys/fs/cgroup/unified")
     })?;
-    for (_, tracepoint) in calls {
-        let file = tracefs.join("events/syscalls").join(tracepoint).join("id");
-        std::fs::metadata(&file)
-            .map_err(|error| Error::io(named("file", file.display()), error))?;
-    }
-    Ok(())
-}
-
-/// The place of each of [`MEMBERS`], and what can't be told where there is none.
-fn offsets(btf: &Btf) -> ([u32; member::COUNT], Vec<Missing>) {
-    let mut missing = Vec::new();
-    let mut offsets = [member::NOWHERE; member::COUNT];
-    for (index, (offset, (of, name))) in offsets.iter_mut().zip(MEMBERS).enumerate() {
-        match btf.offset(of, name) {
-            Some(place) => *offset = place,
-            None => missing.push(Missing {
-                what: needs(index),
-                error: Error::new(
-                    ErrorKind::Unsupported,
-                    format!("struct {of}"),
-                    format!("this kernel's has no member {name} that can be read"),
-                ),
-            }),
-        }
-    }
-    (offsets, missing)
-}
-
-/// What can't be told without a member.
-fn needs(index: usize) -> &'static str {
-    match index {
-        index if member::OWNER.contains(&index) => "process of TCP connections",
-        index if member::DESCRIPTOR.contains(&index) => "process of accepted TCP connections",
-        member::SOCK_ERR => "TCP connections that failed",
-        member::SOCK_FLAGS => "bytes received of TCP connections",
-        _ => "bytes sent of TCP connections",
-    }
-}
-
-/// Tries again when a signal came while the kernel verified the program: it gives up then with EAGAIN.
-fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
-    const EAGAIN: i32 = nix::errno::Errno::EAGAIN as i32;
-    let interrupted = |error: &ProgramError| {
-        matches!(error, ProgramError::LoadError { io_error, .. }
-            if io_error.raw_os_error() == Some(EAGAIN))
+    let btf = Btf::read(&config.sys_root)?;
+    let layout: Vec<u32> =
+        MEMBERS.iter().map(|(of, member)| btf.member(of, member).unwrap_or(ABSENT)).collect();
+    let mut missing: Vec<Missing> = NEEDS.iter().filter_map(|need| lacking(need, &btf)).collect();
+    let settings = settings(config, &mount, &missing)?;
+    let ring_bytes = RingBytes::new(config.ring_bytes)?;
+    let mut loader = EbpfLoader::new();
+    ring_bytes.set(&mut loader);
+    loader.override_global("LAYOUT", layout.as_slice(), true);
+    loader.override_global("SETTINGS", &settings, true);
+    let mut ebpf = loader.load(OBJECT).map_err(|error| Error::wrapped(NAME, error))?;
+    // Before the sockets' own, so that no connection waits for an accept(2) that is not seen.
+    calls::attach(&mut ebpf, &settings, &config.sys_root, &mut missing);
+    let (folder, path) = match &config.scope {
+        Scope::Host => mount.open(Path::new("/"))?,
+        Scope::Cgroup(path) => mount.open(path)?,
     };
-    for _ in 1..LOAD_ATTEMPTS {
-        match load() {
-            Err(error) if interrupted(&error) => {}
-            result => return result,
-        }
-    }
-    load()
+    attach(&mut ebpf, folder, &path)?;
+    Ok((ebpf, missing))
 }
 
-fn refused(error: ProgramError) -> Error {
-    let error = Error::wrapped("TCP programs", error);
+fn lacking((what, members): &(&'static str, &[(&str, &str)]), btf: &Btf) -> Option<Missing> {
+    let (of, member) = members.iter().find(|(of, member)| btf.member(of, member).is_none())?;
+    let why = format!("this kernel's BTF has no {of}.{member}");
+    Some(Missing { what, why, remedy: None })
+}
+
+fn settings(config: &TcpConfig, mount: &Mount, missing: &[Missing]) -> Result<Settings, Error> {
+    let kinds = [
+        (kind::CONNECT, config.connect),
+        (kind::ACCEPT, config.accept),
+        (kind::CLOSE, config.close),
+    ];
+    let kinds = kinds
+        .into_iter()
+        .filter(|(_, is_told)| *is_told)
+        .fold(0, |bits, (kind, _)| bits | 1 << kind);
+    let has = |what| missing.iter().all(|missing| missing.what != what);
+    let sees_accept = (config.accept || config.close) && has(ACCEPTED_BY);
+    let number = |is_wanted: bool, call: libc::c_long| match is_wanted {
+        true => u32::try_from(call).unwrap_or(u32::MAX),
+        false => u32::MAX,
+    };
+    let mut settings = Settings {
+        kinds,
+        sees_accept: sees_accept.into(),
+        connect: number(config.connect && has(FAILED_AT_ONCE), libc::SYS_connect),
+        accept: number(sees_accept, libc::SYS_accept),
+        accept4: number(sees_accept, libc::SYS_accept4),
+        ..Settings::default()
+    };
+    if let Scope::Cgroup(path) = &config.scope {
+        (settings.scope, settings.scope_level) = mount.scope(path)?;
+    }
+    Ok(settings)
+}
+
+fn attach(ebpf: &mut Ebpf, folder: impl std::os::fd::AsFd, path: &Path) -> Result<(), Error> {
+    let program = ebpf.program_mut(CONNECTION).expect("the object has this program");
+    let program: &mut SockOps = program.try_into().expect("it is for sockets");
+    verified(|| program.load()).map_err(unsupported)?;
+    // It becomes a link, which runs beside all others that let it.
+    program.attach(folder, CgroupAttachMode::Single).map(|_| ()).map_err(|error| {
+        let error = Error::wrapped(named("cgroup", path.display()), error);
+        // The right to attach was there when the program was loaded.
+        if error.kind() != ErrorKind::NoPermission {
+            return error;
+        }
+        let why = "a sock_ops program is attached that shares it with no other";
+        error.because(ErrorKind::Busy, why).with_remedy(
+            "find it with `bpftool cgroup tree`, and attach it so that others can be beside it",
+        )
+    })
+}
+
+fn unsupported(error: ProgramError) -> Error {
+    let error = Error::wrapped(NAME, error);
     if error.kind() == ErrorKind::NoPermission {
         return error;
     }

@@ -49,6 +49,7 @@ pub(super) struct Subscription {
     /// Left out since the last message.
     filtered: u64,
     told_at: Instant,
+    begun: bool,
     ended: bool,
 }
 
@@ -96,6 +97,7 @@ impl Subscription {
             answer: None,
             filtered: 0,
             told_at: Instant::now(),
+            begun: false,
             ended: false,
         })
     }
@@ -113,6 +115,10 @@ impl Subscription {
     pub(super) async fn next(&mut self) -> Result<Option<pb::WatchEventsResponse>, Status> {
         if self.ended {
             return Ok(None);
+        }
+        if !std::mem::replace(&mut self.begun, true) {
+            // Where the reader begins, so that it can come back there before anything has happened.
+            return Ok(Some(self.message(Vec::new())));
         }
         loop {
             if self.last_seq.is_some_and(|last| self.place.seq >= last) {
@@ -316,8 +322,16 @@ mod tests {
     }
 
     async fn start(events: &Events, start: Option<Start>, follow: bool) -> Subscription {
-        let started = Subscription::start(events.clone(), Filter::default(), start, follow);
-        started.await.expect("subscribed")
+        begun(Subscription::start(events.clone(), Filter::default(), start, follow).await).await
+    }
+
+    /// Past the message that tells where it begins.
+    async fn begun(started: Result<Subscription, Status>) -> Subscription {
+        let mut reader = started.expect("subscribed");
+        let place = reader.place.seq;
+        let message = reader.next().await.expect("no error").expect("a message");
+        assert_eq!((message.events.len(), message.cursor.expect("a place").seq), (0, place));
+        reader
     }
 
     /// What a reader gets to its end: numbers, and for lost events how many.
@@ -395,7 +409,7 @@ mod tests {
         let types = vec![pb::EventType::Monitor.into()];
         let filter = Filter::new(Some(pb::EventFilter { types, ..pb::EventFilter::default() }));
         let started = Subscription::start(events.clone(), filter.expect("valid"), None, true);
-        let mut reader = started.await.expect("subscribed");
+        let mut reader = begun(started.await).await;
         tell(&events, 1);
         tell(&events, 2);
         tokio::time::pause();

@@ -98,18 +98,28 @@ pub(crate) async fn run(global: &Global, args: EventsArgs) -> anyhow::Result<Exi
     let target = Target::of(global)?;
     let wish = args.wish(&target, filter)?;
     let follow = wish.follow;
-    let ended = ended(args.time)?;
+    let interrupted = interrupted()?;
     let mut sink = Sink::new(format);
     let mut tally = Tally::new(args.exit_after, kinds);
-    let result = {
+    let work = async {
         let mut feed = Feed::new(global, &target, wish);
-        tokio::select! {
+        let result = tokio::select! {
             biased;
-            () = ended => Ok(()),
+            () = passed(args.time) => Ok(()),
             result = watch(&mut feed, follow, &mut sink, &mut tally) => result,
-        }
+        };
+        // However long its reader takes.
+        sink.finish().await?;
+        result
     };
-    sink.finish().await?;
+    let result = tokio::select! {
+        biased;
+        () = interrupted => Ok(()),
+        result = work => result,
+    };
+    if !sink.is_finished() {
+        sink.finish_soon().await?;
+    }
     // A reader that went away has seen enough, and has no use for a summary.
     if !sink.is_deserted() {
         note(&tally.summary());
@@ -172,23 +182,24 @@ async fn idle() {
     tokio::task::yield_now().await;
 }
 
-/// Done when the user, the system or the clock says that it is enough.
-fn ended(time: Option<Duration>) -> anyhow::Result<impl Future<Output = ()>> {
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+/// Done when the user or the system says that it is enough.
+fn interrupted() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     Ok(async move {
-        let clock = async {
-            match time {
-                Some(time) => tokio::time::sleep(time).await,
-                None => pending().await,
-            }
-        };
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
-            () = clock => {}
         }
     })
+}
+
+/// Done after this time; never without.
+async fn passed(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => pending().await,
+    }
 }
 
 impl EventsArgs {

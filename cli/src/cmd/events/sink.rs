@@ -12,28 +12,37 @@ use std::{
     io::{self, Write as _},
     time::Duration,
 };
+use tokio::task::JoinHandle;
 
 /// So many bytes are written together at most, and one event more.
 const FULL: usize = 64 << 10;
-/// How long the end waits for a reader that does not read.
+/// How long a reader that does not read is waited for after Ctrl-C.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The bytes, to be used again, and what became of them.
+type Written = (Vec<u8>, io::Result<()>);
 
 /// Standard output.
 pub(super) struct Sink {
     format: Format,
     coloured: bool,
     buffer: Vec<u8>,
+    /// What is being written, also while nobody waits for it.
+    writing: Option<JoinHandle<Written>>,
     /// Something went into the document.
     begun: bool,
     /// The reader went away.
     deserted: bool,
+    /// The end of the document is in the buffer or written.
+    closed: bool,
 }
 
 impl Sink {
     pub(super) fn new(format: Format) -> Self {
         let choice = anstream::AutoStream::choice(&io::stdout());
         let coloured = choice != anstream::ColorChoice::Never;
-        Self { format, coloured, buffer: Vec::new(), begun: false, deserted: false }
+        let (begun, deserted, closed) = (false, false, false);
+        Self { format, coloured, buffer: Vec::new(), writing: None, begun, deserted, closed }
     }
 
     /// Adds an event.
@@ -100,20 +109,30 @@ impl Sink {
     }
 
     /// Writes what there is. On a thread of its own: a reader that does not read must not keep Ctrl-C
-    /// waiting. Once it was polled it is written, also when nobody waits for it any more.
+    /// waiting. Cancel safe: what has begun to be written is waited for the next time.
     pub(super) async fn flush(&mut self) -> anyhow::Result<()> {
+        self.written().await?;
         if self.buffer.is_empty() || self.deserted {
             return Ok(());
         }
         let bytes = std::mem::take(&mut self.buffer);
-        let write = move || {
+        self.writing = Some(tokio::task::spawn_blocking(move || {
             let mut out = io::stdout().lock();
             let written = out.write_all(&bytes).and_then(|()| out.flush());
             (bytes, written)
-        };
-        let (mut bytes, written) = tokio::task::spawn_blocking(write).await?;
-        bytes.clear();
-        self.buffer = bytes;
+        }));
+        self.written().await
+    }
+
+    /// Waits for what is being written.
+    async fn written(&mut self) -> anyhow::Result<()> {
+        let Some(writing) = &mut self.writing else { return Ok(()) };
+        let (mut bytes, written) = writing.await?;
+        self.writing = None;
+        if self.buffer.is_empty() {
+            bytes.clear();
+            self.buffer = bytes;
+        }
         match written {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 self.deserted = true;
@@ -123,16 +142,33 @@ impl Sink {
         }
     }
 
+    /// Whether everything is written.
+    pub(super) fn is_finished(&self) -> bool {
+        self.deserted || self.closed && self.buffer.is_empty() && self.writing.is_none()
+    }
+
     /// Writes the rest and closes the document.
     pub(super) async fn finish(&mut self) -> anyhow::Result<()> {
-        self.begin();
-        match (self.format, self.begun) {
-            (Format::Json, true) => self.buffer.extend_from_slice(b"\n]\n"),
-            (Format::Json, false) => self.buffer.extend_from_slice(b"]\n"),
-            (Format::Yaml, false) => self.buffer.extend_from_slice(b"[]\n"),
-            _ => {}
+        if !std::mem::replace(&mut self.closed, true) {
+            self.begin();
+            self.buffer.extend_from_slice(match (self.format, self.begun) {
+                (Format::Json, true) => b"\n]\n",
+                (Format::Json, false) => b"]\n",
+                (Format::Yaml, false) => b"[]\n",
+                _ => b"",
+            });
         }
-        self.begun = true;
-        tokio::time::timeout(PATIENCE, self.flush()).await.unwrap_or(Ok(()))
+        self.flush().await
+    }
+
+    /// The same for somebody who waits: a reader that does not read is not waited for.
+    pub(super) async fn finish_soon(&mut self) -> anyhow::Result<()> {
+        match tokio::time::timeout(PATIENCE, self.finish()).await {
+            Ok(result) => result,
+            Err(_) => {
+                note("standard output takes nothing more: its end is missing");
+                Ok(())
+            }
+        }
     }
 }

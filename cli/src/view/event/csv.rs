@@ -55,10 +55,7 @@ pub(crate) fn row(event: &EventView<'_>) -> String {
 }
 
 fn cells<'a>(payload: &'a PayloadView<'a>) -> Cells<'a> {
-    let of = |process: &'a Option<ProcessView<'a>>| Cells {
-        process: process.as_ref(),
-        ..Cells::default()
-    };
+    let of = |process: &'a ProcessView<'a>| Cells { process: Some(process), ..Cells::default() };
     match payload {
         PayloadView::Drop(it) | PayloadView::Monitor(it) => Cells {
             ends: [it.src, it.dst],

@@ -21,7 +21,7 @@ pub(super) fn of(event: &EventView<'_>) -> String {
                 argv => argv.join(" "),
             };
             let parent = it.parent_comm.map(|name| format!(" by {name}")).unwrap_or_default();
-            format!("{} {command}{more}{parent}", process(it.process.as_ref()))
+            format!("{} {command}{more}{parent}", process(&it.process))
         }
         PayloadView::Exit(it) => {
             let how = match (it.code, it.signal.as_deref()) {
@@ -32,39 +32,40 @@ pub(super) fn of(event: &EventView<'_>) -> String {
             let core = if it.core_dumped { ", core dumped" } else { "" };
             let after = it.lifetime_ns.map(|ns| format!(" after {}", lasted(ns)));
             let after = after.unwrap_or_default();
-            format!("{}{how}{core}{after}", process(it.process.as_ref()))
+            format!("{}{how}{core}{after}", process(&it.process))
         }
         PayloadView::Open(it) => {
             let path = it.path.unwrap_or("?");
             let more = if it.path_truncated { "…" } else { "" };
             let error = it.error.as_deref().map(|it| format!(": {it}")).unwrap_or_default();
-            format!("{} {path}{more} {}{error}", process(it.process.as_ref()), it.flags)
+            format!("{} {path}{more} {}{error}", process(&it.process), it.flags)
         }
         PayloadView::Connect(it) | PayloadView::Accept(it) => connection(it),
         PayloadView::Close(it) => close(it),
         PayloadView::Cred(it) => {
             let changes = changes(it.old.as_ref(), it.new.as_ref());
-            format!("{} {changes}", process(it.process.as_ref()))
+            format!("{} {changes}", process(&it.process))
         }
-        PayloadView::Module(it) => by(format!("{} {}", it.action, it.name), it.process.as_ref()),
+        PayloadView::Module(it) => by(format!("{} {}", it.action, it.name), &it.process),
         PayloadView::Bpf(it) => {
             let id = it.id.map(|id| format!(" id {id}")).unwrap_or_default();
             let (kind, name) = (it.kind.unwrap_or("program"), it.name.unwrap_or("without a name"));
-            by(format!("{} {kind} {name}{id}", it.action), it.process.as_ref())
+            by(format!("{} {kind} {name}{id}", it.action), &it.process)
         }
         PayloadView::Ptrace(it) => {
-            let (who, whom) = (process(it.process.as_ref()), process(it.target.as_ref()));
+            let (who, whom) = (process(&it.process), target(it.target.as_ref()));
             format!("{who} {} {whom}", it.request)
         }
         PayloadView::Signal(it) => {
-            let who = it.process.as_ref().map_or("kernel".to_owned(), |it| process(Some(it)));
+            let who =
+                if it.process.is_known() { process(&it.process) } else { "kernel".to_owned() };
             let why = it.undelivered.map(|it| format!(": not delivered, {it}"));
             let why = why.unwrap_or_default();
-            format!("{who} {} → {}{why}", it.signal, process(it.target.as_ref()))
+            format!("{who} {} → {}{why}", it.signal, target(it.target.as_ref()))
         }
         PayloadView::Oom(it) => {
             let used = it.anon_bytes.map(|bytes| format!(" with {} anonymous", size(bytes)));
-            format!("killed {}{}", process(it.victim.as_ref()), used.unwrap_or_default())
+            format!("killed {}{}", process(&it.victim), used.unwrap_or_default())
         }
         PayloadView::Link(it) => changed(it, link),
         PayloadView::Addr(it) => changed(it, addr),
@@ -112,7 +113,7 @@ fn packets(it: &PacketView<'_>) -> String {
 fn connection(it: &ConnectionView<'_>) -> String {
     let error = it.error.as_deref().map(|it| format!(": {it}")).unwrap_or_default();
     let ends = format!("{} → {}{error}", end(it.src, it.src_port), end(it.dst, it.dst_port));
-    by(ends, it.process.as_ref())
+    by(ends, &it.process)
 }
 
 fn close(it: &CloseView<'_>) -> String {
@@ -123,21 +124,24 @@ fn close(it: &CloseView<'_>) -> String {
     if let Some(ns) = it.duration_ns {
         text += &format!(", after {}", lasted(ns));
     }
-    by(text, it.process.as_ref())
+    by(text, &it.process)
 }
 
 /// `curl[812]`
-fn process(process: Option<&ProcessView<'_>>) -> String {
-    let Some(process) = process else { return "?".to_owned() };
+fn process(process: &ProcessView<'_>) -> String {
+    if !process.is_known() {
+        return "?".to_owned();
+    }
     let pid = process.pid.map_or("?".to_owned(), |pid| pid.to_string());
     format!("{}[{pid}]", process.comm.unwrap_or("?"))
 }
 
-fn by(text: String, actor: Option<&ProcessView<'_>>) -> String {
-    match actor {
-        None => text,
-        Some(_) => format!("{text} by {}", process(actor)),
-    }
+fn target(target: Option<&ProcessView<'_>>) -> String {
+    target.map_or("?".to_owned(), process)
+}
+
+fn by(text: String, actor: &ProcessView<'_>) -> String {
+    if actor.is_known() { format!("{text} by {}", process(actor)) } else { text }
 }
 
 /// What is not the same any more.

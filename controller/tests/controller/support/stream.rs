@@ -142,9 +142,11 @@ impl Reader {
         self.losses().filter(|lost| lost.stage == stage).map(|lost| lost.count).sum()
     }
 
-    /// Everything that this reader knows of: told, filtered and lost.
+    /// Everything of hosts that this reader knows of: told, filtered and lost. The controller's own lines,
+    /// which may be lost too, are none of theirs.
     pub(crate) fn ledger(&self) -> u64 {
-        let lost: u64 = self.losses().map(|lost| lost.count).sum();
+        let of_hosts = self.losses().filter(|lost| lost.name != "-");
+        let lost: u64 = of_hosts.map(|lost| lost.count).sum();
         let is_loss = |told: &&Told| matches!(told.event.payload, Some(Payload::Lost(_)));
         let events = self.of_hosts().filter(|told| !is_loss(told)).count() as u64;
         events + self.filtered + lost

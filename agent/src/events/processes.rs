@@ -1,80 +1,33 @@
-//! Tracing as a source: its raw records go into the journal as they are, and are read here when
-//! somebody wants them.
+//! What the kernel's records say of processes, as events.
 
-use super::{Clock, Content, Source, lost};
+use super::Clock;
 use crate::text::text;
-use agent_kernel::Error;
 use agent_kernel::trace::{
-    self, CgroupPaths, Credentials, Event, Process, PtraceRequest, Records, Traced, Tracer,
-    Undelivered, bpf_type,
+    self, CgroupPaths, Credentials, Event, Process, PtraceRequest, Records, Traced, Undelivered,
+    bpf_type,
 };
 use kctl_proto::agent::v1::{self as pb, event::Payload};
-use std::sync::Arc;
 
-/// Records of one look, with what it takes to read them.
-#[derive(Debug)]
-pub(crate) struct Batch {
-    records: Records,
-    cgroups: Arc<CgroupPaths>,
-    clock: Clock,
+/// A record that can't be read is an event without a payload, so that its number is not missed.
+pub(super) fn events(records: &Records, cgroups: &CgroupPaths, clock: Clock) -> Vec<pb::Event> {
+    let reader = Reader { cgroups };
+    let events = records.iter().map(|record| match Traced::decode(record) {
+        Some(Traced { boot_ns, event }) => pb::Event {
+            time_unix_ns: clock.unix_ns(boot_ns),
+            payload: Some(reader.payload(event)),
+            ..pb::Event::default()
+        },
+        None => pb::Event::default(),
+    });
+    events.collect()
 }
 
-/// Tells of processes.
-pub(super) async fn run(mut source: Source, mut tracer: Tracer) -> Result<(), Error> {
-    loop {
-        tokio::select! {
-            readable = tracer.readable() => readable?,
-            () = source.asked() => {}
-        }
-        let look = source.look();
-        let clock = Clock::now();
-        loop {
-            let records = tracer.drain();
-            if records.is_empty() {
-                break;
-            }
-            let cgroups = tracer.cgroups();
-            source.push(Content::Traced(Batch { records, cgroups, clock }));
-        }
-        // What found no room came after some of these, and before what comes next.
-        let count = tracer.lost();
-        source.push(Content::Told(missed("tracing", count)));
-        source.done(look);
-    }
+/// With what it takes to name cgroups.
+struct Reader<'a> {
+    cgroups: &'a CgroupPaths,
 }
 
-/// So many records found no room.
-pub(super) fn missed(source: &str, count: u64) -> Vec<pb::Event> {
-    let lost = pb::Event {
-        time_unix_ns: super::now_unix_ns(),
-        payload: Some(Payload::Lost(lost("kernel_ring", source, count))),
-        ..pb::Event::default()
-    };
-    (count > 0).then_some(lost).into_iter().collect()
-}
-
-impl Batch {
-    pub(super) fn len(&self) -> usize {
-        self.records.len()
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.records.bytes()
-    }
-
-    /// A record that can't be read is an event without a payload, so that its number is not missed.
-    pub(super) fn events(&self) -> Vec<pb::Event> {
-        let events = self.records.iter().map(|record| match Traced::decode(record) {
-            Some(Traced { boot_ns, event }) => pb::Event {
-                time_unix_ns: self.clock.unix_ns(boot_ns),
-                payload: Some(self.payload(event)),
-                ..pb::Event::default()
-            },
-            None => pb::Event::default(),
-        });
-        events.collect()
-    }
-
+impl Reader<'_> {
     fn payload(&self, event: Event) -> Payload {
         match event {
             Event::Exec(it) => Payload::Exec(pb::ExecEvent {
@@ -165,12 +118,12 @@ impl Batch {
     }
 
     fn process(&self, process: Process) -> Option<pb::EventProcess> {
-        Some(of_process(process, &self.cgroups))
+        Some(self::process(process, self.cgroups))
     }
 }
 
 /// A process, with the names of its cgroup.
-pub(super) fn of_process(process: Process, cgroups: &CgroupPaths) -> pb::EventProcess {
+pub(super) fn process(process: Process, cgroups: &CgroupPaths) -> pb::EventProcess {
     let cgroup = process.cgroup.and_then(|id| cgroups.find(id));
     pb::EventProcess {
         pid: Some(process.pid),
@@ -178,7 +131,7 @@ pub(super) fn of_process(process: Process, cgroups: &CgroupPaths) -> pb::EventPr
         uid: process.uid,
         comm: text(&process.comm),
         cgroup: cgroup.as_ref().map(|it| text(&it.path)).unwrap_or_default(),
-        container: cgroup.and_then(|it| it.container.clone()).unwrap_or_default(),
+        container_id: cgroup.and_then(|it| it.container.clone()).unwrap_or_default(),
     }
 }
 
