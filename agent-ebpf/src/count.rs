@@ -14,6 +14,18 @@ pub fn frame_bytes(ctx: &XdpContext) -> u64 {
     unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }
 }
 
+/// The same for an IP packet that says where it ends. A call costs as much as everything else that is
+/// done for a packet that nobody is interested in, so only what may have fragments is asked for.
+#[inline(always)]
+pub fn packet_bytes(ctx: &XdpContext, end: usize) -> u64 {
+    let linear = ctx.data_end() - ctx.data();
+    if linear < end || linear > MAX_WHOLE { frame_bytes(ctx) } else { linear as u64 }
+}
+
+/// A frame whose linear part is no longer, and holds all of its packet, has no fragments: drivers fill
+/// the first buffer, or put the headers alone there.
+const MAX_WHOLE: usize = 1408;
+
 /// Counts a verdict.
 #[inline(always)]
 pub fn verdict(index: u32, bytes: u64) {

@@ -1,10 +1,13 @@
 //! What IPv4 and IPv6 differ in, so that the verdict is written once.
 
+use crate::guard;
+use crate::lookup;
 use crate::maps;
 use crate::packet::read;
 use crate::rules;
-use agent_records::{Key4, Key6, mapped, mask};
-use aya_ebpf::maps::lpm_trie::Key;
+use agent_records::lookup::Key;
+use agent_records::{mapped, mask};
+use aya_ebpf::maps::lpm_trie;
 use aya_ebpf::programs::XdpContext;
 
 /// An IP version.
@@ -12,6 +15,8 @@ pub trait Family {
     /// A source address.
     type Address: Copy;
 
+    /// Its number.
+    const VERSION: u32;
     /// Length of a single address's prefix.
     const MAX_LEN: u32;
     /// Words of its masks.
@@ -25,18 +30,26 @@ pub trait Family {
     /// UDP source and destination port of a DHCP reply.
     const DHCP_REPLY: (u16, u16);
 
+    /// What is near a source: 0 where no rule is.
+    fn around(source: Self::Address) -> u64;
+    /// The lengths that rules may have there, in a word of them.
+    fn lengths(near: u64, word: u32) -> u64;
     /// The source without the host bits of a length that is told by its bit in a mask.
     fn network(source: Self::Address, word: u32, bit: u64) -> Self::Address;
     /// What the rule of this prefix and service says; see [`rules::said`].
     fn probe(network: Self::Address, len: u32, service: u64) -> u64;
     /// Whether the source is in a prefix that always passes.
-    fn guarded(source: Self::Address) -> bool;
+    fn in_prefix(source: Self::Address) -> bool;
+    /// Asks the guard; see [`guard::has`].
+    fn guarded(source: Self::Address, ports: u64) -> u64;
     /// The source as a key of both families.
     fn mapped(source: Self::Address) -> [u8; 16];
     /// The destination likewise, of the header that begins there in the frame.
     fn destination(ctx: &XdpContext, start: usize) -> Option<[u8; 16]>;
+    /// What the rule of a single address for every packet says; see [`rules::said`].
+    fn single(source: Self::Address) -> u64;
     /// Searches the family's rules; see [`rules::search`].
-    fn search(source: Self::Address, service: u64) -> u64;
+    fn search(source: Self::Address, near: u64, service: u64) -> u64;
 }
 
 /// IPv4; an address in host byte order.
@@ -45,12 +58,23 @@ pub struct V4;
 impl Family for V4 {
     type Address = u32;
 
+    const VERSION: u32 = 4;
     const MAX_LEN: u32 = 32;
     const WORDS: u32 = 1;
     const WORD_BITS: u32 = 33;
     const ANY: u32 = mask::ANY4;
     const PORT: u32 = mask::PORT4;
     const DHCP_REPLY: (u16, u16) = (67, 68);
+
+    #[inline(always)]
+    fn around(source: u32) -> u64 {
+        lookup::around4(source)
+    }
+
+    #[inline(always)]
+    fn lengths(near: u64, _word: u32) -> u64 {
+        lookup::lengths4(near)
+    }
 
     #[inline(always)]
     fn network(source: u32, _word: u32, bit: u64) -> u32 {
@@ -64,8 +88,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn guarded(source: u32) -> bool {
-        maps::GUARD4.get(Key::new(32, source.to_be_bytes())).is_some()
+    fn guarded(source: u32, ports: u64) -> u64 {
+        guarded4(source, ports)
+    }
+
+    #[inline(always)]
+    fn in_prefix(source: u32) -> bool {
+        maps::GUARD4.get(lpm_trie::Key::new(32, source.to_be_bytes())).is_some()
     }
 
     #[inline(always)]
@@ -79,8 +108,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn search(source: u32, service: u64) -> u64 {
-        search4(source, service)
+    fn single(source: u32) -> u64 {
+        rules::said(lookup::find4(source, Key::rest(4, Self::MAX_LEN, 0)))
+    }
+
+    #[inline(always)]
+    fn search(source: u32, near: u64, service: u64) -> u64 {
+        search4(source, near, service)
     }
 }
 
@@ -90,12 +124,23 @@ pub struct V6;
 impl Family for V6 {
     type Address = (u64, u64);
 
+    const VERSION: u32 = 6;
     const MAX_LEN: u32 = 128;
     const WORDS: u32 = 3;
     const WORD_BITS: u32 = 64;
     const ANY: u32 = mask::ANY6;
     const PORT: u32 = mask::PORT6;
     const DHCP_REPLY: (u16, u16) = (547, 546);
+
+    #[inline(always)]
+    fn around((high, _): (u64, u64)) -> u64 {
+        lookup::around6(high)
+    }
+
+    #[inline(always)]
+    fn lengths(near: u64, word: u32) -> u64 {
+        lookup::lengths6(near, word)
+    }
 
     #[inline(always)]
     fn network((high, low): (u64, u64), word: u32, bit: u64) -> (u64, u64) {
@@ -113,8 +158,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn guarded(source: (u64, u64)) -> bool {
-        maps::GUARD6.get(Key::new(128, Self::mapped(source))).is_some()
+    fn guarded((high, low): (u64, u64), ports: u64) -> u64 {
+        guarded6(high, low, ports)
+    }
+
+    #[inline(always)]
+    fn in_prefix(source: (u64, u64)) -> bool {
+        maps::GUARD6.get(lpm_trie::Key::new(128, Self::mapped(source))).is_some()
     }
 
     #[inline(always)]
@@ -129,41 +179,54 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn search((high, low): (u64, u64), service: u64) -> u64 {
-        search6(high, low, service)
+    fn single((high, low): (u64, u64)) -> u64 {
+        rules::said(lookup::find6(high, low, Key::rest(6, Self::MAX_LEN, 0)))
     }
+
+    #[inline(always)]
+    fn search((high, low): (u64, u64), near: u64, service: u64) -> u64 {
+        search6(high, low, near, service)
+    }
+}
+
+/// Asks the guard of an IPv4 source.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guarded4(source: u32, ports: u64) -> u64 {
+    guard::has::<V4>(source, ports)
+}
+
+/// Asks the guard of an IPv6 source.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guarded6(high: u64, low: u64, ports: u64) -> u64 {
+    guard::has::<V6>((high, low), ports)
 }
 
 /// Searches the IPv4 rules.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn search4(source: u32, service: u64) -> u64 {
-    rules::search::<V4>(source, service)
+pub extern "C" fn search4(source: u32, near: u64, service: u64) -> u64 {
+    rules::search::<V4>(source, near, service)
 }
 
 /// Searches the IPv6 rules.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn search6(high: u64, low: u64, service: u64) -> u64 {
-    rules::search::<V6>((high, low), service)
+pub extern "C" fn search6(high: u64, low: u64, near: u64, service: u64) -> u64 {
+    rules::search::<V6>((high, low), near, service)
 }
 
 /// Asks the IPv4 rule of one prefix and service.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn probe4(address: u32, len: u32, service: u64) -> u64 {
-    let (protocol, port) = ((service >> 16) as u8, service as u16);
-    let key = Key4 { address, port, protocol, prefix_len: len as u8 };
-    // SAFETY: a value that is replaced meanwhile is read as it was or as it is.
-    rules::said(unsafe { maps::RULES4.get(&key) })
+    rules::said(lookup::find4(address, Key::rest(4, len, service & 0xff_ffff)))
 }
 
 /// Asks the IPv6 rule of one prefix and service.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn probe6(high: u64, low: u64, len: u32, service: u64) -> u64 {
-    let (protocol, port) = ((service >> 16) as u8, service as u16);
-    let key = Key6 { high, low, port, protocol, prefix_len: len as u8, zero: 0 };
-    // SAFETY: a value that is replaced meanwhile is read as it was or as it is.
-    rules::said(unsafe { maps::RULES6.get(&key) })
+    rules::said(lookup::find6(high, low, Key::rest(6, len, service & 0xff_ffff)))
 }

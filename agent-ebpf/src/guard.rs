@@ -1,6 +1,7 @@
 //! What always passes. Asked only when a rule matched, so other packets don't pay for it.
 
 use crate::family::Family;
+use crate::lookup;
 use crate::maps;
 use crate::packet::{Kind, Packet};
 use agent_records::{GuardPort, TCP, UDP, Uplink};
@@ -12,21 +13,43 @@ pub fn passes<F: Family>(packet: &Packet<F>) -> bool {
     if transport.neighbour {
         return true;
     }
-    if F::guarded(packet.source) {
-        return true;
+    let (source_port, port) = (u64::from(transport.source_port), u64::from(transport.port));
+    let ports = if transport.kind == Kind::Ports {
+        HAS_PORTS | u64::from(transport.protocol) << 32 | source_port << 16 | port
+    } else {
+        0
+    };
+    F::guarded(packet.source, ports) != 0
+}
+
+/// In what is told of ports: there are some.
+const HAS_PORTS: u64 = 1 << 40;
+
+/// 1 when the guard has the source, the service or the uplink, else 0. The protocol and the source port
+/// stand above the destination port.
+#[inline(always)]
+pub fn has<F: Family>(source: F::Address, ports: u64) -> u64 {
+    let Some(guarded) = lookup::guarded() else { return 0 };
+    if guarded.prefixes >> F::VERSION & 1 != 0 && F::in_prefix(source) {
+        return 1;
     }
-    if transport.kind != Kind::Ports {
-        return false;
+    if ports & HAS_PORTS == 0 {
+        return 0;
     }
-    if transport.protocol == UDP && (transport.source_port, transport.port) == F::DHCP_REPLY {
-        return true;
+    let (protocol, source_port, port) = ((ports >> 32) as u8, (ports >> 16) as u16, ports as u16);
+    if protocol == UDP && (source_port, port) == F::DHCP_REPLY {
+        return 1;
     }
-    let service = GuardPort { port: transport.port, protocol: transport.protocol, zero: 0 };
+    let may_have = |bits: u64, port: u16| bits >> (port & 63) & 1 != 0;
+    let service = GuardPort { port, protocol, zero: 0 };
     // SAFETY: only whether the key is there is asked.
-    if unsafe { maps::GUARD_PORTS.get(&service) }.is_some() {
-        return true;
+    if may_have(guarded.ports, port) && unsafe { maps::GUARD_PORTS.get(&service) }.is_some() {
+        return 1;
     }
-    let uplink = Uplink { address: F::mapped(packet.source), port: transport.source_port };
+    if protocol != TCP || !may_have(guarded.uplinks, source_port) {
+        return 0;
+    }
+    let uplink = Uplink { address: F::mapped(source), port: source_port };
     // SAFETY: only whether the key is there is asked.
-    transport.protocol == TCP && unsafe { maps::UPLINKS.get(&uplink) }.is_some()
+    u64::from(unsafe { maps::UPLINKS.get(&uplink) }.is_some())
 }

@@ -9,6 +9,7 @@
 mod count;
 mod family;
 mod guard;
+mod lookup;
 mod maps;
 mod packet;
 mod rules;
@@ -25,12 +26,12 @@ use rules::Match;
 /// Passes or drops one frame.
 #[xdp(frags)]
 pub fn kctl_filter(ctx: XdpContext) -> u32 {
-    let bytes = count::frame_bytes(&ctx);
     match packet::parse(&ctx) {
-        Frame::V4(packet) => judge::<V4>(&ctx, &packet, bytes),
-        Frame::V6(packet) => judge::<V6>(&ctx, &packet, bytes),
-        Frame::Other => pass(bytes),
+        Frame::V4(packet) => judge::<V4>(&ctx, &packet),
+        Frame::V6(packet) => judge::<V6>(&ctx, &packet),
+        Frame::Other => pass(count::frame_bytes(&ctx)),
         Frame::Malformed => {
+            let bytes = count::frame_bytes(&ctx);
             count::verdict(verdict::MALFORMED, bytes);
             pass(bytes)
         }
@@ -38,7 +39,8 @@ pub fn kctl_filter(ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn judge<F: Family>(ctx: &XdpContext, packet: &Packet<F>, bytes: u64) -> u32 {
+fn judge<F: Family>(ctx: &XdpContext, packet: &Packet<F>) -> u32 {
+    let bytes = count::packet_bytes(ctx, packet.end);
     count::protocol(packet.transport.protocol, bytes);
     let matched = rules::matching::<F>(packet.source, &packet.transport);
     if !matches!(matched, Match::Nothing) && guard::passes(packet) {

@@ -1,24 +1,34 @@
 //! The maps. All are pinned, so rules and counters outlive the agent. User space sets the sizes of
-//! `rules4`, `rules6`, and of all that is by slot.
+//! those with one element here, and writes those of the lookup through its own memory.
 
+use agent_records::lookup::{Bucket, EXACT_WORDS, Lookup, Record};
 use agent_records::{
-    Cycle, Entry, GuardPort, Key4, Key6, MAX_GUARD_PORTS, MAX_GUARD_PREFIXES, MAX_TALKERS,
-    MAX_UPLINKS, Pace, RING_BYTES, Retired, Talker, TalkerKey, Tally, Told, Uplink, mask, verdict,
+    Cycle, GuardPort, MAX_GUARD_PORTS, MAX_GUARD_PREFIXES, MAX_TALKERS, MAX_UPLINKS, Pace,
+    RING_BYTES, Retired, Talker, TalkerKey, Tally, Told, Uplink, verdict,
 };
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 
-/// IPv4 rules.
-#[map(name = "rules4")]
-pub static RULES4: HashMap<Key4, Entry> = HashMap::pinned(1, 0);
-/// IPv6 rules.
-#[map(name = "rules6")]
-pub static RULES6: HashMap<Key6, Entry> = HashMap::pinned(1, 0);
-/// Which prefix lengths have rules.
-#[map(name = "masks")]
-pub static MASKS: Array<u64> = Array::pinned(mask::COUNT, 0);
+/// What is where in the maps below.
+#[map(name = "lookup")]
+pub static LOOKUP: Array<Lookup> = Array::pinned(1, BPF_F_MMAPABLE);
+/// Words that say whether an IPv4 rule is near.
+#[map(name = "filter4")]
+pub static FILTER4: Array<u64> = Array::pinned(1, BPF_F_MMAPABLE);
+/// Words that say whether an IPv6 rule is near.
+#[map(name = "filter6")]
+pub static FILTER6: Array<u64> = Array::pinned(1, BPF_F_MMAPABLE);
+/// First 24 bits of IPv4 addresses that a short prefix has.
+#[map(name = "exact4")]
+pub static EXACT4: Array<u64> = Array::pinned(EXACT_WORDS, BPF_F_MMAPABLE);
+/// Where the records of keys are.
+#[map(name = "index")]
+pub static INDEX: Array<Bucket> = Array::pinned(1, BPF_F_MMAPABLE);
+/// The rules.
+#[map(name = "records")]
+pub static RECORDS: Array<Record> = Array::pinned(1, BPF_F_MMAPABLE);
 /// What rules met, by slot.
 #[map(name = "hits")]
 pub static HITS: Array<Tally> = Array::pinned(1, 0);

@@ -39,6 +39,8 @@ pub struct Packet<F: Family> {
     pub source: F::Address,
     /// Where its header begins in the frame.
     pub start: usize,
+    /// Where it says that it ends in the frame.
+    pub end: usize,
     /// What it carries.
     pub transport: Transport,
 }
@@ -93,15 +95,17 @@ impl Transport {
         if protocol != TCP && protocol != UDP {
             return Self::bare(Kind::Other, protocol);
         }
-        let Some(ports) = read::<[u8; 4]>(ctx, offset) else {
+        let Some(ports) = within(ctx, offset, 4) else {
             return Self::bare(Kind::Opaque, protocol);
         };
+        // SAFETY: within the frame, as was just checked.
+        let (source_port, port) = unsafe { (load16(ports, 0), load16(ports, 2)) };
         let flags = if protocol == TCP { read::<u8>(ctx, offset + 13) } else { None };
         Self {
             kind: Kind::Ports,
             protocol,
-            source_port: u16::from_be_bytes([ports[0], ports[1]]),
-            port: u16::from_be_bytes([ports[2], ports[3]]),
+            source_port: u16::from_be(source_port),
+            port: u16::from_be(port),
             flags: flags.map_or(NO_FLAGS, u16::from),
             neighbour: false,
         }
@@ -143,36 +147,45 @@ pub fn parse(ctx: &XdpContext) -> Frame {
 /// RFC 791, 3.1
 #[inline(always)]
 fn parse_v4(ctx: &XdpContext, offset: usize) -> Option<Packet<V4>> {
-    let header = read::<[u8; 20]>(ctx, offset)?;
-    let header_len = usize::from(header[0] & 0x0f) * 4;
-    if header[0] >> 4 != 4 || header_len < 20 {
+    let header = within(ctx, offset, 20)?;
+    // SAFETY: within the header, here and below.
+    let first = unsafe { load16(header, 0) };
+    let header_len = usize::from(first as u8 & 0x0f) * 4;
+    if first as u8 >> 4 != 4 || header_len < 20 {
         return None;
     }
     // The last byte of the options.
     read::<u8>(ctx, offset + header_len - 1)?;
-    let source = u32::from_be_bytes([header[12], header[13], header[14], header[15]]);
-    let fragment_offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
-    let transport = if fragment_offset == 0 {
-        Transport::read(ctx, offset + header_len, header[9])
+    // SAFETY: as above.
+    let (fragment, protocol, source) =
+        unsafe { (load16(header, 6), load16(header, 8) >> 8, load32(header, 12)) };
+    let (source, protocol) = (u32::from_be(source), protocol as u8);
+    let transport = if u16::from_be(fragment) & 0x1fff == 0 {
+        Transport::read(ctx, offset + header_len, protocol)
     } else {
-        Transport::fragment(header[9])
+        Transport::fragment(protocol)
     };
-    Some(Packet { source, start: offset, transport })
+    // SAFETY: as above.
+    let end = offset + usize::from(u16::from_be(unsafe { load16(header, 2) }));
+    Some(Packet { source, start: offset, end, transport })
 }
 
 /// RFC 8200, 3
 #[inline(always)]
 fn parse_v6(ctx: &XdpContext, offset: usize) -> Option<Packet<V6>> {
-    let header = read::<[u8; 8]>(ctx, offset)?;
-    let source = read::<[[u8; 8]; 2]>(ctx, offset + 8)?;
-    // The last byte of the destination.
-    read::<u8>(ctx, offset + 39)?;
-    if header[0] >> 4 != 6 {
+    let header = within(ctx, offset, 40)?;
+    // SAFETY: within the header.
+    let (start, high, low) = unsafe { (load64(header, 0), load64(header, 8), load64(header, 16)) };
+    let start = start.to_ne_bytes();
+    if start[0] >> 4 != 6 {
         return None;
     }
-    let source = (u64::from_be_bytes(source[0]), u64::from_be_bytes(source[1]));
-    let transport = walk(ctx, offset + 40, header[6], header[7]);
-    Some(Packet { source, start: offset, transport })
+    let source = (u64::from_be(high), u64::from_be(low));
+    let transport = walk(ctx, offset + 40, start[6], start[7]);
+    // A jumbogram says 0 (RFC 2675), and is not looked at any closer.
+    let payload = u16::from_be_bytes([start[4], start[5]]);
+    let end = if payload == 0 { usize::MAX } else { offset + 40 + usize::from(payload) };
+    Some(Packet { source, start: offset, end, transport })
 }
 
 /// Follows the extension headers (RFC 8200, 4; RFC 7045) to the transport.
@@ -229,8 +242,44 @@ fn is_extension(protocol: u8) -> bool {
 
 #[inline(always)]
 fn read_u16(ctx: &XdpContext, offset: usize) -> Option<u16> {
-    read::<[u8; 2]>(ctx, offset).map(u16::from_be_bytes)
+    let start = within(ctx, offset, 2)?;
+    // SAFETY: within the frame, as was just checked.
+    Some(u16::from_be(unsafe { load16(start, 0) }))
 }
+
+/// The place of some bytes of the frame, if it has them.
+#[inline(always)]
+fn within(ctx: &XdpContext, offset: usize, bytes: usize) -> Option<usize> {
+    let start = ctx.data() + offset;
+    if start + bytes > ctx.data_end() { None } else { Some(start) }
+}
+
+/// Loads that the compiler would make of single bytes, because it knows no alignment.
+macro_rules! load {
+    ($name:ident, $type:ty, $instruction:literal) => {
+        /// # Safety
+        ///
+        /// The bytes are within the frame.
+        #[inline(always)]
+        unsafe fn $name(start: usize, offset: usize) -> $type {
+            let value: u64;
+            // SAFETY: the caller's promise; the verifier checks it again.
+            unsafe {
+                asm!(
+                    $instruction,
+                    out(reg) value,
+                    in(reg) start + offset,
+                    options(pure, readonly, nostack, preserves_flags)
+                );
+            }
+            value as $type
+        }
+    };
+}
+
+load!(load16, u16, "{0} = *(u16 *)({1} + 0)");
+load!(load32, u32, "{0} = *(u32 *)({1} + 0)");
+load!(load64, u64, "{0} = *(u64 *)({1} + 0)");
 
 /// Reads from the linear part of the frame; drivers put far more than headers there.
 #[inline(always)]

@@ -4,7 +4,7 @@
 //! not again for every way that leads there. What goes in and out must be plain numbers therefore.
 
 use crate::family::Family;
-use crate::maps;
+use crate::lookup;
 use crate::packet::{Kind, Transport};
 use agent_records::{Entry, FOREVER, TCP, UDP};
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
@@ -38,15 +38,22 @@ const DROP: u64 = 1 << 42;
 /// What the rules say of a packet.
 #[inline(always)]
 pub fn matching<F: Family>(source: F::Address, transport: &Transport) -> Match {
+    let near = F::around(source);
+    if near == 0 {
+        return Match::Nothing;
+    }
+    if let Some(slot) = single::<F>(source, near) {
+        return Match::Drop(Counted { slot, prefix_len: F::MAX_LEN });
+    }
     let found = match transport.kind {
-        Kind::Other => F::search(source, NO_SERVICE),
+        Kind::Other => F::search(source, near, NO_SERVICE),
         // Port 0 with a protocol is the key of what has no ports.
-        Kind::Ports if transport.port == 0 => F::search(source, NO_SERVICE),
-        Kind::Ports => F::search(source, service(transport.protocol, transport.port)),
-        Kind::Opaque => F::search(source, service(transport.protocol, 0)),
+        Kind::Ports if transport.port == 0 => F::search(source, near, NO_SERVICE),
+        Kind::Ports => F::search(source, near, service(transport.protocol, transport.port)),
+        Kind::Opaque => F::search(source, near, service(transport.protocol, 0)),
         Kind::Unknown => {
-            let tcp = F::search(source, service(TCP, 0));
-            let udp = F::search(source, service(UDP, 0));
+            let tcp = F::search(source, near, service(TCP, 0));
+            let udp = F::search(source, near, service(UDP, 0));
             // Of two monitors neither names a service: they are the same rule.
             if udp >> 32 > tcp >> 32 { udp } else { tcp }
         }
@@ -59,6 +66,19 @@ pub fn matching<F: Family>(source: F::Address, transport: &Transport) -> Match {
     } else {
         Match::Nothing
     }
+}
+
+/// Most rules are of one address and for every packet: those are asked without a call, which costs as
+/// much as the asking. Where such an address has a rule for a service too, that comes first.
+#[inline(always)]
+fn single<F: Family>(source: F::Address, near: u64) -> Option<u32> {
+    let masks = lookup::masks()?;
+    let lengths = F::lengths(near, 0);
+    if masks[F::ANY as usize] & lengths & !masks[F::PORT as usize] & 1 == 0 {
+        return None;
+    }
+    let said = F::single(source);
+    if said & DROP != 0 { Some(said as u32) } else { None }
 }
 
 /// A service that no rule names, because its packets have none.
@@ -75,13 +95,15 @@ fn service(protocol: u8, port: u16) -> u64 {
 /// packet, until a drop is found. So an inner rule that has expired, monitors, or names
 /// another service never hides an outer one.
 #[inline(always)]
-pub fn search<F: Family>(source: F::Address, service: u64) -> u64 {
+pub fn search<F: Family>(source: F::Address, near: u64, service: u64) -> u64 {
     let mut found = 0;
+    let Some(masks) = lookup::masks() else { return 0 };
     for word in 0..F::WORDS {
-        let any = mask(F::ANY + word);
+        let lengths = F::lengths(near, word);
+        let any = masks[(F::ANY + word) as usize] & lengths;
         // All ones or none. A branch would be one more way for the verifier to follow.
         let named = (service >> 24).wrapping_neg();
-        let port = mask(F::PORT + word) & named;
+        let port = masks[(F::PORT + word) as usize] & lengths & named;
         let mut left = any | port;
         for _ in 0..F::WORD_BITS {
             if left == 0 {
@@ -117,7 +139,7 @@ fn first(found: u64, probed: u64, len: u32) -> u64 {
 
 /// What one rule says: its unexpired drop, or else its unexpired monitor, or nothing.
 #[inline(always)]
-pub fn said(entry: Option<&Entry>) -> u64 {
+pub fn said(entry: Option<Entry>) -> u64 {
     let Some(entry) = entry else { return 0 };
     if is_ahead(entry.drop_until) {
         DROP | u64::from(entry.drop_slot)
@@ -137,11 +159,6 @@ fn is_ahead(until: u64) -> bool {
     }
     // SAFETY: a helper without arguments.
     unsafe { bpf_ktime_get_boot_ns() < until }
-}
-
-#[inline(always)]
-fn mask(word: u32) -> u64 {
-    maps::MASKS.get(word).copied().unwrap_or(0)
 }
 
 /// Place of the one set bit: how many bits are below it. Without a branch, because the verifier

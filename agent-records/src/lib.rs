@@ -4,12 +4,13 @@
 //! pinned map changes [`LAYOUT`] too, because maps outlive the agent that made them.
 #![no_std]
 
+pub mod lookup;
 pub mod ring;
 pub mod tcp;
 pub mod trace;
 
 /// Name of the folder that maps and links of this layout are pinned in.
-pub const LAYOUT: &str = "v1";
+pub const LAYOUT: &str = "v2";
 
 /// Sources that wide prefixes meet, at most, one for each rule and action; the least recent ones go.
 pub const MAX_TALKERS: u32 = 16_384;
@@ -33,42 +34,6 @@ pub const FOREVER: u64 = u64::MAX;
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
-
-/// Key of an IPv4 rule, in host byte order.
-///
-/// Protocol 0 and port 0: every packet of the source. Protocol and port: that service. Protocol and
-/// port 0: derived by user space from the services of that prefix and protocol, for packets whose
-/// ports can't be read.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Key4 {
-    /// Source address without host bits.
-    pub address: u32,
-    /// Destination port.
-    pub port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// 0 to 32.
-    pub prefix_len: u8,
-}
-
-/// Key of an IPv6 rule, in host byte order; otherwise as [`Key4`].
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Key6 {
-    /// The first 64 bits of the source address without host bits.
-    pub high: u64,
-    /// The last 64 bits.
-    pub low: u64,
-    /// Destination port.
-    pub port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// 0 to 128.
-    pub prefix_len: u8,
-    /// Always 0: the kernel compares every byte of a key.
-    pub zero: u32,
-}
 
 /// What a rule says. It holds no counters, because an update replaces it whole.
 ///
@@ -284,14 +249,9 @@ mod user {
 
     use super::trace;
     use super::{
-        Cycle, Entry, GuardPort, Key4, Key6, Pace, Retired, Sighting, Talker, TalkerKey, Tally,
-        Told, Uplink,
+        Cycle, Entry, GuardPort, Pace, Retired, Sighting, Talker, TalkerKey, Tally, Told, Uplink,
     };
 
-    // SAFETY: repr(C), integers only, and no padding: 4 + 2 + 1 + 1 bytes.
-    unsafe impl aya::Pod for Key4 {}
-    // SAFETY: repr(C), integers only, and no padding: 8 + 8 + 2 + 1 + 1 + 4 bytes.
-    unsafe impl aya::Pod for Key6 {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 8 + 4 + 4 bytes.
     unsafe impl aya::Pod for Entry {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 8 bytes.

@@ -16,13 +16,16 @@ use crate::{
     output::Output,
 };
 
+/// Bytes of a record: address, service, prefix length and IP version; what it says; and padding.
+const RECORD_BYTES: usize = 64;
+
 /// One IPv4 rule in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KernelRule {
     /// "10.0.0.5/32".
     pub prefix: String,
-    /// The key's bytes in the notation that bpftool wants back.
-    key: Vec<String>,
+    /// Where its record is.
+    record: u32,
 }
 
 /// Every IPv4 rule below an agent's bpffs folder, in order.
@@ -35,19 +38,24 @@ pub fn rules(bpffs: &Path) -> Result<Vec<KernelRule>> {
     let dump: Value = serde_json::from_slice(&output.stdout)
         .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
     let rows = dump.as_array().context("bpftool dumps an array")?;
-    let mut rules = rows.iter().map(rule).collect::<Result<Vec<_>>>()?;
+    let mut rules = Vec::new();
+    for row in rows {
+        rules.extend(rule(row)?);
+    }
     rules.sort();
     Ok(rules)
 }
 
-/// Deletes a rule behind the agent's back.
+/// Wipes a rule's record behind the agent's back.
 pub fn delete_rule(bpffs: &Path, rule: &KernelRule) -> Result<()> {
     let map = rules_map(bpffs)?;
     run(Command::new("bpftool")
-        .args(["map", "delete", "pinned"])
+        .args(["map", "update", "pinned"])
         .arg(map)
         .arg("key")
-        .args(&rule.key))
+        .args(rule.record.to_ne_bytes().map(|byte| byte.to_string()))
+        .arg("value")
+        .args(["0"; RECORD_BYTES]))
 }
 
 /// Ids of the XDP programs on a namespace's links.
@@ -66,25 +74,28 @@ fn rules_map(bpffs: &Path) -> Result<PathBuf> {
         .with_context(|| bpffs.display().to_string())?
         .next()
         .with_context(|| format!("{}: nothing is pinned", bpffs.display()))??;
-    Ok(layout.path().join("rules4"))
+    Ok(layout.path().join("records"))
 }
 
-/// A key is the address in host byte order, the port, the protocol and the prefix length.
-fn rule(row: &Value) -> Result<KernelRule> {
-    let key: Vec<String> = row["key"]
-        .as_array()
-        .with_context(|| row.to_string())?
-        .iter()
-        .filter_map(|byte| byte.as_str().map(str::to_owned))
-        .collect();
-    let bytes: Vec<u8> = key
-        .iter()
+/// A record of an IPv4 rule begins with its address in host byte order, and has at 19 the length of its
+/// prefix and at 20 its IP version.
+fn rule(row: &Value) -> Result<Option<KernelRule>> {
+    let (key, value) = (bytes(&row["key"])?, bytes(&row["value"])?);
+    if value.get(20) != Some(&4) {
+        return Ok(None);
+    }
+    let record = key.try_into().ok().with_context(|| row.to_string())?;
+    let (address, _) = value.split_first_chunk().with_context(|| row.to_string())?;
+    let prefix = format!("{}/{}", Ipv4Addr::from(u32::from_ne_bytes(*address)), value[19]);
+    Ok(Some(KernelRule { prefix, record: u32::from_ne_bytes(record) }))
+}
+
+fn bytes(list: &Value) -> Result<Vec<u8>> {
+    let list = list.as_array().with_context(|| list.to_string())?;
+    let numbers = list.iter().filter_map(Value::as_str);
+    Ok(numbers
         .map(|byte| u8::from_str_radix(byte.trim_start_matches("0x"), 16))
-        .collect::<Result<_, _>>()?;
-    let (address, rest) = bytes.split_first_chunk().with_context(|| row.to_string())?;
-    let length = rest.last().with_context(|| row.to_string())?;
-    let prefix = format!("{}/{length}", Ipv4Addr::from(u32::from_ne_bytes(*address)));
-    Ok(KernelRule { prefix, key })
+        .collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]
@@ -94,9 +105,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_of_bpftool_is_a_prefix() -> Result<()> {
-        let row = json!({"key": ["0x00", "0x01", "0x4e", "0x0a", "0x00", "0x00", "0x00", "0x18"]});
-        assert_eq!(rule(&row)?.prefix, "10.78.1.0/24");
+    fn a_record_of_bpftool_is_a_prefix() -> Result<()> {
+        let mut value = vec!["0x00"; RECORD_BYTES];
+        value[..4].copy_from_slice(&["0x00", "0x01", "0x4e", "0x0a"]);
+        (value[19], value[20]) = ("0x18", "0x04");
+        let row = json!({"key": ["0x07", "0x00", "0x00", "0x00"], "value": value});
+        let found = rule(&row)?.context("a rule")?;
+        assert_eq!((found.prefix.as_str(), found.record), ("10.78.1.0/24", 7));
         Ok(())
     }
 }

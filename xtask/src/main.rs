@@ -1,11 +1,9 @@
 //! Tasks of the kctl project: `cargo xtask TASK`. One file a task; no task knows another.
 
 mod bench;
-mod bench_feeds;
 mod cargo;
 mod demo;
 mod ebpf;
-mod flow;
 mod interrupt;
 mod packages;
 mod test;
@@ -22,8 +20,8 @@ enum Task {
     /// It builds with optimization. It installs prometheus-node-exporter where that is missing, which
     /// Debian starts as a service on port 9100.
     Bench {
-        /// Only benchmarks with this text in their name: processes, counters, routes; or feeds, which
-        /// is not among them otherwise
+        /// Only benchmarks with this text in their name: processes, counters, routes, changes, catching up;
+        /// or one of events, flow, feeds, filter, which take some minutes each and run by name alone
         filter: Option<String>,
     },
     /// Show the main job for real: block an attacker on three hosts in network namespaces (root)
@@ -51,9 +49,6 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
-        Task::Bench { filter: Some(filter) } if filter == "feeds" => {
-            bench_feeds::run().map(|()| ExitCode::SUCCESS)
-        }
         Task::Bench { filter } => bench::run(filter.as_deref()).map(|()| ExitCode::SUCCESS),
         Task::Demo { keep, release } => demo::run(keep, release).map(|()| ExitCode::SUCCESS),
         Task::Ebpf { check } => ebpf::build(check).map(|()| ExitCode::SUCCESS),

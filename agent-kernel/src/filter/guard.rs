@@ -1,14 +1,18 @@
 //! The guard, in memory and in the kernel: the one owner of both. It must not know the rules.
 
+use super::mapped::Mapped;
 use super::table::{Table, absent_is_fine, object};
 use super::{Drift, Guard, Protocol, pins::Pins, program::Program};
 use crate::Error;
+use agent_records::lookup::Lookup;
 use agent_records::{GuardPort, Uplink, mapped};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{MapData, MapError};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::BTreeSet;
+use std::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::Ordering::Release;
 
 #[derive(Debug)]
 pub(super) struct Guards {
@@ -16,6 +20,8 @@ pub(super) struct Guards {
     guard6: LpmTrie<MapData, [u8; 16], u8>,
     ports: Table<GuardPort, u8>,
     uplinks: Table<Uplink, u8>,
+    /// Where the program looks first.
+    header: Mapped,
     guard: Guard,
 }
 
@@ -27,9 +33,11 @@ impl Guards {
             guard6: program.take("guard6")?,
             ports: Table::open(program, pins, "guard_ports")?,
             uplinks: Table::open(program, pins, "uplinks")?,
+            header: Mapped::open(pins, "lookup", size_of::<Lookup>())?,
             guard: Guard::default(),
         };
         opened.guard = opened.read()?;
+        opened.publish([&opened.guard]);
         Ok(opened)
     }
 
@@ -40,9 +48,11 @@ impl Guards {
     pub(super) fn set(&mut self, guard: &Guard) -> Result<(), Error> {
         let guard = canonical(guard);
         let old = std::mem::take(&mut self.guard);
+        self.publish([&old, &guard]);
         let result = self.converge(&old, &guard);
         // After a failure the kernel knows best what was done.
         self.guard = if result.is_ok() { guard } else { self.read()? };
+        self.publish([&self.guard]);
         result
     }
 
@@ -50,10 +60,26 @@ impl Guards {
     pub(super) fn verify(&mut self) -> Result<Drift, Error> {
         let found = self.read()?;
         let guard = self.guard.clone();
-        let drift =
+        let mut drift =
             Drift { missing: beyond(&guard, &found), foreign: beyond(&found, &guard), changed: 0 };
         self.converge(&found, &guard)?;
+        drift.changed += self.publish([&guard]);
         Ok(drift)
+    }
+
+    /// Tells the program what these have anything of; how many words said something else.
+    fn publish<const N: usize>(&self, guards: [&Guard; N]) -> u64 {
+        let mut words = [0_u64; 3];
+        for guard in guards {
+            for prefix in &guard.prefixes {
+                words[0] |= if prefix.addr().is_ipv4() { 1 << 4 } else { 1 << 6 };
+            }
+            guard.ports.iter().for_each(|(_, port)| words[1] |= 1 << (port & 63));
+            guard.uplinks.iter().for_each(|it| words[2] |= 1 << (it.port() & 63));
+        }
+        let places = &self.header.words()[offset_of!(Lookup, guarded) / 8..][..words.len()];
+        let changed = places.iter().zip(words);
+        changed.map(|(place, word)| u64::from(place.swap(word, Release) != word)).sum()
     }
 
     fn converge(&mut self, old: &Guard, new: &Guard) -> Result<(), Error> {

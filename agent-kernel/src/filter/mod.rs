@@ -8,6 +8,9 @@ mod counts;
 mod guard;
 mod ledger;
 mod link;
+mod lookup;
+mod mapped;
+mod migrate;
 mod pins;
 mod program;
 mod record;
@@ -23,6 +26,7 @@ pub use tell::{CYCLE, Sighted, Telling};
 use crate::Error;
 use counts::Counts;
 use guard::Guards;
+use migrate::Old;
 use pins::{Pin, Pins};
 use program::Program;
 pub(crate) use program::{LOAD_ATTEMPTS, interrupted};
@@ -111,15 +115,24 @@ impl Filter {
     /// this program atomically. Nothing passes in between that the pinned state would drop.
     pub fn open(config: &FilterConfig) -> Result<Self, Error> {
         let pins = Pins::open(&config.bpffs)?;
-        let mut program = Program::load(config, &pins)?;
+        let old = Old::find(&pins);
+        let mut max_entries = config.max_entries;
+        if let Some(old) = &old {
+            max_entries = old.max_entries()?.unwrap_or(max_entries);
+            old.share(&pins)?;
+        }
+        let mut program = Program::load(max_entries, &pins)?;
         let program_id = program.id()?;
-        let rules = Rules::open(&mut program, &pins)?;
+        let carried = old.as_ref().map_or_else(|| Ok(Vec::new()), Old::entries)?;
+        let rules = Rules::open(&mut program, &pins, carried)?;
         let guards = Guards::open(&mut program, &pins)?;
         let counts = Counts::open(&mut program, &pins)?;
         let teller = Teller::open(&mut program, &pins)?;
+        if let Some(old) = old {
+            link::adopt(&mut program, old.pins())?;
+            old.end(&pins)?;
+        }
         link::adopt(&mut program, &pins)?;
-        // Of an earlier agent; the program above has its counts elsewhere.
-        pins.remove(&Pin::Map("sources".to_owned()))?;
         Ok(Self { pins, program, program_id, rules, guards, counts, teller, untaken: Vec::new() })
     }
 
@@ -251,7 +264,7 @@ pub(crate) fn pin_folder(bpffs: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Takes every link, map and pin of the filter below `bpffs` away, with no agent running, and says
-/// what it removed: `link eth0`, `map rules4`.
+/// what it removed: `link eth0`, `map records`.
 pub fn detach(bpffs: &Path) -> Result<Vec<String>, Error> {
     let mut removed = Vec::new();
     for pins in Pins::existing(bpffs)? {

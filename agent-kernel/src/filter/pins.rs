@@ -47,6 +47,20 @@ impl Pins {
         Ok(found)
     }
 
+    /// The folder of the layout before this one, if it is there.
+    pub(super) fn before(&self) -> Option<Self> {
+        let number = LAYOUT.trim_start_matches('v').parse::<u32>().expect("a layout has a number");
+        let folder = self.0.with_file_name(format!("v{}", number - 1));
+        folder.is_dir().then_some(Self(folder))
+    }
+
+    /// Moves a pin to another folder.
+    pub(super) fn hand_over(&self, pin: &Pin, to: &Self) -> Result<(), Error> {
+        let path = self.path(pin);
+        std::fs::rename(&path, to.path(pin))
+            .map_err(|error| Error::io(named("pin", path.display()), error))
+    }
+
     pub(super) fn folder(&self) -> &Path {
         &self.0
     }

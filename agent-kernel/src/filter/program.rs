@@ -1,6 +1,6 @@
 //! The eBPF object: loading it over pinned maps. It must not know what they hold.
 
-use super::FilterConfig;
+use super::lookup;
 use super::pins::{Pin, Pins};
 use crate::error::{Error, ErrorKind};
 use agent_records::RING_BYTES;
@@ -24,15 +24,16 @@ pub(super) struct Program {
 
 impl Program {
     /// Loads the program; makes and pins what maps are missing.
-    pub(super) fn load(config: &FilterConfig, pins: &Pins) -> Result<Self, Error> {
-        if config.max_entries == 0 {
+    pub(super) fn load(max_entries: u32, pins: &Pins) -> Result<Self, Error> {
+        if max_entries == 0 {
             return Err(Error::new(ErrorKind::Invalid, "max_entries", "must be at least 1"));
         }
         let pinned = |map: &str| MapInfo::from_pin(pins.path(&Pin::Map(map.to_owned()))).ok();
-        let fresh = ["rules4", "rules6", "hits"].iter().all(|map| pinned(map).is_none());
-        let slots =
-            pinned("hits").map_or(config.max_entries.saturating_mul(2), |hits| hits.max_entries());
-        let wanted = [("rules4", config.max_entries), ("rules6", config.max_entries)];
+        let fresh = ["records", "hits"].iter().all(|map| pinned(map).is_none());
+        let slots = pinned("hits").map_or(max_entries.saturating_mul(2), |hits| hits.max_entries());
+        let tables = lookup::elements(max_entries);
+        let wanted =
+            [("records", max_entries), ("index", tables), ("filter4", tables), ("filter6", tables)];
         let by_slot = ["hits", "paces", "told", "retired"].map(|map| (map, slots));
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(pins.folder());

@@ -2,16 +2,10 @@
 //! checked.
 
 use super::{Action, Protocol, Rule, RuleKey, Until};
-use agent_records::{Entry, Key4, Key6, Retired, mapped, mask};
+use agent_records::lookup::Key;
+use agent_records::{Entry, Retired, mapped, mask};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-/// Key of an entry in the kernel, of either family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Key {
-    V4(Key4),
-    V6(Key6),
-}
 
 /// A prefix and protocol whose services share one derived entry.
 pub(super) type Group = (IpNet, Protocol);
@@ -25,68 +19,69 @@ pub(super) enum Meaning {
     Derived(Group),
 }
 
-impl Key {
-    pub(super) fn rule(key: &RuleKey) -> Self {
-        let (protocol, port) = key.service.map_or((0, 0), |(p, port)| (p.number(), port));
-        Self::new(key.prefix, protocol, port)
-    }
+/// The key of a rule.
+pub(super) fn key(key: &RuleKey) -> Key {
+    let (protocol, port) = key.service.map_or((0, 0), |(p, port)| (p.number(), port));
+    new(key.prefix, protocol, port)
+}
 
-    pub(super) fn derived((prefix, protocol): Group) -> Self {
-        Self::new(prefix, protocol.number(), 0)
-    }
+/// The key of a group's derived entry.
+pub(super) fn derived((prefix, protocol): Group) -> Key {
+    new(prefix, protocol.number(), 0)
+}
 
-    fn new(prefix: IpNet, protocol: u8, port: u16) -> Self {
-        let prefix_len = prefix.prefix_len();
-        match prefix.network() {
-            IpAddr::V4(address) => {
-                Self::V4(Key4 { address: address.to_bits(), port, protocol, prefix_len })
-            }
-            IpAddr::V6(address) => {
-                let (high, low) = halves(address);
-                Self::V6(Key6 { high, low, port, protocol, prefix_len, zero: 0 })
-            }
+fn new(prefix: IpNet, protocol: u8, port: u16) -> Key {
+    let service = u64::from(protocol) << 16 | u64::from(port);
+    let len = prefix.prefix_len().into();
+    match prefix.network() {
+        IpAddr::V4(address) => {
+            Key { high: address.to_bits().into(), low: 0, rest: Key::rest(4, len, service) }
+        }
+        IpAddr::V6(address) => {
+            let (high, low) = halves(address);
+            Key { high, low, rest: Key::rest(6, len, service) }
         }
     }
+}
 
-    /// `None` when we would never have written it.
-    pub(super) fn meaning(self) -> Option<Meaning> {
-        let (prefix, protocol, port) = match self {
-            Self::V4(Key4 { address, port, protocol, prefix_len }) => {
-                let net = Ipv4Net::new(Ipv4Addr::from_bits(address), prefix_len).ok()?;
-                (IpNet::V4(net), protocol, port)
-            }
-            Self::V6(Key6 { high, low, port, protocol, prefix_len, zero: 0 }) => {
-                let bits = u128::from(high) << 64 | u128::from(low);
-                let net = Ipv6Net::new(Ipv6Addr::from_bits(bits), prefix_len).ok()?;
-                (IpNet::V6(net), protocol, port)
-            }
-            Self::V6(_) => return None,
-        };
-        if prefix.addr() != prefix.network() {
-            return None;
+/// `None` when we would never have written it.
+pub(super) fn meaning(key: &Key) -> Option<Meaning> {
+    let len = u8::try_from(key.prefix_len()).ok()?;
+    let prefix: IpNet = match key.version() {
+        4 if key.low == 0 => {
+            let address = u32::try_from(key.high).ok()?;
+            Ipv4Net::new(Ipv4Addr::from_bits(address), len).ok()?.into()
         }
-        match (protocol, port) {
-            (0, 0) => Some(Meaning::Rule(RuleKey { prefix, service: None })),
-            (number, 0) => Some(Meaning::Derived((prefix, Protocol::from_number(number)?))),
-            (number, port) => {
-                let service = Some((Protocol::from_number(number)?, port));
-                Some(Meaning::Rule(RuleKey { prefix, service }))
-            }
+        6 => {
+            let bits = u128::from(key.high) << 64 | u128::from(key.low);
+            Ipv6Net::new(Ipv6Addr::from_bits(bits), len).ok()?.into()
+        }
+        _ => return None,
+    };
+    if prefix.addr() != prefix.network() {
+        return None;
+    }
+    let [_, _, _, _, _, protocol, service @ ..] = key.rest.to_be_bytes();
+    match (protocol, u16::from_be_bytes(service)) {
+        (0, 0) => Some(Meaning::Rule(RuleKey { prefix, service: None })),
+        (number, 0) => Some(Meaning::Derived((prefix, Protocol::from_number(number)?))),
+        (number, port) => {
+            let service = Some((Protocol::from_number(number)?, port));
+            Some(Meaning::Rule(RuleKey { prefix, service }))
         }
     }
+}
 
-    /// The mask word and bit that say that this prefix length has rules.
-    pub(super) fn mask(self) -> (u32, u32) {
-        let (any, ports, place, service) = match self {
-            Self::V4(key) => {
-                (mask::ANY4, mask::PORT4, 32 - u32::from(key.prefix_len), key.protocol != 0)
-            }
-            Self::V6(key) => {
-                (mask::ANY6, mask::PORT6, 128 - u32::from(key.prefix_len), key.protocol != 0)
-            }
-        };
-        (if service { ports } else { any } + place / 64, place % 64)
-    }
+/// The mask word and bit that say that this prefix length has rules.
+pub(super) fn mask(key: &Key) -> (u32, u32) {
+    let (any, ports, longest) = if key.version() == 4 {
+        (mask::ANY4, mask::PORT4, 32)
+    } else {
+        (mask::ANY6, mask::PORT6, 128)
+    };
+    let place = longest - key.prefix_len();
+    let names_service = key.rest & 0xff_ffff != 0;
+    (if names_service { ports } else { any } + place / 64, place % 64)
 }
 
 fn halves(address: Ipv6Addr) -> (u64, u64) {
@@ -182,10 +177,10 @@ mod tests {
     #[test]
     fn a_rule_key_survives_the_kernel() {
         for key in keys() {
-            assert_eq!(Key::rule(&key).meaning(), Some(Meaning::Rule(key)));
+            assert_eq!(meaning(&super::key(&key)), Some(Meaning::Rule(key)));
         }
         let group = ("2001:db8::/33".parse().expect("valid"), Protocol::Tcp);
-        assert_eq!(Key::derived(group).meaning(), Some(Meaning::Derived(group)));
+        assert_eq!(meaning(&derived(group)), Some(Meaning::Derived(group)));
     }
 
     #[test]
@@ -200,21 +195,27 @@ mod tests {
 
     #[test]
     fn keys_that_nobody_would_write_mean_nothing() {
-        let good = Key4 { address: 0x0a00_0000, port: 0, protocol: 0, prefix_len: 8 };
+        let good = Key { high: 0x0a00_0000, low: 0, rest: Key::rest(4, 8, 0) };
+        assert!(meaning(&good).is_some());
         for bad in [
-            Key4 { address: 0x0a00_0001, ..good },
-            Key4 { prefix_len: 33, ..good },
-            Key4 { protocol: 1, ..good },
-            Key4 { port: 22, ..good },
+            Key { high: 0x0a00_0001, ..good },
+            Key { high: 0x1_0a00_0000, ..good },
+            Key { low: 1, ..good },
+            Key { rest: Key::rest(4, 33, 0), ..good },
+            Key { rest: Key::rest(5, 8, 0), ..good },
+            Key { rest: Key::rest(4, 8, 1 << 16), ..good },
+            Key { rest: Key::rest(4, 8, 22), ..good },
+            Key { rest: good.rest | 1 << 40, ..good },
+            Key::default(),
         ] {
-            assert_eq!(Key::V4(bad).meaning(), None, "{bad:?}");
+            assert_eq!(meaning(&bad), None, "{bad:?}");
         }
     }
 
     #[test]
     fn the_longest_length_has_the_lowest_bit_of_the_first_word() {
         let mask = |prefix: &str, service| {
-            Key::rule(&RuleKey { prefix: prefix.parse().expect("valid"), service }).mask()
+            mask(&key(&RuleKey { prefix: prefix.parse().expect("valid"), service }))
         };
         assert_eq!(mask("10.0.0.1/32", None), (mask::ANY4, 0));
         assert_eq!(mask("0.0.0.0/0", Some((Protocol::Tcp, 1))), (mask::PORT4, 32));

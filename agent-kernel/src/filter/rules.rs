@@ -2,29 +2,23 @@
 //! the interfaces.
 
 use super::ledger::Ledger;
-use super::record::{self, Group, Key, Meaning, Owner};
-use super::table::{Row, Table};
+use super::lookup::LookupTable;
+use super::record::{self, Group, Meaning, Owner};
 use super::{Action, Drift, Hit, Rule, RuleKey, pins::Pins, program::Program};
 use crate::error::{Error, ErrorKind};
-use agent_records::{Entry, Key4, Key6, mask};
+use agent_records::Entry;
+use agent_records::lookup::Key;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 pub(super) struct Rules {
-    rules4: Table<Key4, Entry>,
-    rules6: Table<Key6, Entry>,
-    masks: Row<u64>,
+    /// `rules` as entries, and the derived entries.
+    table: LookupTable,
     ledger: Ledger,
     max_entries: u32,
     /// What was asked for.
     rules: HashMap<RuleKey, Rule>,
-    /// What the maps hold: `rules` as records, and the derived entries.
-    held: HashMap<Key, Entry>,
     /// Ports of the rules with a service.
     services: HashMap<Group, BTreeSet<u16>>,
-    /// How many entries need each bit of the masks.
-    lengths: HashMap<(u32, u32), u64>,
-    /// What the masks hold.
-    words: [u64; mask::COUNT as usize],
 }
 
 /// What an update really changes.
@@ -37,27 +31,25 @@ struct Changes {
 }
 
 impl Rules {
-    /// Takes over what the maps hold and puts in order what no agent would have left so.
-    pub(super) fn open(program: &mut Program, pins: &Pins) -> Result<Self, Error> {
-        let rules4 = Table::open(program, pins, "rules4")?;
-        let rules6 = Table::open(program, pins, "rules6")?;
+    /// Takes over what the maps hold and what is carried over from others, and puts in order what no agent would have left so.
+    pub(super) fn open(
+        program: &mut Program,
+        pins: &Pins,
+        carried: Vec<(Key, Entry)>,
+    ) -> Result<Self, Error> {
         let ledger = Ledger::open(program, pins)?;
-        let max_entries = rules4
-            .pinned
-            .max_entries()?
-            .min(rules6.pinned.max_entries()?)
-            .min(ledger.capacity() / 2);
+        let is_ours = |key: &Key, entry: &Entry| {
+            record::meaning(key).is_some() && record::rule(entry).is_some()
+        };
+        let mut table = LookupTable::open(pins, is_ours)?;
+        let carried = carried.into_iter().filter(|(key, entry)| is_ours(key, entry));
+        table.carry(carried.take(table.capacity() as usize).collect())?;
         let mut opened = Self {
-            rules4,
-            rules6,
-            masks: Row::open(program, pins, "masks")?,
+            max_entries: table.capacity().min(ledger.capacity() / 2),
+            table,
             ledger,
-            max_entries,
             rules: HashMap::new(),
-            held: HashMap::new(),
             services: HashMap::new(),
-            lengths: HashMap::new(),
-            words: [0; mask::COUNT as usize],
         };
         opened.adopt(program.fresh)?;
         Ok(opened)
@@ -65,42 +57,42 @@ impl Rules {
 
     fn adopt(&mut self, pristine: bool) -> Result<(), Error> {
         let mut slotless = Vec::new();
-        for (key, entry) in self.dump()? {
-            match (key.meaning(), record::rule(&entry)) {
-                (Some(Meaning::Rule(rule_key)), Some(rule)) => {
-                    let mut own = |action, until: Option<_>, slot| {
-                        until.is_none() || self.ledger.adopt(slot, Owner { key: rule_key, action })
-                    };
-                    if own(Action::Drop, rule.drop, entry.drop_slot)
-                        & own(Action::Monitor, rule.monitor, entry.monitor_slot)
-                    {
-                        self.note(key, entry);
-                    } else {
-                        slotless.push((key, rule));
-                    }
+        let found: Vec<_> = self.table.iter().map(|(key, entry)| (*key, *entry)).collect();
+        for (key, entry) in found {
+            if let (Some(Meaning::Rule(rule_key)), Some(rule)) =
+                (record::meaning(&key), record::rule(&entry))
+            {
+                let mut own = |action, until: Option<_>, slot| {
+                    until.is_none() || self.ledger.adopt(slot, Owner { key: rule_key, action })
+                };
+                if !(own(Action::Drop, rule.drop, entry.drop_slot)
+                    & own(Action::Monitor, rule.monitor, entry.monitor_slot))
+                {
+                    slotless.push((rule_key, rule));
                 }
-                (Some(Meaning::Derived(_)), Some(_)) => self.note(key, entry),
-                _ => self.erase(&key)?,
+                self.note(rule_key, rule);
             }
         }
         self.ledger.adopted(pristine)?;
         for (key, rule) in slotless {
-            let entry = self.entry(key, rule)?;
-            self.put(key, entry)?;
+            let entry = self.entry(key, Entry::default(), rule)?;
+            self.table.put(record::key(&key), entry)?;
         }
-        let derived = self.held.keys().filter_map(|key| match key.meaning() {
+        let derived = self.table.iter().filter_map(|(key, _)| match record::meaning(key) {
             Some(Meaning::Derived(group)) => Some(group),
             _ => None,
         });
         let groups: HashSet<Group> = derived.chain(self.services.keys().copied()).collect();
         for group in groups {
             match self.derive(group, &Changes::default()) {
-                Some(entry) => self.put(Key::derived(group), entry)?,
-                None => self.take(&Key::derived(group))?,
+                Some(entry) => self.table.put(record::derived(group), entry)?,
+                None => {
+                    self.table.take(&record::derived(group));
+                }
             }
         }
-        self.words = self.masks.values()?.try_into().expect("the array has as many words");
-        self.set_words(self.needed_words())
+        self.table.publish_lengths();
+        Ok(())
     }
 
     pub(super) fn rules(&self) -> &HashMap<RuleKey, Rule> {
@@ -114,11 +106,12 @@ impl Rules {
     /// All upserts, then all removals; see [`super::Filter::update`].
     pub(super) fn update(&mut self, changes: &[(RuleKey, Option<Rule>)]) -> Result<(), Error> {
         let changes = self.real_changes(changes)?;
-        self.check_room(&changes)?;
+        let (new4, new6) = self.check_room(&changes)?;
+        self.table.reserve(new4, new6)?;
         let result = self.apply(&changes);
         // Whatever of it was done is reflected in the masks.
-        self.set_words(self.needed_words())?;
-        result
+        self.table.publish_lengths();
+        result.and_then(|()| self.table.tidy())
     }
 
     fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
@@ -130,33 +123,37 @@ impl Rules {
         self.put_rules(&more)?;
         let (mut weaker, mut unneeded) = (Vec::new(), Vec::new());
         for group in changes.services.keys() {
-            let key = Key::derived(*group);
-            match (self.derive(*group, changes), self.held.get(&key)) {
+            let key = record::derived(*group);
+            match (self.derive(*group, changes), self.table.get(&key)) {
                 (None, _) => unneeded.push(key),
                 (Some(new), Some(old)) if new.drop_until < old.drop_until => {
                     weaker.push((key, new));
                 }
-                (Some(new), _) => self.put(key, new)?,
+                (Some(new), _) => self.table.put(key, new)?,
             }
         }
         // A length is looked at once its entries are there, and until its last one is gone.
-        self.set_words(self.needed_words())?;
+        self.table.publish_lengths();
         for (key, entry) in weaker {
-            self.put(key, entry)?;
+            self.table.put(key, entry)?;
         }
         self.put_rules(&less)?;
-        let removed = changes.rules.iter().filter(|(_, rule)| rule.is_none());
-        for key in unneeded.into_iter().chain(removed.map(|(key, _)| Key::rule(key))) {
-            self.take(&key)?;
+        for key in unneeded {
+            self.table.take(&key);
+        }
+        for (key, _) in changes.rules.iter().filter(|(_, rule)| rule.is_none()) {
+            self.take(key)?;
         }
         Ok(())
     }
 
     fn put_rules(&mut self, rules: &[(&RuleKey, Rule)]) -> Result<(), Error> {
         for (key, rule) in rules {
-            let key = Key::rule(key);
-            let entry = self.entry(key, *rule)?;
-            self.put(key, entry)?;
+            let place = record::key(key);
+            let old = self.table.get(&place).copied().unwrap_or_default();
+            let entry = self.entry(**key, old, *rule)?;
+            self.leave(&old, &entry, |table| table.put(place, entry))?;
+            self.note(**key, *rule);
         }
         Ok(())
     }
@@ -183,21 +180,22 @@ impl Rules {
         Ok(real)
     }
 
-    fn check_room(&self, changes: &Changes) -> Result<(), Error> {
-        let new_rules = changes
-            .rules
-            .iter()
-            .filter(|(key, rule)| rule.is_some() && !self.rules.contains_key(key))
-            .count();
-        let new_derived = changes
+    /// How many entries of each family the changes add.
+    fn check_room(&self, changes: &Changes) -> Result<(usize, usize), Error> {
+        let rules = changes.rules.iter().filter(|(_, rule)| rule.is_some());
+        let derived = changes
             .services
             .keys()
-            .filter(|group| !self.held.contains_key(&Key::derived(**group)))
-            .filter(|group| self.future_drops(**group, changes).next().is_some())
-            .count();
-        let (new, held) = (new_rules + new_derived, self.held.len());
+            .filter(|group| self.future_drops(**group, changes).next().is_some());
+        let keys =
+            rules.map(|(key, _)| record::key(key)).chain(derived.map(|it| record::derived(*it)));
+        let (mut new4, mut new6) = (0, 0);
+        for key in keys.filter(|key| self.table.get(key).is_none()) {
+            *(if key.version() == 4 { &mut new4 } else { &mut new6 }) += 1;
+        }
+        let (new, held) = (new4 + new6, self.table.len());
         if new == 0 || held + new <= self.max_entries as usize {
-            return Ok(());
+            return Ok((new4, new6));
         }
         let max = self.max_entries;
         let why = format!("no room for {new} more entries beside {held}: it holds {max}");
@@ -224,7 +222,7 @@ impl Rules {
                 Some(change) => change.as_ref(),
                 None => self.rules.get(&key),
             };
-            Some((Key::rule(&key), rule?.drop?))
+            Some((record::key(&key), rule?.drop?))
         })
     }
 
@@ -233,19 +231,16 @@ impl Rules {
     fn derive(&self, group: Group, changes: &Changes) -> Option<Entry> {
         let mut drops = self.future_drops(group, changes).peekable();
         let lowest = drops.peek()?.0;
-        let drop_slot = self.held.get(&lowest)?.drop_slot;
+        let drop_slot = self.table.get(&lowest)?.drop_slot;
         let latest = drops.map(|(_, until)| until).max();
         Some(Entry { drop_until: record::until(latest), drop_slot, ..Entry::default() })
     }
 
-    /// The record of a rule: an action that goes on keeps its counter, a new one starts at zero.
-    fn entry(&mut self, key: Key, rule: Rule) -> Result<Entry, Error> {
-        let old = self.held.get(&key).copied().unwrap_or_default();
-        let Some(Meaning::Rule(rule_key)) = key.meaning() else {
-            unreachable!("rules have keys of rules")
-        };
+    /// The entry of a rule: an action that goes on keeps its counter, a new one starts at zero. The
+    /// number of an action that went stays, for packets that have just met it.
+    fn entry(&mut self, key: RuleKey, old: Entry, rule: Rule) -> Result<Entry, Error> {
         let mut slot = |action, is_new: bool, kept: u32| {
-            if is_new { self.ledger.take(Owner { key: rule_key, action }) } else { Ok(kept) }
+            if is_new { self.ledger.take(Owner { key, action }) } else { Ok(kept) }
         };
         let drops_anew = rule.drop.is_some() && old.drop_until == 0;
         let drop_slot = slot(Action::Drop, drops_anew, old.drop_slot)?;
@@ -254,141 +249,62 @@ impl Rules {
         Ok(Entry {
             drop_until: record::until(rule.drop),
             monitor_until: record::until(rule.monitor),
-            drop_slot: if rule.drop.is_some() { drop_slot } else { 0 },
-            monitor_slot: if rule.monitor.is_some() { monitor_slot } else { 0 },
+            drop_slot,
+            monitor_slot,
         })
     }
 
-    /// Writes an entry and remembers it.
-    fn put(&mut self, key: Key, entry: Entry) -> Result<(), Error> {
-        if self.held.get(&key) == Some(&entry) {
-            return Ok(());
-        }
-        let leaving = self.leaving(&key, entry);
-        self.ledger.will_leave(&leaving)?;
-        self.write(key, entry)?;
-        self.note(key, entry);
-        self.ledger.leave(&leaving);
-        Ok(())
-    }
-
-    fn note(&mut self, key: Key, entry: Entry) {
-        let old = self.held.insert(key, entry);
-        if old.is_none() {
-            *self.lengths.entry(key.mask()).or_default() += 1;
-        }
-        if let (Some(Meaning::Rule(rule_key)), Some(rule)) = (key.meaning(), record::rule(&entry)) {
-            self.rules.insert(rule_key, rule);
-            if let (Some(group), Some((_, port))) = (group(&rule_key), rule_key.service) {
-                self.services.entry(group).or_default().insert(port);
-            }
+    fn note(&mut self, key: RuleKey, rule: Rule) {
+        self.rules.insert(key, rule);
+        if let (Some(group), Some((_, port))) = (group(&key), key.service) {
+            self.services.entry(group).or_default().insert(port);
         }
     }
 
-    /// Removes an entry, if it is there, and forgets it.
-    fn take(&mut self, key: &Key) -> Result<(), Error> {
-        if !self.held.contains_key(key) {
-            return Ok(());
-        }
-        let leaving = self.leaving(key, Entry::default());
-        self.ledger.will_leave(&leaving)?;
-        self.erase(key)?;
-        self.held.remove(key);
-        self.ledger.leave(&leaving);
-        if let Some(count) = self.lengths.get_mut(&key.mask()) {
-            *count -= 1;
-        }
-        if let Some(Meaning::Rule(rule_key)) = key.meaning() {
-            self.rules.remove(&rule_key);
-            if let (Some(group), Some((_, port))) = (group(&rule_key), rule_key.service)
-                && let Some(ports) = self.services.get_mut(&group)
-            {
-                ports.remove(&port);
-                if ports.is_empty() {
-                    self.services.remove(&group);
-                }
+    /// Removes a rule, if it is there.
+    fn take(&mut self, key: &RuleKey) -> Result<(), Error> {
+        let place = record::key(key);
+        let Some(old) = self.table.get(&place).copied() else { return Ok(()) };
+        self.leave(&old, &Entry::default(), |table| {
+            table.take(&place);
+            Ok(())
+        })?;
+        self.rules.remove(key);
+        if let (Some(group), Some((_, port))) = (group(key), key.service)
+            && let Some(ports) = self.services.get_mut(&group)
+        {
+            ports.remove(&port);
+            if ports.is_empty() {
+                self.services.remove(&group);
             }
         }
         Ok(())
     }
 
-    /// Slots of actions that a rule would have no longer with that entry.
-    fn leaving(&self, key: &Key, new: Entry) -> Vec<u32> {
-        let (Some(Meaning::Rule(_)), Some(old)) = (key.meaning(), self.held.get(key)) else {
-            return Vec::new();
-        };
+    /// Makes a change to a rule, around which the slots of actions that it ends are given back.
+    fn leave(
+        &mut self,
+        old: &Entry,
+        new: &Entry,
+        change: impl FnOnce(&mut LookupTable) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let drop = old.drop_until != 0 && new.drop_until == 0;
         let monitor = old.monitor_until != 0 && new.monitor_until == 0;
         let slots = [drop.then_some(old.drop_slot), monitor.then_some(old.monitor_slot)];
-        slots.into_iter().flatten().collect()
+        let slots: Vec<u32> = slots.into_iter().flatten().collect();
+        self.ledger.will_leave(&slots)?;
+        change(&mut self.table)?;
+        self.ledger.leave(&slots);
+        Ok(())
     }
 
     pub(super) fn ledger(&mut self) -> &mut Ledger {
         &mut self.ledger
     }
 
-    fn write(&mut self, key: Key, entry: Entry) -> Result<(), Error> {
-        match key {
-            Key::V4(key) => self.rules4.insert(key, entry),
-            Key::V6(key) => self.rules6.insert(key, entry),
-        }
-    }
-
-    fn erase(&mut self, key: &Key) -> Result<(), Error> {
-        match key {
-            Key::V4(key) => self.rules4.remove(key),
-            Key::V6(key) => self.rules6.remove(key),
-        }
-    }
-
-    fn dump(&self) -> Result<HashMap<Key, Entry>, Error> {
-        let v4 = self.rules4.pinned.dump::<Key4, Entry>()?;
-        let v6 = self.rules6.pinned.dump::<Key6, Entry>()?;
-        let v4 = v4.into_iter().map(|(key, entry)| (Key::V4(key), entry));
-        Ok(v4.chain(v6.into_iter().map(|(key, entry)| (Key::V6(key), entry))).collect())
-    }
-
-    fn needed_words(&self) -> [u64; mask::COUNT as usize] {
-        let mut words = [0; mask::COUNT as usize];
-        for ((word, bit), count) in &self.lengths {
-            words[*word as usize] |= u64::from(*count > 0) << bit;
-        }
-        words
-    }
-
-    fn set_words(&mut self, words: [u64; mask::COUNT as usize]) -> Result<(), Error> {
-        for (index, word) in (0..).zip(words) {
-            if self.words[index as usize] != word {
-                self.masks.set(index, word)?;
-                self.words[index as usize] = word;
-            }
-        }
-        Ok(())
-    }
-
     /// Mends the maps and says how much was off.
     pub(super) fn verify(&mut self) -> Result<Drift, Error> {
-        let mut drift = Drift::default();
-        let found = self.dump()?;
-        // Foreign entries first, since they may take the room of ours.
-        for key in found.keys().filter(|key| !self.held.contains_key(key)).collect::<Vec<_>>() {
-            self.erase(key)?;
-            drift.foreign += 1;
-        }
-        let held: Vec<_> = self.held.iter().map(|(key, entry)| (*key, *entry)).collect();
-        for (key, entry) in held {
-            match found.get(&key) {
-                Some(same) if *same == entry => continue,
-                Some(_) => drift.changed += 1,
-                None => drift.missing += 1,
-            }
-            self.write(key, entry)?;
-        }
-        let words = self.words;
-        self.words = self.masks.values()?.try_into().expect("the array has as many words");
-        drift.changed += self.words.iter().zip(words).filter(|(a, b)| **a != *b).count() as u64;
-        self.set_words(words)?;
-        Ok(drift)
+        self.table.verify()
     }
 
     /// Rules that met something.
@@ -396,7 +312,7 @@ impl Rules {
         let tallies = self.ledger.met()?;
         let mut hits = Vec::new();
         for (key, rule) in &self.rules {
-            let entry = self.held.get(&Key::rule(key)).expect("every rule is held");
+            let entry = self.table.get(&record::key(key)).expect("every rule is held");
             let actions = [
                 (Action::Drop, rule.drop, entry.drop_slot),
                 (Action::Monitor, rule.monitor, entry.monitor_slot),

@@ -12,7 +12,7 @@ fn mode_of_kt0() -> i64 {
 
 /// The pinned link of kt0 as bpftool(8) sees it.
 fn link(world: &World) -> serde_json::Value {
-    json(&format!("bpftool -j link show pinned {}/v1/link-kt0", world.bpffs().display()))
+    json(&format!("bpftool -j link show pinned {}/v2/link-kt0", world.bpffs().display()))
 }
 
 fn blocks(mode: Mode, expected: Attached, seen: i64) {
@@ -146,7 +146,7 @@ fn a_bpffs_is_mounted_where_one_belongs_and_none_is() {
     let config = FilterConfig { bpffs: "/sys/fs/bpf/kctl".into(), max_entries: 1 };
     Filter::open(&config).expect("a filter");
     assert_eq!(run("stat -f -c %T /sys/fs/bpf").trim(), "bpf_fs");
-    assert_eq!(detach(&config.bpffs).expect("detached").len(), 18);
+    assert_eq!(detach(&config.bpffs).expect("detached").len(), 21);
 }
 
 #[test]
@@ -161,14 +161,16 @@ fn detach_leaves_nothing_behind() {
     drop(filter);
 
     let removed = detach(&world.bpffs()).expect("detached");
-    assert!(removed.contains(&"link kt0".to_owned()) && removed.contains(&"map rules4".to_owned()));
-    assert_eq!(removed.len(), 19);
+    assert!(
+        removed.contains(&"link kt0".to_owned()) && removed.contains(&"map records".to_owned())
+    );
+    assert_eq!(removed.len(), 22);
     assert_eq!(mode_of_kt0(), 0);
     within("it passes", || answers("10.9.0.2"));
     within("program and link are gone", || {
         !command(&format!("bpftool prog show id {program}")).status.success()
             && !command(&format!("bpftool link show id {id}")).status.success()
     });
-    assert!(!world.bpffs().join("v1").exists());
+    assert!(!world.bpffs().join("v2").exists());
     assert!(detach(&world.bpffs()).expect("nothing to do").is_empty());
 }

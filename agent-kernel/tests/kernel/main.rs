@@ -5,6 +5,7 @@ mod attach;
 mod changes;
 mod differential;
 mod ip;
+mod layouts;
 mod lists;
 mod netlink;
 mod support;

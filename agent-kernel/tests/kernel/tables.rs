@@ -4,6 +4,7 @@ use crate::support::{DROP, PEER, World, answers, drop_until, json, key, port, ru
 use agent_kernel::ErrorKind;
 use agent_kernel::filter::{Drift, Guard, Mode, Protocol, Rule, Until};
 use agent_kernel::sys::boottime_ns;
+use serde_json::Value;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -174,47 +175,40 @@ fn what_somebody_did_to_the_maps_is_found_and_mended() {
     filter.set_guard(&guard).expect("set");
     assert_eq!(filter.verify().expect("verified"), Drift::default());
 
-    let map = |name: &str| world.bpffs().join("v1").join(name).display().to_string();
-    let bytes = |value: &serde_json::Value| {
-        let bytes: Vec<_> =
-            value.as_array().expect("bytes").iter().filter_map(|b| b.as_str()).collect();
-        bytes.join(" ")
-    };
-    let elements = |name: &str| {
-        json(&format!("bpftool -j map dump pinned {}", map(name)))
-            .as_array()
-            .cloned()
-            .expect("a list")
-    };
-    // Gone: every IPv4 entry (with the derived one), and every mask.
-    assert_eq!(elements("rules4").len(), 3);
-    for element in elements("rules4") {
-        run(&format!("bpftool map delete pinned {} key {}", map("rules4"), bytes(&element["key"])));
+    let map = |name: &str| world.bpffs().join("v2").join(name).display().to_string();
+    let wipe = |name: &str, key: u32, bytes: usize| set(&map(name), key, &vec![0; bytes]);
+    // Gone: every IPv4 entry (with the derived one), and every mask; they begin the lookup.
+    assert_eq!(records(&map("records"), 4).len(), 3);
+    for (number, _) in records(&map("records"), 4) {
+        wipe("records", number, 64);
     }
-    let zero = "0 ".repeat(8);
-    run(&format!("bpftool map update pinned {} key 0 0 0 0 value {zero}", map("masks")));
+    let lookup = json(&format!("bpftool -j map lookup pinned {} key 0 0 0 0", map("lookup")));
+    let mut header = bytes(&lookup["value"]);
+    header[24..88].fill(0);
+    set(&map("lookup"), 0, &header);
     within("it passes, deleted behind our back", || answers("10.9.0.2"));
     // Changed: the IPv6 one. Foreign: another IPv6 one, and a service of the guard.
-    let v6 = elements("rules6");
-    let value = "1 0 0 0 0 0 0 0 ".to_owned() + &"0 ".repeat(16);
-    run(&format!(
-        "bpftool map update pinned {} key {} value {value}",
-        map("rules6"),
-        bytes(&v6[0]["key"])
-    ));
-    run(&format!(
-        "bpftool map update pinned {} key {} value {value}",
-        map("rules6"),
-        "0 ".repeat(24)
-    ));
+    let (number, mut record) = records(&map("records"), 6).remove(0);
+    record[24..32].copy_from_slice(&1_u64.to_ne_bytes());
+    set(&map("records"), number, &record);
+    record[0] = 77;
+    set(&map("records"), 99, &record);
     run(&format!("bpftool map update pinned {} key 80 0 6 0 value 1", map("guard_ports")));
     within("it passes, changed behind our back", || answers("fd09::2"));
 
     let drift = filter.verify().expect("verified");
-    assert_eq!(drift, Drift { missing: 3, foreign: 2, changed: 2 });
+    // Masks of two families, of which IPv4 has one for services.
+    assert_eq!(drift, Drift { missing: 3, foreign: 2, changed: 4 });
     assert!(!answers("10.9.0.2") && !answers("fd09::2"), "mended");
     assert_eq!(filter.verify().expect("verified"), Drift::default());
-    assert_eq!(elements("rules6").len(), 1);
+    // What leads to the records is mended too.
+    for (name, bytes) in [("index", 64), ("filter4", 8)] {
+        (0..128).for_each(|element| wipe(name, element, bytes));
+        within("it passes, and nothing leads to its record", || answers("10.9.0.2"));
+        assert!(filter.verify().expect("verified").changed > 0);
+        assert!(!answers("10.9.0.2"), "mended");
+    }
+    assert_eq!(records(&map("records"), 6).len(), 1);
     drop(filter);
 
     let filter = world.filter(100);
@@ -231,20 +225,43 @@ fn nonsense_in_pinned_maps_is_cleared_away_by_a_new_owner() {
         .expect("room");
     let rules = filter.rules().clone();
     drop(filter);
-    let map = world.bpffs().join("v1/rules4").display().to_string();
-    let forever = "255 ".repeat(8);
+    let map = world.bpffs().join("v2/records").display().to_string();
+    let found = records(&map, 4);
+    let single = found.iter().find(|(_, record)| record[19] == 32).expect("the single one");
     // Host bits beyond the prefix; and a second rule that counts on the slots of the first.
-    run(&format!(
-        "bpftool map update pinned {map} key 1 2 3 10 0 0 0 8 value {forever} {}",
-        "0 ".repeat(16)
-    ));
-    run(&format!(
-        "bpftool map update pinned {map} key 9 0 0 10 0 0 0 32 value {forever} {}",
-        "0 ".repeat(16)
-    ));
+    let mut record = single.1.clone();
+    record[19] = 8;
+    set(&map, 7, &record);
+    record[19] = 32;
+    record[..4].copy_from_slice(&[9, 0, 0, 10]);
+    set(&map, 8, &record);
+    // And one twice.
+    set(&map, 9, &single.1);
 
     let mut filter = world.filter(10);
     assert_eq!(filter.rules().len(), rules.len() + 1);
     assert_eq!(filter.rules().get(&key("10.0.0.9")).copied(), DROP);
     assert_eq!(filter.verify().expect("verified"), Drift::default());
+}
+
+/// Numbers and bytes of the records of an IP version, as bpftool sees them.
+fn records(map: &str, version: u8) -> Vec<(u32, Vec<u8>)> {
+    let dump = json(&format!("bpftool -j map dump pinned {map}"));
+    let rows = dump.as_array().expect("a list").iter();
+    let number =
+        |row: &Value| u32::from_ne_bytes(bytes(&row["key"]).try_into().expect("four bytes"));
+    let records = rows.map(|row| (number(row), bytes(&row["value"])));
+    records.filter(|(_, record)| record[20] == version).collect()
+}
+
+fn bytes(list: &Value) -> Vec<u8> {
+    let digits = list.as_array().expect("bytes").iter().filter_map(Value::as_str);
+    digits.map(|it| u8::from_str_radix(it.trim_start_matches("0x"), 16).expect("hex")).collect()
+}
+
+/// Writes an element of an array behind the filter's back.
+fn set(map: &str, key: u32, value: &[u8]) {
+    let words = |bytes: &[u8]| bytes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let (key, value) = (words(&key.to_ne_bytes()), words(value));
+    run(&format!("bpftool map update pinned {map} key {key} value {value}"));
 }

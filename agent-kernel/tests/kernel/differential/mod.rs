@@ -1,6 +1,7 @@
 //! Random frames through the real program in the kernel (BPF_PROG_TEST_RUN), compared in verdict and
 //! in every counter with a plain reference that shares no code with it.
 
+mod churn;
 pub(crate) mod frames;
 mod packet;
 mod reference;
@@ -79,7 +80,7 @@ fn the_program_judges_and_counts_as_the_reference_does() {
     }
     assert_eq!(counters.passed.packets + counters.dropped.packets, u64::from(FRAMES));
     // The slots hold every verdict once, those of rules that are gone too.
-    let slots = json(&format!("bpftool -j map dump pinned {}/v1/hits", world.bpffs().display()));
+    let slots = json(&format!("bpftool -j map dump pinned {}/v2/hits", world.bpffs().display()));
     let slots = slots.as_array().expect("a list").iter();
     let sum: u64 = slots.map(|slot| number(&slot["value"], 0, 8)).sum();
     assert_eq!(sum, counters.dropped.packets + counters.monitored.packets);

@@ -1,5 +1,8 @@
 //! `cargo xtask bench`: runs the benchmarks and puts what they measured side by side.
 
+mod feeds;
+mod flow;
+
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -7,13 +10,11 @@ use serde::Deserialize;
 
 use crate::{
     cargo::{cargo, project},
-    flow, packages,
+    packages,
 };
 
 /// Criterion's folder of results, below the build's.
 const RESULTS: &str = "target/criterion";
-/// The benchmark of events, and its name.
-const EVENTS: &str = "events";
 /// The row that the others are compared with.
 const OURS: &str = "kctl";
 
@@ -43,26 +44,23 @@ struct Estimate {
     point_estimate: f64,
 }
 
-/// Runs the benchmarks whose names hold `filter`, and prints medians and ratios.
+/// Runs the benchmarks whose names hold `filter`, and prints medians and ratios. Some take minutes, and
+/// run only when they are asked for.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
-    if filter == Some("flow") {
-        return flow::run();
+    match filter {
+        Some("flow") => return flow::run(),
+        Some("feeds") => return feeds::run(),
+        // Their figures are of one moment: they put them side by side themselves.
+        Some(own @ ("events" | "filter")) => {
+            packages::ensure_bench("bench")?;
+            let mut bench = cargo();
+            bench.args(["bench", "--package", "agent-kernel", "--bench", own]);
+            ensure!(bench.status().context("cargo bench")?.success(), "the benchmark failed");
+            return Ok(());
+        }
+        _ => {}
     }
     packages::ensure_bench("bench")?;
-    let with_events = filter.is_none_or(|filter| EVENTS.contains(filter));
-    let found = reads(filter, with_events)?;
-    if with_events {
-        // Its figures are of one moment: it puts them side by side itself.
-        let mut events = cargo();
-        events.args(["bench", "--package", "agent-kernel", "--bench", EVENTS]);
-        ensure!(events.status().context("cargo bench")?.success(), "the benchmark failed");
-    }
-    ensure!(found || with_events, "no benchmark has such a name");
-    Ok(())
-}
-
-/// Those of reading, by criterion; whether there were any.
-fn reads(filter: Option<&str>, is_optional: bool) -> Result<bool> {
     let results = project().join(RESULTS);
     // Those of another run would be shown as of this one.
     match fs::remove_dir_all(&results) {
@@ -73,12 +71,10 @@ fn reads(filter: Option<&str>, is_optional: bool) -> Result<bool> {
     benches.args(["bench", "--package", "agent-kernel", "--bench", "reads", "--"]);
     benches.args(filter).env("CRITERION_HOME", &results);
     ensure!(benches.status().context("cargo bench")?.success(), "the benchmarks failed");
-    if is_optional && !results.is_dir() {
-        return Ok(false);
-    }
     let rows = rows(&results)?;
+    ensure!(!rows.is_empty(), "no benchmark has such a name");
     print!("{}", table(&rows));
-    Ok(!rows.is_empty())
+    Ok(())
 }
 
 fn rows(results: &Path) -> Result<Vec<Row>> {

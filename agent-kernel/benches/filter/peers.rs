@@ -1,0 +1,150 @@
+//! Running a program over many sources, and the programs that the filter is measured beside.
+
+use crate::lists::{Family, List, Sources};
+use crate::median;
+use agent_kernel::filter::Filter;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, ProgramArray};
+use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use std::net::IpAddr;
+
+/// Sources made between two looks at the clock; see agent-ebpf/src/bench.rs.
+const WINDOW: u32 = 4096;
+/// Windows in a run.
+const WINDOWS: u32 = 65;
+
+/// State of the generator, sources made so far, number of the first, and how many there are.
+type State = [u64; 4];
+
+/// What is run for each source.
+pub(crate) enum Lookup<'a> {
+    /// Nothing.
+    Empty,
+    /// Reading the source, and a counter.
+    Parse,
+    /// The kernel's hash.
+    Hash,
+    /// The kernel's trie.
+    Trie,
+    /// Another program.
+    Other(&'a Xdp),
+}
+
+/// The loaded programs.
+pub(crate) struct Peers {
+    ebpf: Ebpf,
+    next: ProgramArray<aya::maps::MapData>,
+    state: Array<aya::maps::MapData, State>,
+    windows: Array<aya::maps::MapData, u64>,
+    random: u64,
+}
+
+impl Peers {
+    /// Loads them with a list.
+    pub(crate) fn load(size: u32, list: &List) -> Self {
+        let object = aya::include_bytes_aligned!("peers.bpf.o");
+        let mut loader = EbpfLoader::new();
+        for map in ["HASH4", "HASH6", "LPM4", "LPM6"] {
+            loader.map_max_entries(map, size.max(1));
+        }
+        let mut ebpf = loader.load(object).expect("root: the programs");
+        for name in ["source_frags", "empty", "parse", "hash", "lpm"] {
+            xdp(&mut ebpf, name).load().expect(name);
+        }
+        let next = ProgramArray::try_from(ebpf.take_map("FRAGS").expect("it is there"));
+        let state = Array::try_from(ebpf.take_map("SOURCES").expect("it is there"));
+        let windows = Array::try_from(ebpf.take_map("WINDOWS").expect("it is there"));
+        fill(&mut ebpf, list);
+        Self {
+            next: next.expect("programs"),
+            state: state.expect("an array"),
+            windows: windows.expect("an array"),
+            ebpf,
+            random: 0x9e37_79b9_7f4a_7c15,
+        }
+    }
+
+    /// Median nanoseconds of one run of a program, with one of these sources each.
+    pub(crate) fn measure(&mut self, lookup: Lookup<'_>, sources: &Sources) -> f64 {
+        let name = match lookup {
+            Lookup::Empty => "empty",
+            Lookup::Parse => "parse",
+            Lookup::Hash => "hash",
+            Lookup::Trie => "lpm",
+            Lookup::Other(_) => "",
+        };
+        let fd: &ProgramFd = match lookup {
+            Lookup::Other(program) => program.fd().expect("loaded"),
+            _ => xdp(&mut self.ebpf, name).fd().expect("loaded"),
+        };
+        self.next.set(0, fd, 0).expect("a program that takes frames of any size");
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let state = [self.random | 1, 0, sources.first, sources.count];
+        self.state.set(0, state, 0).expect("set");
+        let frame = frame(sources.family);
+        let repeat = WINDOW * WINDOWS;
+        let options = TestRunOptions { data_in: Some(&frame), repeat, ..TestRunOptions::default() };
+        xdp(&mut self.ebpf, "source_frags").test_run(options).expect("the programs run");
+        let starts: Vec<u64> =
+            (0..WINDOWS).map(|window| self.windows.get(&window, 0).expect("there")).collect();
+        let mut figures: Vec<f64> =
+            starts.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / f64::from(WINDOW)).collect();
+        median(&mut figures)
+    }
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut Xdp {
+    ebpf.program_mut(name).expect("it is there").try_into().expect("an XDP program")
+}
+
+/// Puts a list into the hashes and tries.
+fn fill(ebpf: &mut Ebpf, list: &List) {
+    let mut hash4 = HashMap::<_, [u8; 4], u64>::try_from(ebpf.take_map("HASH4").expect("there"))
+        .expect("a hash");
+    let mut hash6 = HashMap::<_, [u8; 16], u64>::try_from(ebpf.take_map("HASH6").expect("there"))
+        .expect("a hash");
+    let mut trie4 = LpmTrie::<_, [u8; 4], u64>::try_from(ebpf.take_map("LPM4").expect("there"))
+        .expect("a trie");
+    let mut trie6 = LpmTrie::<_, [u8; 16], u64>::try_from(ebpf.take_map("LPM6").expect("there"))
+        .expect("a trie");
+    for prefix in &list.prefixes {
+        match prefix.addr() {
+            IpAddr::V4(address) => {
+                hash4.insert(address.octets(), 0, 0).expect("room");
+                trie4.insert(&Key::new(32, address.octets()), 0, 0).expect("room");
+            }
+            IpAddr::V6(address) => {
+                hash6.insert(address.octets(), 0, 0).expect("room");
+                trie6.insert(&Key::new(128, address.octets()), 0, 0).expect("room");
+            }
+        }
+    }
+}
+
+/// A TCP segment.
+pub(crate) fn frame(family: Family) -> Vec<u8> {
+    let mut frame = vec![0x02; 12];
+    match family {
+        Family::V4 => {
+            frame.extend([0x08, 0x00, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
+            frame.extend([0, 0, 0, 0, 10, 9, 0, 1]);
+        }
+        Family::V6 => {
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, 6, 64]);
+            frame.extend([0; 16]);
+            frame.extend([9; 16]);
+        }
+    }
+    frame.extend([0x9c, 0x40, 0, 22, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 0, 0, 0, 0, 0]);
+    frame.resize(frame.len().max(60), 0);
+    frame
+}
+
+/// The program of a filter.
+pub(crate) fn program_of(filter: &Filter, pin: &std::path::Path) -> Xdp {
+    let _ = std::fs::remove_file(pin);
+    crate::world::run(&format!("bpftool prog pin id {} {}", filter.program_id(), pin.display()));
+    let attach = aya_obj::programs::XdpAttachType::Interface;
+    Xdp::from_pin(pin, attach).expect("the pinned program")
+}

@@ -1,0 +1,175 @@
+//! The index: where the record of a key is. It must not know what records say.
+
+use crate::Error;
+use crate::filter::mapped::{Mapped, wait_for_programs};
+use crate::filter::pins::Pins;
+use agent_records::lookup::{Bucket, Key, LANES, LOAD, Lookup, MIN_ORDER, Seed, place};
+use std::mem::{offset_of, size_of};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+
+/// Words of 32 bits in a bucket.
+const BUCKET: usize = size_of::<Bucket>() / 4;
+/// Seeds tried for one set of keys. One fails for one of a thousand sets of a million keys.
+const ATTEMPTS: u32 = 16;
+
+#[derive(Debug)]
+pub(super) struct Index {
+    buckets: Mapped,
+    /// Order of a half.
+    max_order: u32,
+    /// Whether the second half counts.
+    second: bool,
+    order: u32,
+    seed: Seed,
+}
+
+/// The smallest order that holds so many keys.
+pub(super) fn order(keys: usize) -> u32 {
+    let units = keys.div_ceil(LOAD as usize).max(1);
+    units.next_power_of_two().ilog2().max(MIN_ORDER)
+}
+
+pub(super) fn hash(seed: &Seed, key: &Key) -> u64 {
+    if key.version() == 4 {
+        seed.hash4(key.high, key.rest)
+    } else {
+        seed.hash6(key.high, key.low, key.rest)
+    }
+}
+
+impl Index {
+    /// As it is pinned; it must be built before it is used.
+    pub(super) fn open(header: &Mapped, pins: &Pins) -> Result<Self, Error> {
+        let buckets = Mapped::open(pins, "index", size_of::<Bucket>())?;
+        let max_order = (buckets.elements() / 2).max(1).ilog2();
+        let word = header.words()[offset_of!(Lookup, index) / 8].load(Relaxed);
+        let second = word >> 32 != 0;
+        Ok(Self { buckets, max_order, second, order: MIN_ORDER, seed: Seed::default() })
+    }
+
+    pub(super) fn order(&self) -> u32 {
+        self.order
+    }
+
+    /// Builds the other half of these keys, and lets it count.
+    pub(super) fn build(
+        &mut self,
+        header: &Mapped,
+        order: u32,
+        keys: impl Iterator<Item = (Key, u32)> + Clone,
+    ) -> Result<(), Error> {
+        // Nobody may still look at what was let count before the last time.
+        wait_for_programs();
+        let order = order.min(self.max_order);
+        let old = (self.second, self.order, self.seed);
+        self.second = !self.second;
+        self.order = order;
+        for _ in 0..ATTEMPTS {
+            self.seed = super::seed()?;
+            self.clear();
+            if keys.clone().all(|(key, number)| self.insert(&key, number)) {
+                self.publish(header);
+                return Ok(());
+            }
+        }
+        (self.second, self.order, self.seed) = old;
+        let why = "its keys fit under no seed";
+        Err(Error::new(crate::ErrorKind::Full, super::object(&self.buckets), why))
+    }
+
+    /// Says to the program which half counts.
+    fn publish(&self, header: &Mapped) {
+        let seeds = offset_of!(Lookup, index_seeds) + usize::from(self.second) * size_of::<Seed>();
+        super::store_seed(header, seeds, &self.seed);
+        header.words()[offset_of!(Lookup, index) / 8].store(self.word(), Release);
+    }
+
+    /// What the program is told.
+    fn word(&self) -> u64 {
+        u64::from(self.start()) << 32 | u64::from(self.order)
+    }
+
+    fn start(&self) -> u32 {
+        u32::from(self.second) << self.max_order
+    }
+
+    /// Whether the program is told what is so.
+    pub(super) fn is_published(&self, header: &Mapped) -> bool {
+        let seeds = offset_of!(Lookup, index_seeds) + usize::from(self.second) * size_of::<Seed>();
+        header.words()[offset_of!(Lookup, index) / 8].load(Relaxed) == self.word()
+            && super::load_seed(header, seeds) == self.seed
+    }
+
+    fn clear(&self) {
+        for lane in self.lanes() {
+            lane.store(0, Relaxed);
+        }
+    }
+
+    fn lanes(&self) -> &[AtomicU32] {
+        let start = self.start() as usize * BUCKET;
+        &self.buckets.halves()[start..start + (BUCKET << self.order)]
+    }
+
+    /// Fingerprints and records of a bucket.
+    fn bucket(&self, number: u32) -> (&[AtomicU32], &[AtomicU32]) {
+        let start = number as usize * BUCKET;
+        self.lanes()[start..start + BUCKET].split_at(LANES)
+    }
+
+    /// Adds a key that is not there; `false` when another seed must be tried.
+    #[must_use]
+    pub(super) fn insert(&self, key: &Key, number: u32) -> bool {
+        let (print, first, second) = place(hash(&self.seed, key), self.order);
+        let (mut best, mut room) = (None, 0);
+        for bucket in [first, second] {
+            let (prints, _) = self.bucket(bucket);
+            let mut free = 0;
+            let mut empty = 0;
+            for (lane, it) in prints.iter().enumerate() {
+                match it.load(Relaxed) {
+                    0 => (free, empty) = (free + 1, lane),
+                    // The program looks at one record only.
+                    same if same == print => return false,
+                    _ => {}
+                }
+            }
+            if free > room {
+                (best, room) = (Some((bucket, empty)), free);
+            }
+        }
+        let Some((bucket, lane)) = best else { return false };
+        let (prints, records) = self.bucket(bucket);
+        records[lane].store(number, Relaxed);
+        prints[lane].store(print, Release);
+        true
+    }
+
+    /// Where the index says that a key's record is.
+    pub(super) fn find(&self, key: &Key) -> Option<u32> {
+        let (bucket, lane) = self.lane(key)?;
+        Some(self.bucket(bucket).1[lane].load(Relaxed))
+    }
+
+    pub(super) fn remove(&self, key: &Key) {
+        if let Some((bucket, lane)) = self.lane(key) {
+            self.bucket(bucket).0[lane].store(0, Release);
+        }
+    }
+
+    fn lane(&self, key: &Key) -> Option<(u32, usize)> {
+        let (print, first, second) = place(hash(&self.seed, key), self.order);
+        [first, second].into_iter().find_map(|bucket| {
+            let (prints, _) = self.bucket(bucket);
+            let lane = prints.iter().position(|it| it.load(Relaxed) == print)?;
+            Some((bucket, lane))
+        })
+    }
+
+    /// Keys in it, whosever they are.
+    pub(super) fn len(&self) -> usize {
+        let buckets = self.lanes().chunks_exact(BUCKET);
+        buckets.flat_map(|it| &it[..LANES]).filter(|it| it.load(Relaxed) != 0).count()
+    }
+}

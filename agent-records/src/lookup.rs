@@ -1,0 +1,202 @@
+//! The table that rules are looked up in, as user space writes it and the program reads it, at the
+//! same time and without locks.
+//!
+//! A packet first asks the *filter* of its family, one bit pattern in one word, whether any rule is
+//! near its source; nearly every packet that no rule is about ends there. Then the *index*: buckets of
+//! one cache line each with fingerprints of keys, two buckets a key, which say where its *record* is.
+//! Only the record decides: it holds the whole key.
+//!
+//! The index has two halves. It grows, and gets another seed, by building the other half and then
+//! changing the one word that says which half counts. The filter's sizes lie one behind the other: the
+//! words of a size start at that number. A word of the filter is always whole, so a rule never is
+//! unseen because of its neighbours.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "hashes and keys are taken apart into their bits"
+)]
+
+use crate::Entry;
+
+/// Smallest order of a table; a table of order `n` has 2 to the `n` buckets, or words.
+pub const MIN_ORDER: u32 = 6;
+/// Lanes of a bucket.
+pub const LANES: usize = 8;
+/// Keys that a bucket and a word are made for, on average, at most.
+pub const LOAD: u32 = 4;
+
+/// The shortest IPv4 prefixes that the filter tells of; bitmaps tell of shorter ones.
+pub const LONG4: u32 = 24;
+/// The shortest IPv6 prefixes of each class in the filter; a bitmap tells of prefixes shorter than all.
+pub const CLASSES6: [u32; 3] = [64, 48, 32];
+/// Words of a bitmap of the first 16 bits of addresses.
+pub const WIDE_WORDS: usize = 1024;
+/// Words of the bitmap of the first 24 bits of IPv4 addresses.
+pub const EXACT_WORDS: u32 = 1 << 18;
+
+/// What the program needs to know of the tables, in the one element of an array.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy)]
+pub struct Lookup {
+    /// Order of the index; from bit 32 on, the bucket that the half that counts starts at.
+    pub index: u64,
+    /// Order of the IPv4 filter.
+    pub filter4: u64,
+    /// Order of the IPv6 filter.
+    pub filter6: u64,
+    /// Which prefix lengths have rules; see [`crate::mask`].
+    pub masks: [u64; crate::mask::COUNT as usize],
+    /// What always passes; see [`Guarded`].
+    pub guarded: Guarded,
+    /// Secret of the filters.
+    pub filter_seed: Seed,
+    /// Secrets of the halves of the index: of the first, which starts at 0, and of the second.
+    pub index_seeds: [Seed; 2],
+    /// First 16 bits of IPv4 addresses that a prefix shorter than [`LONG4`] has.
+    pub wide4: [u64; WIDE_WORDS],
+    /// First 16 bits of IPv6 addresses that a prefix shorter than every class has.
+    pub wide6: [u64; WIDE_WORDS],
+}
+
+/// What the guard has anything of, so that most packets that a rule matches need not ask it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Guarded {
+    /// Bit 4 for IPv4 prefixes, bit 6 for IPv6 prefixes.
+    pub prefixes: u64,
+    /// The last six bits of destination ports.
+    pub ports: u64,
+    /// The last six bits of source ports of uplinks.
+    pub uplinks: u64,
+}
+
+/// What makes a hash this host's own. Every number but the first is odd.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seed {
+    /// Where it starts.
+    pub start: u64,
+    /// Factors of the words of a key.
+    pub factors: [u64; 3],
+    /// Factor of the end.
+    pub last: u64,
+}
+
+/// A key in the table: a prefix and a service.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Key {
+    /// First 64 bits of an IPv6 address, in host byte order; of an IPv4 address, all of it.
+    pub high: u64,
+    /// Last 64 bits of an IPv6 address.
+    pub low: u64,
+    /// Destination port; protocol from bit 16 on; prefix length from bit 24 on; IP version from bit 32
+    /// on. Zero in a record that is not in use.
+    pub rest: u64,
+}
+
+/// A bucket of the index: one cache line.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Bucket {
+    /// Fingerprints; 0 where a lane is empty.
+    pub prints: [u32; LANES],
+    /// Where their records are.
+    pub records: [u32; LANES],
+}
+
+/// A rule, or an entry derived from rules.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Record {
+    /// What it is about.
+    pub key: Key,
+    /// What it says.
+    pub entry: Entry,
+    /// Room to the end of the cache line.
+    pub zero: [u64; 2],
+}
+
+impl Key {
+    /// The rest of a key.
+    #[inline(always)]
+    pub const fn rest(version: u64, prefix_len: u32, service: u64) -> u64 {
+        version << 32 | (prefix_len as u64) << 24 | service
+    }
+
+    /// IP version: 4 or 6.
+    #[inline(always)]
+    pub const fn version(&self) -> u64 {
+        self.rest >> 32
+    }
+
+    /// Length of its prefix.
+    #[inline(always)]
+    pub const fn prefix_len(&self) -> u32 {
+        (self.rest >> 24) as u32 & 0xff
+    }
+}
+
+impl Seed {
+    /// Hash of an IPv4 key.
+    #[inline(always)]
+    pub const fn hash4(&self, address: u64, rest: u64) -> u64 {
+        // The address has 32 bits, and so has what tells IPv4 rules of one address apart.
+        self.hash1(address | rest << 32)
+    }
+
+    /// Hash of an IPv6 key.
+    #[inline(always)]
+    pub const fn hash6(&self, high: u64, low: u64, rest: u64) -> u64 {
+        let [a, b, c] = self.factors;
+        self.end(
+            self.start
+                .wrapping_add(high.wrapping_mul(a))
+                .wrapping_add(low.wrapping_mul(b))
+                .wrapping_add(rest.wrapping_mul(c)),
+        )
+    }
+
+    /// Hash of one word.
+    #[inline(always)]
+    pub const fn hash1(&self, word: u64) -> u64 {
+        self.end(self.start.wrapping_add(word.wrapping_mul(self.factors[0])))
+    }
+
+    /// Carries the high bits, which are mixed best, down, and up again.
+    #[inline(always)]
+    const fn end(&self, sum: u64) -> u64 {
+        (sum ^ sum >> 32).wrapping_mul(self.last)
+    }
+}
+
+/// Where a hash is in an index of an order: its fingerprint and its two buckets.
+#[inline(always)]
+pub const fn place(hash: u64, order: u32) -> (u32, u32, u32) {
+    let print = (hash >> 4) as u32 | 1 << 31;
+    let first = (hash >> (64 - order)) as u32;
+    // From the fingerprint alone, so that two keys with one print share both buckets or none.
+    let other = (print.wrapping_mul(0x9e37_79b1) >> (32 - order)) | 1;
+    (print, first, first ^ other)
+}
+
+/// Where a hash is in a filter of an order: the word, counted from the filter's start, and its bits.
+#[inline(always)]
+pub const fn bits(hash: u64, order: u32) -> (u32, u64) {
+    let word = (hash >> (64 - order)) as u32 | 1 << order;
+    (word, 1 << (hash >> 20 & 63) | 1 << (hash >> 26 & 63) | 1 << (hash >> 32 & 63))
+}
+
+/// What an IPv4 prefix of [`LONG4`] bits or more has in common with every source in it: the word that
+/// the filter hashes.
+#[inline(always)]
+pub const fn near4(address: u32) -> u64 {
+    (address >> (32 - LONG4)) as u64
+}
+
+/// The same for an IPv6 prefix; its class is the first of [`CLASSES6`] that is not longer than it.
+#[inline(always)]
+pub const fn near6(high: u64, class: u32) -> u64 {
+    // The class is told apart where it matters: no address of the longest has such high bits.
+    high >> (64 - class) | (64 - class as u64) << 56
+}
