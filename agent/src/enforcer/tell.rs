@@ -2,7 +2,7 @@
 
 use super::{Enforcement, Refused};
 use crate::events::Clock;
-use crate::set;
+use crate::set::{self, Held};
 use agent_kernel::filter::{Action, Protocol, RuleKey, Telling};
 use kctl_blocklist as blocklist;
 use kctl_proto::agent::v1::{self as pb, event::Payload};
@@ -59,13 +59,12 @@ impl Enforcement {
             Action::Drop => blocklist::Action::Drop,
             Action::Monitor => blocklist::Action::Monitor,
         };
-        let mut entries = self.set.of_prefix(rule.prefix).filter(|(key, _)| {
+        let of_rule = |held: &Held| {
+            let key = &held.entry.key;
             key.action == action && set::services(key.service).contains(&rule.service)
-        });
-        entries
-            .find_map(|(_, held)| {
-                Some(&held.entry.reason).filter(|reason| !reason.is_empty()).cloned()
-            })
-            .unwrap_or_default()
+        };
+        let entries = self.set.all_of_prefix(rule.prefix).into_iter().filter(of_rule);
+        let mut reasons = entries.map(|held| held.entry.reason);
+        reasons.find(|reason| !reason.is_empty()).unwrap_or_default()
     }
 }
