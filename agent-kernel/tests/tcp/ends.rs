@@ -166,7 +166,8 @@ fn bytes_are_right_however_a_connection_ends() {
                 // Data that is not read when the socket is closed resets the connection.
                 client.tell("send 7");
                 (more_sent, more_received) = (7, 7);
-                acknowledged(&local_of(&server), 107);
+                // The SYN is a byte too.
+                acknowledged(&local_of(&client), 108);
                 server.tell("close");
                 client.tell("close");
             }
@@ -196,13 +197,13 @@ fn local_of(actor: &Actor) -> String {
     pid
 }
 
-/// Waits until `ss` shows that so many bytes were received.
+/// Waits until `ss` shows that so many bytes were acknowledged to an actor.
 fn acknowledged(pid: &str, bytes: u32) {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let text = super::support::run("ss -OHtnpi state connected");
         let line = text.lines().find(|line| line.contains(pid)).unwrap_or_default();
-        if line.contains(&format!("bytes_received:{bytes} ")) {
+        if line.contains(&format!("bytes_acked:{bytes} ")) {
             return;
         }
         assert!(Instant::now() < deadline, "{text}");
