@@ -216,8 +216,10 @@ fn flood(lab: &Lab) -> Result<Vec<(IpAddr, Pinger)>> {
 
 fn nothing_passed(pingers: &[(IpAddr, Pinger)]) -> Result<()> {
     for (address, pinger) in pingers {
+        // A busy machine sends fewer in the same time.
+        until("enough was sent to tell", SOON, || Ok(pinger.tally().sent > 500))?;
         let tally = pinger.tally();
-        ensure!(tally.replies == 0 && tally.sent > 500, "{address}: {tally:?}");
+        ensure!(tally.replies == 0, "{address}: {tally:?}");
     }
     Ok(())
 }
