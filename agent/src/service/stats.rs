@@ -3,6 +3,7 @@
 use super::blocklist::hit_to_proto;
 use crate::{enforcer::Enforcer, status::to_status};
 use agent_kernel::filter::{Count, Counters, Hit};
+use kctl_events::view::protocol;
 use kctl_proto::agent::v1::{self as pb, stats_service_server::StatsService};
 use tonic::{Request, Response, Status};
 
@@ -57,7 +58,7 @@ fn stats_to_proto(
             .iter()
             .map(|&(number, seen)| pb::stats::ProtocolCount {
                 number: number.into(),
-                name: protocol_name(number),
+                name: protocol(number.into()).into_owned(),
                 count: Some(count(seen)),
             })
             .collect(),
@@ -85,28 +86,4 @@ fn stats_to_proto(
 
 fn count(count: Count) -> pb::PacketCount {
     pb::PacketCount { packets: count.packets, bytes: count.bytes }
-}
-
-/// Names as in IANA's registry of protocol numbers; the number where it has none that people know.
-fn protocol_name(number: u8) -> String {
-    let name = match number {
-        0 => "hopopt",
-        1 => "icmp",
-        2 => "igmp",
-        4 => "ipip",
-        6 => "tcp",
-        17 => "udp",
-        41 => "ipv6",
-        47 => "gre",
-        50 => "esp",
-        51 => "ah",
-        58 => "ipv6-icmp",
-        89 => "ospf",
-        103 => "pim",
-        112 => "vrrp",
-        132 => "sctp",
-        136 => "udplite",
-        number => return number.to_string(),
-    };
-    name.to_owned()
 }

@@ -10,6 +10,7 @@ mod stream;
 mod system;
 
 pub use connection::{CloseView, ConnectionView};
+pub use names::protocol;
 pub use packet::PacketView;
 pub use process::{
     CredView, CredentialsView, ExecView, ExitView, OomView, OpenView, ProcessView, PtraceView,

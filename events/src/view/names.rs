@@ -243,9 +243,11 @@ pub(crate) fn signal(number: u32) -> Cow<'static, str> {
     }
 }
 
-/// `tcp`, `ipv6-icmp`, as in protocols(5).
-pub(crate) fn protocol(number: u32) -> Cow<'static, str> {
+/// An IP protocol as in IANA's registry: `tcp`, `ipv6-icmp`; the number where it has no name that people
+/// know.
+pub fn protocol(number: u32) -> Cow<'static, str> {
     Cow::Borrowed(match number {
+        0 => "hopopt",
         1 => "icmp",
         2 => "igmp",
         4 => "ipip",
