@@ -102,12 +102,13 @@ fn packets(it: &PacketView<'_>) -> String {
     };
     let to = it.dst.map(|_| format!(" → {}", end(it.dst, it.dst_port))).unwrap_or_default();
     let words = [it.protocol.as_deref(), it.tcp_flags.as_deref(), it.interface];
-    let words: Vec<_> = words.into_iter().flatten().filter(|it| !it.is_empty()).collect();
+    let words = words.into_iter().flatten().filter(|it| !it.is_empty());
+    let words: String = words.flat_map(|word| [" ", word]).collect();
     let rule = it.rule.filter(|rule| it.src.is_none_or(|src| !rule.starts_with(src)));
     let rule = rule.map(|rule| format!(" by {rule}")).unwrap_or_default();
     let number = usize::try_from(it.packets).unwrap_or(usize::MAX);
     let reason = it.reason.map(|it| format!(" ({it})")).unwrap_or_default();
-    format!("{from}{to} {}{rule}, {}{reason}", words.join(" "), count(number, "packet"))
+    format!("{from}{to}{words}{rule}, {}{reason}", count(number, "packet"))
 }
 
 fn connection(it: &ConnectionView<'_>) -> String {
