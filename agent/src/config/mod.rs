@@ -107,7 +107,7 @@ pub(crate) struct Options {
     /// How to attach [default: auto]
     #[arg(long, env = "KCTL_AGENT_MODE")]
     mode: Option<FilterMode>,
-    /// Room for rules in the kernel maps; takes about 350 bytes of kernel memory each [default: 131072]
+    /// Room for rules in the kernel maps; takes about 250 bytes of kernel memory each [default: 131072]
     #[arg(long, env = "KCTL_AGENT_MAX_ENTRIES", value_name = "N",
         value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
     max_entries: Option<u32>,
