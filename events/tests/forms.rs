@@ -95,8 +95,9 @@ fn samples() -> Vec<Event> {
     let neighbour =
         Neighbour { interface: text("eth0"), address: text("10.0.0.1"), ..Neighbour::default() };
     let change = NetChange::Added.into();
-    let old = Credentials { uid: 1, gid: 1, euid: 1, egid: 1, capabilities: 1 << 5 };
-    let new = Credentials { uid: 0, ..old };
+    let old =
+        Credentials { uid: 1, gid: 1, euid: 1, egid: 1, capabilities: vec!["cap_kill".to_owned()] };
+    let new = Credentials { uid: 0, ..old.clone() };
     let full = [
         Payload::Drop(packets()),
         Payload::Monitor(packets()),

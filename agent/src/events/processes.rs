@@ -2,6 +2,7 @@
 
 use super::Clock;
 use crate::text::text;
+use agent_kernel::proc::pid::capabilities;
 use agent_kernel::trace::{
     self, CgroupPaths, Credentials, Event, Process, PtraceRequest, Records, Traced, Undelivered,
     bpf_type,
@@ -141,6 +142,6 @@ fn credentials(it: Credentials) -> pb::cred_event::Credentials {
         gid: it.gid,
         euid: it.euid,
         egid: it.egid,
-        capabilities: it.capabilities,
+        capabilities: capabilities(it.capabilities),
     }
 }

@@ -148,51 +148,6 @@ const SIGNALS: [&str; 32] = [
     "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
-/// Capabilities by bit, as in capabilities(7).
-const CAPABILITIES: [&str; 41] = [
-    "cap_chown",
-    "cap_dac_override",
-    "cap_dac_read_search",
-    "cap_fowner",
-    "cap_fsetid",
-    "cap_kill",
-    "cap_setgid",
-    "cap_setuid",
-    "cap_setpcap",
-    "cap_linux_immutable",
-    "cap_net_bind_service",
-    "cap_net_broadcast",
-    "cap_net_admin",
-    "cap_net_raw",
-    "cap_ipc_lock",
-    "cap_ipc_owner",
-    "cap_sys_module",
-    "cap_sys_rawio",
-    "cap_sys_chroot",
-    "cap_sys_ptrace",
-    "cap_sys_pacct",
-    "cap_sys_admin",
-    "cap_sys_boot",
-    "cap_sys_nice",
-    "cap_sys_resource",
-    "cap_sys_time",
-    "cap_sys_tty_config",
-    "cap_mknod",
-    "cap_lease",
-    "cap_audit_write",
-    "cap_audit_control",
-    "cap_setfcap",
-    "cap_mac_override",
-    "cap_mac_admin",
-    "cap_syslog",
-    "cap_wake_alarm",
-    "cap_block_suspend",
-    "cap_audit_read",
-    "cap_perfmon",
-    "cap_bpf",
-    "cap_checkpoint_restore",
-];
-
 /// Flags of open(2) after the access mode. A flag of several bits is before those that it holds.
 const OPEN_FLAGS: [(u32, &str); 17] = [
     (0o100, "O_CREAT"),
@@ -302,15 +257,6 @@ pub(crate) fn open_flags(flags: u32) -> String {
     text
 }
 
-/// `cap_kill` for every bit of a mask.
-pub(crate) fn capabilities(mask: u64) -> Vec<Cow<'static, str>> {
-    let name = |bit: usize| match CAPABILITIES.get(bit) {
-        Some(name) => Cow::Borrowed(*name),
-        None => Cow::Owned(format!("cap_{bit}")),
-    };
-    (0..64).filter(|bit| mask & 1 << bit != 0).map(name).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,7 +280,6 @@ mod tests {
             (tcp_flags(0x12), tcp_flags(0), tcp_flags(0xc1)),
             ("SYN,ACK".into(), "".into(), "FIN,ECE,CWR".into())
         );
-        assert_eq!(capabilities(1 << 5 | 1 << 63), ["cap_kill", "cap_63"]);
     }
 
     #[test]

@@ -104,7 +104,7 @@ pub struct CredentialsView {
     /// Effective group.
     pub egid: u32,
     /// Effective capabilities: "cap_kill".
-    pub capabilities: Vec<Cow<'static, str>>,
+    pub capabilities: Vec<String>,
 }
 
 /// A process traces another.
@@ -221,7 +221,7 @@ impl<'a> From<&'a CredEvent> for CredView<'a> {
             gid: it.gid,
             euid: it.euid,
             egid: it.egid,
-            capabilities: names::capabilities(it.capabilities),
+            capabilities: it.capabilities.clone(),
         };
         Self {
             process: process(&event.process),

@@ -27,6 +27,7 @@ pub use namespaces::{Namespace, namespaces};
 pub use signal::{Expected, Signal, Signalled, signal};
 pub use socket::Socket;
 pub use status::{Capabilities, Id, Ids, Status, StatusMemory, status};
+pub use words::capabilities;
 
 use super::file::{open_folder, read_at};
 use super::stat::Stat;

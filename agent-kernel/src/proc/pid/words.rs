@@ -69,7 +69,7 @@ const CAPABILITIES: [&str; 41] = [
 ];
 
 /// Of a set of capabilities, as in capabilities(7).
-pub(super) fn capabilities(set: u64) -> Vec<String> {
+pub fn capabilities(set: u64) -> Vec<String> {
     numbered(set, |bit| {
         CAPABILITIES.get(bit).map_or_else(|| format!("cap_{bit}"), |name| (*name).to_owned())
     })

@@ -1,7 +1,6 @@
 //! What is told of packets that meet rules: the first at once, and sums that add up to the counters.
 //! The witness of the counters is bpftool(8).
 
-mod cost;
 mod first;
 mod restart;
 mod sums;
