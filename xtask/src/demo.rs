@@ -175,6 +175,7 @@ fn play(lab: &Lab, interrupt: &Interrupt) -> Result<()> {
     println!("kctl hosts");
     println!("kctl block {} --all-hosts --ttl 1m", lab.place(ATTACKER)?.v4);
     println!("kctl blocklist");
+    println!("kctl events -f");
     println!("# the attacker");
     let host = lab.place("web-1")?;
     println!("nsenter --net={} ping {}", lab.place(ATTACKER)?.namespace.path(), host.v4);
