@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo;
+mod chart;
 mod demo;
 mod ebpf;
 mod interrupt;
@@ -24,6 +25,8 @@ enum Task {
         /// or one of events, flow, feeds, filter, which take some minutes each and run by name alone
         filter: Option<String>,
     },
+    /// Lint, render and check the Helm chart; cargo xtask test does it too
+    Chart,
     /// Show the main job for real: block an attacker on three hosts in network namespaces (root)
     Demo {
         /// Leave everything up, and print commands to play with, until Enter or Ctrl-C
@@ -50,6 +53,10 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Bench { filter } => bench::run(filter.as_deref()).map(|()| ExitCode::SUCCESS),
+        Task::Chart => chart::run().map(|(passed, failed)| {
+            println!("{passed} passed, {failed} failed");
+            if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }),
         Task::Demo { keep, release } => demo::run(keep, release).map(|()| ExitCode::SUCCESS),
         Task::Ebpf { check } => ebpf::build(check).map(|()| ExitCode::SUCCESS),
         Task::Test { unprivileged } => test::run(unprivileged),

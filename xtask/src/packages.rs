@@ -50,26 +50,47 @@ fn ensure_programs(programs: &[(&str, &'static str)], task: &str) -> Result<()> 
         .map(|(_, package)| *package)
         .collect();
     missing.dedup();
-    let install = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    let installed = install(&missing);
     if !geteuid().is_root() {
-        if !missing.is_empty() {
-            eprintln!("missing programs; install them as root: {install}");
+        if let Err(error) = installed {
+            eprintln!("{error}");
         }
         bail!(
             "network namespaces and eBPF need root; run: \
              sudo env \"PATH=$PATH:/usr/sbin:/sbin\" cargo xtask {task}"
         );
     }
+    installed
+}
+
+/// Sees to it that Python can make an environment of its own.
+pub(crate) fn ensure_python() -> Result<()> {
+    let able = Command::new("python3").args(["-c", "import ensurepip"]).output();
+    if able.is_ok_and(|able| able.status.success()) {
+        return Ok(());
+    }
+    install(&["python3", "python3-venv"])
+}
+
+/// Sees to it that npm is there.
+pub(crate) fn ensure_npm() -> Result<()> {
+    if is_installed("npm") { Ok(()) } else { install(&["npm"]) }
+}
+
+/// Installs packages, or says who has to.
+fn install(missing: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    let install = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    ensure!(geteuid().is_root(), "missing programs; install them as root: {install}");
     println!("$ {install}");
     let apt = |args: &[&str]| -> Result<bool> {
         let mut command = Command::new("apt-get");
         command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
         Ok(command.status().context("apt-get")?.success())
     };
-    let args = [&["install", "-y", "-qq", "--no-install-recommends"], missing.as_slice()].concat();
+    let args = [&["install", "-y", "-qq", "--no-install-recommends"], missing].concat();
     // A fresh image has no package lists yet.
     let installed = apt(&args)? || (apt(&["update", "-qq"])? && apt(&args)?);
     ensure!(installed, "packages could not be installed; try: {install}");
