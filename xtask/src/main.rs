@@ -5,8 +5,10 @@ mod cargo;
 mod chart;
 mod demo;
 mod ebpf;
+mod images;
 mod interrupt;
 mod packages;
+mod pods;
 mod test;
 
 use std::process::ExitCode;
@@ -42,6 +44,14 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Build the images of agent, controller and kctl, with static binaries and without a registry
+    ///
+    /// It builds with optimization. podman and buildah find them afterwards.
+    Images,
+    /// Run the chart's own pods with the images on hosts in network namespaces, and block an attacker (root)
+    ///
+    /// It builds with optimization, and installs buildah and podman where they are missing.
+    Pods,
     /// Run every check and test: format, lints, unit, kernel and end-to-end tests (root)
     Test {
         /// Only what needs no root: leave the kernel and end-to-end tests out
@@ -59,6 +69,8 @@ fn main() -> ExitCode {
         }),
         Task::Demo { keep, release } => demo::run(keep, release).map(|()| ExitCode::SUCCESS),
         Task::Ebpf { check } => ebpf::build(check).map(|()| ExitCode::SUCCESS),
+        Task::Images => images::run().map(|()| ExitCode::SUCCESS),
+        Task::Pods => pods::run().map(|()| ExitCode::SUCCESS),
         Task::Test { unprivileged } => test::run(unprivileged),
     };
     outcome.unwrap_or_else(|error| {

@@ -33,6 +33,16 @@ const BENCH: [(&str, &str); 3] = [
     ("ps", "procps"),
 ];
 
+/// Programs that build images and run pods; podman wants a runtime, an init for its pause image and network
+/// plugins beside it.
+const IMAGES: [(&str, &str); 5] = [
+    ("buildah", "buildah"),
+    ("podman", "podman"),
+    ("runc", "runc"),
+    ("catatonit", "catatonit"),
+    ("newuidmap", "uidmap"),
+];
+
 /// Sees to it that we are root and the lab's programs are there; an error says what to do.
 pub(crate) fn ensure_lab(task: &str) -> Result<()> {
     ensure_programs(&LAB, task)
@@ -41,6 +51,11 @@ pub(crate) fn ensure_lab(task: &str) -> Result<()> {
 /// The same for the benchmarks.
 pub(crate) fn ensure_bench(task: &str) -> Result<()> {
     ensure_programs(&BENCH, task)
+}
+
+/// The same for images and pods.
+pub(crate) fn ensure_images(task: &str) -> Result<()> {
+    ensure_programs(&IMAGES, task)
 }
 
 fn ensure_programs(programs: &[(&str, &'static str)], task: &str) -> Result<()> {
