@@ -27,11 +27,10 @@ impl Engine {
     /// Lays out settings and storage.
     pub(crate) fn below(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        // No systemd is needed to run a pod; pods of hostPID, which this podman does not read, are all
-        // that is run here beside the controller.
+        // This podman does not read hostPID and hostIPC, so every pod gets both.
         fs::write(
             folder.join("containers.conf"),
-            "[containers]\npidns = \"host\"\n\
+            "[containers]\npidns = \"host\"\nipcns = \"host\"\n\
              default_ulimits = [\"nofile=20000:20000\", \"nproc=1024:1024\"]\n\
              [engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n",
         )?;
