@@ -68,10 +68,15 @@ pub(crate) fn name(program: &str) -> String {
     format!("localhost/{program}:{}", env!("CARGO_PKG_VERSION"))
 }
 
+/// What static binaries are built for.
+pub(crate) fn triple() -> String {
+    format!("{ARCH}-unknown-linux-gnu")
+}
+
 /// Builds the three programs with everything that they need inside, and tells their folder.
 pub(crate) fn static_binaries() -> Result<PathBuf> {
     // With a target, cargo leaves its own build programs alone: a static one can't load macros.
-    let triple = format!("{ARCH}-unknown-linux-gnu");
+    let triple = triple();
     println!("=== static binaries");
     let mut build = cargo();
     build.args(["build", "--release", "--quiet", "--target", &triple]);

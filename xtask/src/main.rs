@@ -3,6 +3,7 @@
 mod bench;
 mod cargo;
 mod chart;
+mod debs;
 mod demo;
 mod ebpf;
 mod images;
@@ -29,6 +30,10 @@ enum Task {
     },
     /// Lint, render and check the Helm chart; cargo xtask test does it too
     Chart,
+    /// Build the Debian packages, and install, upgrade and purge them in a fresh Debian (root)
+    ///
+    /// It builds with optimization, and installs debootstrap where it is missing.
+    Debs,
     /// Show the main job for real: block an attacker on three hosts in network namespaces (root)
     Demo {
         /// Leave everything up, and print commands to play with, until Enter or Ctrl-C
@@ -67,6 +72,7 @@ fn main() -> ExitCode {
             println!("{passed} passed, {failed} failed");
             if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }),
+        Task::Debs => debs::run().map(|()| ExitCode::SUCCESS),
         Task::Demo { keep, release } => demo::run(keep, release).map(|()| ExitCode::SUCCESS),
         Task::Ebpf { check } => ebpf::build(check).map(|()| ExitCode::SUCCESS),
         Task::Images => images::run().map(|()| ExitCode::SUCCESS),

@@ -58,6 +58,11 @@ pub(crate) fn ensure_images(task: &str) -> Result<()> {
     ensure_programs(&IMAGES, task)
 }
 
+/// The same for Debian packages.
+pub(crate) fn ensure_debian(task: &str) -> Result<()> {
+    ensure_programs(&[("debootstrap", "debootstrap")], task)
+}
+
 fn ensure_programs(programs: &[(&str, &'static str)], task: &str) -> Result<()> {
     let mut missing: Vec<_> = programs
         .iter()
