@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+    InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    XdpAttached,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -49,6 +50,15 @@ pub(crate) struct Xdp {
     pub(crate) generic: bool,
 }
 
+/// What matters of an interface to a program that is to be attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hooks {
+    /// The XDP program that is on it.
+    pub(crate) xdp: Option<Xdp>,
+    /// Whether its packets have an Ethernet header.
+    pub(crate) ethernet: bool,
+}
+
 /// Every interface with its addresses, by index.
 pub fn interfaces() -> Result<Vec<Interface>, Error> {
     let links = request::dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
@@ -56,15 +66,21 @@ pub fn interfaces() -> Result<Vec<Interface>, Error> {
     Ok(join(links, addresses))
 }
 
-/// The XDP program on an interface; no such device is an error.
-pub(crate) fn xdp_on(index: u32) -> io::Result<Option<Xdp>> {
+/// The hooks of an interface; no such device is an error.
+pub(crate) fn hooks_of(index: u32) -> io::Result<Hooks> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     let answers = request::one(&RouteNetlinkMessage::GetLink(message))?;
-    Ok(answers.iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewLink(link) => xdp(&link.attributes),
+    let link = answers.iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(link),
         _ => None,
-    }))
+    });
+    let link = link.ok_or(io::ErrorKind::NotFound)?;
+    let ethernet = [LinkLayerType::Ether, LinkLayerType::Loopback];
+    Ok(Hooks {
+        xdp: xdp(&link.attributes),
+        ethernet: ethernet.contains(&link.header.link_layer_type),
+    })
 }
 
 fn join(links: Vec<RouteNetlinkMessage>, addresses: Vec<RouteNetlinkMessage>) -> Vec<Interface> {

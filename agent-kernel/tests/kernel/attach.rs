@@ -2,7 +2,7 @@
 
 use crate::support::{DROP, PEER, World, answers, command, json, key, run, within};
 use agent_kernel::ErrorKind;
-use agent_kernel::filter::{Attached, Filter, FilterConfig, Mode, detach};
+use agent_kernel::filter::{Attached, Filter, FilterConfig, Hook, Mode, detach};
 use std::process::{Command, Stdio};
 
 /// The XDP mode of kt0 as ip(8) sees it: 1 in the driver, 2 in the stack.
@@ -74,7 +74,11 @@ fn a_new_owner_adopts_links_and_counters_without_letting_a_packet_through() {
         assert!(last >= before, "hits went on: {last} after {before}");
         assert_eq!(filter.attach("kt0", Mode::Auto).expect("still there"), Attached::Native);
         assert_eq!(link(&world)["id"], id, "the link is the same");
-        assert_eq!(link(&world)["prog_id"], filter.program_id(), "its program is the new one");
+        assert_eq!(
+            link(&world)["prog_id"],
+            filter.program_id(Hook::Xdp).expect("loaded"),
+            "its program is the new one"
+        );
     }
     let output = flood.wait_with_output().expect("ping ended");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -88,8 +92,8 @@ fn a_foreign_program_is_named_and_left_alone() {
     let world = World::new();
     world.veth();
     let elsewhere = FilterConfig { bpffs: world.pin("other"), max_entries: 1 };
-    let other = Filter::open(&elsewhere).expect("a filter");
-    let foreign = other.program_id();
+    let mut other = Filter::open(&elsewhere).expect("a filter");
+    let foreign = other.program_id(Hook::Xdp).expect("loaded");
     run(&format!("bpftool net attach xdpdrv id {foreign} dev kt0"));
 
     let mut filter = world.filter(100);
@@ -157,7 +161,7 @@ fn detach_leaves_nothing_behind() {
     filter.attach("kt0", Mode::Auto).expect("attached");
     filter.update(&[(key("10.9.0.2"), DROP)]).expect("room");
     assert!(!answers("10.9.0.2"));
-    let (program, id) = (filter.program_id(), link(&world)["id"].clone());
+    let (program, id) = (filter.program_id(Hook::Xdp).expect("loaded"), link(&world)["id"].clone());
     drop(filter);
 
     let removed = detach(&world.bpffs()).expect("detached");
