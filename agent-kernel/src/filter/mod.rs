@@ -281,6 +281,13 @@ pub(crate) fn pin_folder(bpffs: &Path) -> Result<PathBuf, Error> {
     Ok(Pins::open(bpffs)?.folder().to_owned())
 }
 
+/// Whether this kernel has tcx, which came with Linux 6.6.
+pub fn has_tcx() -> bool {
+    // The loopback is always the first; whoever may not ask, may not attach either.
+    let asked = bpf::programs_at_tcx(1);
+    !asked.is_err_and(|error| error.kind() == std::io::ErrorKind::InvalidInput)
+}
+
 /// Takes every link, map and pin of the filter below `bpffs` away, with no agent running, and says
 /// what it removed: `link eth0`, `map records`.
 pub fn detach(bpffs: &Path) -> Result<Vec<String>, Error> {

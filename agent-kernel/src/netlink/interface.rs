@@ -40,6 +40,8 @@ pub struct Interface {
     pub addresses: Vec<Address>,
     /// Id of the XDP program on it, ours or another's.
     pub xdp_program: Option<u32>,
+    /// Whether its packets have an Ethernet header.
+    pub ethernet: bool,
 }
 
 /// The XDP program on an interface.
@@ -76,11 +78,7 @@ pub(crate) fn hooks_of(index: u32) -> io::Result<Hooks> {
         _ => None,
     });
     let link = link.ok_or(io::ErrorKind::NotFound)?;
-    let ethernet = [LinkLayerType::Ether, LinkLayerType::Loopback];
-    Ok(Hooks {
-        xdp: xdp(&link.attributes),
-        ethernet: ethernet.contains(&link.header.link_layer_type),
-    })
+    Ok(Hooks { xdp: xdp(&link.attributes), ethernet: ethernet(link) })
 }
 
 fn join(links: Vec<RouteNetlinkMessage>, addresses: Vec<RouteNetlinkMessage>) -> Vec<Interface> {
@@ -110,6 +108,7 @@ fn interface(link: &LinkMessage) -> Interface {
         bridge_port: false,
         addresses: Vec::new(),
         xdp_program: xdp(&link.attributes).map(|xdp| xdp.program),
+        ethernet: ethernet(link),
     };
     for attribute in &link.attributes {
         match attribute {
@@ -127,6 +126,10 @@ fn interface(link: &LinkMessage) -> Interface {
         }
     }
     interface
+}
+
+fn ethernet(link: &LinkMessage) -> bool {
+    [LinkLayerType::Ether, LinkLayerType::Loopback].contains(&link.header.link_layer_type)
 }
 
 fn xdp(attributes: &[LinkAttribute]) -> Option<Xdp> {
