@@ -10,10 +10,13 @@ use aya_obj::generated::bpf_prog_type;
 use aya_obj::programs::XdpAttachType;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
+use std::io::Read as _;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Namespaces of this thread; it must not leave it.
@@ -107,6 +110,40 @@ pub(crate) fn answers(source: &str) -> bool {
     let target = if source.contains(':') { "fd09::1" } else { "10.9.0.1" };
     let ping = format!("ip netns exec {PEER} ping -n -c 1 -W 0.3 -I {source} {target}");
     command(&ping).status.success()
+}
+
+/// A ping from an address of the peer every 2 ms.
+pub(crate) struct Flood(Child);
+
+impl Flood {
+    pub(crate) fn start(source: &str) -> Self {
+        let ping = Command::new("ip")
+            .args(["netns", "exec", PEER, "ping", "-n", "-q", "-i", "0.002", "-W", "0.2"])
+            .args(["-I", source, "10.9.0.1"])
+            .stdout(Stdio::piped())
+            .spawn();
+        Self(ping.expect("ping"))
+    }
+
+    /// How many were sent and how many answered, when all on the way have come.
+    pub(crate) fn end(mut self) -> (u64, u64) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a pid"));
+        kill(pid, Signal::SIGINT).expect("it runs");
+        let mut text = String::new();
+        let mut stdout = self.0.stdout.take().expect("a pipe");
+        stdout.read_to_string(&mut text).expect("text");
+        self.0.wait().expect("it ended");
+        let said = text.lines().find(|line| line.contains("packets transmitted"));
+        let mut numbers = said.expect(&text).split(' ').filter_map(|word| word.parse().ok());
+        (numbers.next().expect(&text), numbers.next().expect(&text))
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Waits for a condition.
