@@ -1,15 +1,12 @@
 //! Hosts that are filtered at tcx: because they were told to, or because somebody else's program is at
 //! XDP; and interfaces that come later.
 
-use std::{
-    net::IpAddr,
-    path::PathBuf,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use kctl_e2e::{ATTACKER, BYSTANDER, Lab, Namespace, Pinger, ping, until, with_lab, xdp_programs};
+use kctl_e2e::{
+    ATTACKER, BYSTANDER, Foreign, Lab, Namespace, Pinger, ping, until, with_lab, xdp_programs,
+};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -56,8 +53,7 @@ fn at_tcx_nothing_passes_while_the_agent_is_killed_and_changes_its_mode() -> Res
             lab.agent_mut("web-1")?.daemon.kill9()?;
             until("the flood goes on alone", SOON, || Ok(sent() > before + 100))?;
             if let Some(mode) = mode {
-                // The last one counts.
-                replace_mode(lab, mode)?;
+                lab.agent_mut("web-1")?.daemon.replace("--mode", mode)?;
             }
             lab.agent_mut("web-1")?.daemon.start()?;
             let wanted = mode.unwrap_or("tcx");
@@ -160,10 +156,6 @@ fn join(lab: &mut Lab, hosts: u8, args: &[&str]) -> Result<()> {
     lab.wait_in_sync(SOON).map(drop)
 }
 
-fn replace_mode(lab: &mut Lab, mode: &str) -> Result<()> {
-    lab.agent_mut("web-1")?.daemon.replace("--mode", mode)
-}
-
 fn ip(namespace: &Namespace, words: &str) -> Result<()> {
     let mut command = Command::new("ip");
     command.args(words.split(' '));
@@ -175,7 +167,7 @@ fn replies(lab: &Lab, from: &str) -> Result<u32> {
     let mut replies = 0;
     for host in lab.hosts() {
         for to in lab.place(host)?.addresses() {
-            replies += ping(&lab.place(from)?.namespace, None::<IpAddr>, to, PINGS)?;
+            replies += ping(&lab.place(from)?.namespace, None, to, PINGS)?;
         }
     }
     Ok(replies)
