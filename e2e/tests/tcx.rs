@@ -88,6 +88,11 @@ fn a_foreign_xdp_program_stays_and_tcx_filters_beside_it() -> Result<()> {
         let reason = interface["reason"].as_str().context("a reason")?;
         ensure!(reason.contains("XDP program") && reason.contains(&before[0].to_string()), "{row}");
         assert_eq!(row["filter"]["unfiltered_interfaces"], json!([]), "{row}");
+        let mut check = Command::new(lab.binaries().join("kctl-agent"));
+        check.args(["--interface", "eth0", "check"]);
+        let said = lab.place("web-1")?.namespace.output(check)?.stdout;
+        let expected = format!("XDP program {} is on it; where that is somebody", before[0]);
+        ensure!(said.contains(&expected) && said.contains("hooks: XDP and tcx"), "{said}");
         let text = lab.kctl(&["hosts", "describe", "web-1"])?.code(0)?.stdout;
         ensure!(text.contains("eth0 tcx, because XDP program"), "{text}");
 
@@ -116,7 +121,7 @@ fn a_foreign_xdp_program_stays_and_tcx_filters_beside_it() -> Result<()> {
 #[test]
 fn interfaces_that_come_later_are_taken_on_when_they_match() -> Result<()> {
     with_lab(0, |lab| {
-        join(lab, 1, &["--interface", "lan*"])?;
+        join(lab, 1, &["--interface", "lan*", "--interface", "auto"])?;
         let namespace = &lab.place("web-1")?.namespace;
         assert_eq!(xdp_programs(namespace)?.len(), 1);
         let filtered = || -> Result<Vec<String>> {
@@ -139,6 +144,15 @@ fn interfaces_that_come_later_are_taken_on_when_they_match() -> Result<()> {
         ip(namespace, "link add lan7 type veth peer name other2")?;
         until("it is filtered again", SOON, || Ok(filtered()? == ["eth0", "lan7", "lan8"]))?;
         assert_eq!(xdp_programs(namespace)?.len(), 3);
+        // "auto" takes one when it gets a global address, and keeps it without.
+        ip(namespace, "link add late0 link eth0 type macvlan")?;
+        ip(namespace, "link set late0 up")?;
+        ip(namespace, "addr add 198.51.100.9/24 dev late0")?;
+        let all = ["eth0", "lan7", "lan8", "late0"];
+        until("one with an address is filtered", SOON, || Ok(filtered()? == all))?;
+        ip(namespace, "addr del 198.51.100.9/24 dev late0")?;
+        ip(namespace, "link del lan8")?;
+        until("that is seen", SOON, || Ok(filtered()? == ["eth0", "lan7", "late0"]))?;
         Ok(())
     })
 }
