@@ -38,6 +38,16 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<ExitCode> {
     Ok(if report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// What is on an interface, and how it could be filtered.
+fn said(interface: &netlink::Interface, tcx: bool) -> String {
+    let instead = if tcx { "tcx filters in its place" } else { "this kernel has no tcx either" };
+    match interface.xdp_program {
+        Some(id) => format!("XDP program {id} is on it; where that is somebody else's, {instead}"),
+        None if interface.ethernet => "no XDP program yet".to_owned(),
+        None => format!("has no Ethernet header that an XDP program could read; {instead}"),
+    }
+}
+
 /// Asks the agent behind the socket for its status, which its enforcer's thread tells: whoever answers
 /// works. What the host can't do, or whether a controller is connected, is no reason to restart it.
 pub(crate) fn live(config: &Config) -> anyhow::Result<ExitCode> {
@@ -55,16 +65,6 @@ pub(crate) fn live(config: &Config) -> anyhow::Result<ExitCode> {
     })?;
     println!("ok      agent: answers on {}", config.socket.display());
     Ok(ExitCode::SUCCESS)
-}
-
-/// What is on an interface, and how it could be filtered.
-fn said(interface: &netlink::Interface, tcx: bool) -> String {
-    let instead = if tcx { "tcx filters in its place" } else { "this kernel has no tcx either" };
-    match interface.xdp_program {
-        Some(id) => format!("XDP program {id} is on it; where that is somebody else's, {instead}"),
-        None if interface.ethernet => "no XDP program yet".to_owned(),
-        None => format!("has no Ethernet header that an XDP program could read; {instead}"),
-    }
 }
 
 /// Loads the program beside the running one, in a folder of its own, and takes it away again.

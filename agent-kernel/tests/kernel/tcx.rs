@@ -3,8 +3,8 @@
 
 use crate::attach::at_tcx;
 use crate::differential::frames;
-use crate::support::{DROP, Flood, PEER, World, answers, json, key, run, within};
-use agent_kernel::filter::{Attached, Filter, FilterConfig, Hook, Mode, detach};
+use crate::support::{DROP, Flood, PEER, World, answers, json, key, port, run, within};
+use agent_kernel::filter::{Attached, Filter, FilterConfig, Hook, Mode, Protocol, detach};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
 use std::fs::{File, OpenOptions};
@@ -183,17 +183,21 @@ fn merged_packets_count_one_by_one() {
     });
 }
 
-/// A tun, kt9 with 10.8.0.1 and fd08::1: what is written is a packet that comes in.
+/// linux/if_tun.h: a tun; and a tap that leaves what is written in pages, as some drivers do.
+const IFF_TUN: u16 = 0x0001;
+const IFF_TAP_FRAGS: u16 = 0x0002 | 0x0010 | 0x0020;
+
+/// A tun or tap, kt9 with 10.8.0.1 and fd08::1: what is written is a packet that comes in.
 #[expect(unsafe_code, reason = "an ioctl makes it")]
-fn tun() -> File {
+fn tun(kind: u16) -> File {
     const TUNSETIFF: nix::libc::c_ulong = 0x4004_54ca;
-    const IFF_TUN_NO_PI: u16 = 0x1001;
+    const IFF_NO_PI: u16 = 0x1000;
     let mut options = OpenOptions::new();
     let tun = options.read(true).write(true).open("/dev/net/tun").expect("tun(4)");
     // struct ifreq: its name, and flags.
     let mut request = [0_u8; 40];
     request[..3].copy_from_slice(b"kt9");
-    request[16..18].copy_from_slice(&IFF_TUN_NO_PI.to_ne_bytes());
+    request[16..18].copy_from_slice(&(kind | IFF_NO_PI).to_ne_bytes());
     // SAFETY: the kernel reads and writes a struct ifreq, 40 bytes.
     let made = unsafe { nix::libc::ioctl(tun.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) };
     assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
@@ -206,7 +210,7 @@ fn tun() -> File {
 #[test]
 fn packets_without_an_ethernet_header_are_judged_at_tcx() {
     let world = World::new();
-    let mut tun = tun();
+    let mut tun = tun(IFF_TUN);
     let mut filter = world.filter(100);
     for mode in [Mode::Native, Mode::Generic] {
         let error = filter.attach("kt9", mode).expect_err("XDP can't read that");
@@ -240,4 +244,36 @@ fn packets_without_an_ethernet_header_are_judged_at_tcx() {
     let mut filter = world.filter(100);
     assert_eq!(at_tcx("kt9"), [filter.program_id(Hook::TcxIp).expect("loaded")]);
     assert_eq!(filter.attach("kt9", Mode::Auto).expect("still there"), Attached::Tcx);
+}
+
+#[test]
+fn headers_in_pages_are_read() {
+    let world = World::new();
+    let mut tap = tun(IFF_TAP_FRAGS);
+    let mut filter = world.filter(100);
+    assert_eq!(filter.attach("kt9", Mode::Tcx).expect("attached"), Attached::Tcx);
+    // Ports that can't be read would be dropped too.
+    let rules = ["10.8.0.2", "fd08::2"].map(|it| (port(it, Protocol::Udp, 53), DROP));
+    filter.update(&rules).expect("room");
+    let counted = |filter: &Filter| {
+        let counters = filter.counters().expect("read");
+        let udp = counters.protocols.iter().find(|(number, _)| *number == 17);
+        (counters.dropped.packets, udp.map_or(0, |(_, count)| count.packets))
+    };
+    for (round, source) in (1..).zip(["10.8.0.2", "fd08::2"]) {
+        for port in [53_u16, 54] {
+            let mut frame = frames::plain(source.parse().expect("valid"));
+            let (protocol, ports) = if source.contains(':') { (20, 54) } else { (23, 34) };
+            frame[protocol] = 17;
+            frame[ports + 2..ports + 4].copy_from_slice(&port.to_be_bytes());
+            frame.resize(1_000, 0);
+            let (header, rest) = frame.split_at(14);
+            let sent = tap.write_vectored(&[IoSlice::new(header), IoSlice::new(rest)]);
+            assert_eq!(sent.expect("sent"), frame.len());
+        }
+        within("both are judged", || counted(&filter).1 == 2 * round);
+        assert_eq!(counted(&filter).0, round, "{source}");
+    }
+    let dropped = filter.counters().expect("read").dropped;
+    assert_eq!((dropped.packets, dropped.bytes), (2, 2_000));
 }
