@@ -1,6 +1,7 @@
 //! The data directory: its lock, the CA's files, the server's certificate, the admin context.
 
 use crate::{
+    authority::Trust,
     pki::{Authority, Issued},
     store::{OpenError, Store},
 };
@@ -14,7 +15,12 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
+
+/// Files of the CA, and of the one that is going to replace it.
+const CURRENT: &str = "ca";
+const NEXT: &str = "ca-next";
 
 /// A data directory that no other controller uses.
 pub(crate) struct DataDir {
@@ -28,6 +34,13 @@ pub(crate) struct DataDir {
 struct AdminConfig {
     current: String,
     contexts: BTreeMap<String, AdminContext>,
+}
+
+/// The administrator's configuration as it lies on disk.
+pub(crate) struct Admin {
+    pub(crate) path: PathBuf,
+    /// PEM
+    pub(crate) certificate: String,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,11 +77,26 @@ impl DataDir {
         }
     }
 
-    /// The CA, made at the first start. Half a CA, or one that can't be read, is an error: every host
-    /// trusts the old one.
-    pub(crate) fn authority(&self) -> anyhow::Result<Authority> {
-        let (certificate, key) = (self.path.join("ca.pem"), self.path.join("ca.key"));
-        match (read_if_there(&certificate)?, read_if_there(&key)?) {
+    /// The CA that signs, made at the first start, and the one that it is replacing, if it is. Half a CA,
+    /// or one that can't be read, is an error: every host trusts the old one.
+    pub(crate) fn authorities(&self) -> anyhow::Result<(Authority, Option<Authority>)> {
+        self.mend_rotation()?;
+        let current = self.authority()?;
+        match self.read_ca(NEXT)? {
+            (Some(certificate), Some(key)) => {
+                let next = Authority::from_pem(&certificate, &key)
+                    .with_context(|| format!("CA in {:?}", self.ca(NEXT).0))?;
+                Ok((next, Some(current)))
+            }
+            // A key alone: the controller ended before its certificate was there.
+            (None, _) => Ok((current, None)),
+            (Some(_), None) => bail!("CA: {:?} is missing; put it back", self.ca(NEXT).1),
+        }
+    }
+
+    fn authority(&self) -> anyhow::Result<Authority> {
+        let (certificate, key) = self.ca(CURRENT);
+        match self.read_ca(CURRENT)? {
             (Some(certificate_pem), Some(key_pem)) => {
                 Authority::from_pem(&certificate_pem, &key_pem)
                     .with_context(|| format!("CA in {certificate:?} and {key:?}"))
@@ -81,9 +109,7 @@ impl DataDir {
                     );
                 }
                 let Issued { certificate: certificate_pem, key: key_pem } = Authority::generate()?;
-                // The key first: without its certificate it is told apart from a whole CA.
-                write_private(&key, &key_pem)?;
-                write_private(&certificate, &certificate_pem)?;
+                self.write_ca(CURRENT, &certificate_pem, &key_pem)?;
                 tracing::info!(path = %certificate.display(), "CA: made a new one");
                 Ok(Authority::from_pem(&certificate_pem, &key_pem)?)
             }
@@ -92,11 +118,54 @@ impl DataDir {
         }
     }
 
+    /// Keeps a new CA beside the one that it is going to replace.
+    pub(crate) fn begin_rotation(&self, certificate: &str, key: &str) -> anyhow::Result<()> {
+        self.write_ca(NEXT, certificate, key)
+    }
+
+    /// Puts the new CA in the place of the old one: first the key, then the certificate.
+    pub(crate) fn finish_rotation(&self) -> anyhow::Result<()> {
+        let ((certificate, key), (new_certificate, new_key)) = (self.ca(CURRENT), self.ca(NEXT));
+        fs::rename(&new_key, &key).with_context(|| format!("{new_key:?}"))?;
+        fs::rename(&new_certificate, &certificate)
+            .with_context(|| format!("{new_certificate:?}"))?;
+        File::open(&self.path).and_then(|folder| folder.sync_all()).context("data directory")
+    }
+
+    /// Goes on where a controller ended between the two files.
+    fn mend_rotation(&self) -> anyhow::Result<()> {
+        let (next, (_, key)) = (self.read_ca(NEXT)?, self.read_ca(CURRENT)?);
+        if let (Some(certificate), None) = next
+            && key.is_some_and(|key| Authority::from_pem(&certificate, &key).is_ok())
+        {
+            fs::rename(self.ca(NEXT).0, self.ca(CURRENT).0).context("CA")?;
+        }
+        Ok(())
+    }
+
+    /// Where certificate and key of a CA are.
+    fn ca(&self, name: &str) -> (PathBuf, PathBuf) {
+        (self.path.join(format!("{name}.pem")), self.path.join(format!("{name}.key")))
+    }
+
+    fn read_ca(&self, name: &str) -> anyhow::Result<(Option<String>, Option<String>)> {
+        let (certificate, key) = self.ca(name);
+        Ok((read_if_there(&certificate)?, read_if_there(&key)?))
+    }
+
+    fn write_ca(&self, name: &str, certificate_pem: &str, key_pem: &str) -> anyhow::Result<()> {
+        let (certificate, key) = self.ca(name);
+        // The key first: without its certificate it is told apart from a whole CA.
+        write_private(&key, key_pem)?;
+        write_private(&certificate, certificate_pem)
+    }
+
     /// The server's certificate, made anew when it ends soon or names another controller.
     pub(crate) fn server(
         &self,
         authority: &Authority,
         identity: &Identity,
+        life: Duration,
     ) -> anyhow::Result<Credentials> {
         let (certificate, key) = (self.path.join("server.pem"), self.path.join("server.key"));
         let issued = match (read_if_there(&certificate)?, read_if_there(&key)?) {
@@ -108,7 +177,7 @@ impl DataDir {
                 Issued { certificate: certificate_pem, key: key_pem }
             }
             _ => {
-                let issued = authority.issue(identity)?;
+                let issued = authority.issue(identity, life)?;
                 write_private(&key, &issued.key)?;
                 write_private(&certificate, &issued.certificate)?;
                 issued
@@ -135,10 +204,11 @@ impl DataDir {
     /// Writes the administrator's kctl configuration, or brings the one that is there up to date.
     pub(crate) fn admin_config(
         &self,
-        authority: &Authority,
+        trust: &Trust,
         controller: &Identity,
         server: String,
-    ) -> anyhow::Result<PathBuf> {
+        life: Duration,
+    ) -> anyhow::Result<Admin> {
         let path = admin_config_path(&self.path);
         let admin = Identity::User("admin".to_owned());
         let known = match read_if_there(&path)? {
@@ -150,7 +220,7 @@ impl DataDir {
             None => None,
         };
         let kept = match &known {
-            Some(context) if authority.still_good(&context.certificate, &admin)? => {
+            Some(context) if trust.signing.still_good(&context.certificate, &admin)? => {
                 Some((context.certificate.clone(), context.key.clone()))
             }
             _ => None,
@@ -158,11 +228,12 @@ impl DataDir {
         let (certificate, key) = match kept {
             Some(kept) => kept,
             None => {
-                let issued = authority.issue(&admin)?;
+                let issued = trust.signing.issue(&admin, life)?;
                 (issued.certificate, issued.key)
             }
         };
-        let (ca, controller) = (authority.pem().to_owned(), controller.to_string());
+        let (ca, controller) = (trust.bundle(), controller.to_string());
+        let certificate_pem = certificate.clone();
         let context = AdminContext { server, controller, ca, certificate, key };
         if known.as_ref() != Some(&context) {
             let config = AdminConfig {
@@ -171,7 +242,7 @@ impl DataDir {
             };
             write_private(&path, &toml::to_string_pretty(&config)?)?;
         }
-        Ok(path)
+        Ok(Admin { path, certificate: certificate_pem })
     }
 }
 
@@ -206,7 +277,9 @@ fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
+
+    const LIFE: Duration = Duration::from_secs(3600);
 
     #[test]
     fn first_start_makes_everything_and_the_next_keeps_it() {
@@ -214,13 +287,16 @@ mod tests {
         let path = folder.path().join("data");
         let controller = Identity::Controller("c".to_owned());
         let start = |server: &str| {
-            let data = DataDir::open(&path).expect("opens");
-            let authority = data.authority().expect("CA");
-            data.server(&authority, &controller).expect("server certificate");
+            let data = Arc::new(DataDir::open(&path).expect("opens"));
+            let (ca, _) = data.authorities().expect("CA");
+            let ca = Arc::new(ca);
+            let credentials = data.server(&ca, &controller, LIFE).expect("server certificate");
+            let (signing, server_credentials) = (Arc::clone(&ca), Arc::new(credentials));
+            let trust = Trust { signing, proving: Arc::clone(&ca), server: server_credentials };
             let admin = data
-                .admin_config(&authority, &controller, server.to_owned())
+                .admin_config(&trust, &controller, server.to_owned(), LIFE)
                 .expect("admin context");
-            (authority.sha256(), fs::read_to_string(admin).expect("readable"))
+            (ca.sha256(), fs::read_to_string(admin.path).expect("readable"))
         };
         let (ca, admin) = start("127.0.0.1:1");
         assert_eq!(start("127.0.0.1:1"), (ca, admin.clone()));
@@ -240,11 +316,36 @@ mod tests {
         let data = DataDir::open(folder.path()).expect("opens");
         let second = DataDir::open(folder.path()).err().expect("locked").to_string();
         assert!(second.contains("another controller"), "{second}");
-        data.authority().expect("CA");
+        data.authorities().expect("CA");
         fs::remove_file(folder.path().join("ca.key")).expect("was there");
-        let error = data.authority().err().expect("half").to_string();
+        let error = data.authorities().err().expect("half").to_string();
         assert!(error.contains("ca.key"), "{error}");
         fs::write(folder.path().join("ca.key"), "garbage").expect("writes");
-        assert!(data.authority().is_err());
+        assert!(data.authorities().is_err());
+    }
+
+    #[test]
+    fn a_change_of_the_ca_survives_an_end_at_any_point() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let data = DataDir::open(folder.path()).expect("opens");
+        let (old, none) = data.authorities().expect("CA");
+        assert!(none.is_none());
+        let hashes = || {
+            let (signing, proving) = data.authorities().expect("CA");
+            (signing.sha256(), proving.map(|it| it.sha256()))
+        };
+        let new = Authority::generate().expect("generates");
+        let new_hash = Authority::from_pem(&new.certificate, &new.key).expect("reads").sha256();
+        fs::write(folder.path().join("ca-next.key"), &new.key).expect("writes");
+        assert_eq!(hashes(), (old.sha256(), None), "its certificate was not there yet");
+        data.begin_rotation(&new.certificate, &new.key).expect("writes");
+        assert_eq!(hashes(), (new_hash, Some(old.sha256())));
+        fs::rename(folder.path().join("ca-next.key"), folder.path().join("ca.key")).expect("half");
+        assert_eq!(hashes(), (new_hash, None));
+        let again = Authority::generate().expect("generates");
+        data.begin_rotation(&again.certificate, &again.key).expect("writes");
+        data.finish_rotation().expect("renames");
+        let (now, none) = data.authorities().expect("CA");
+        assert!(none.is_none() && now.pem() == again.certificate);
     }
 }
