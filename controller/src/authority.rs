@@ -185,27 +185,27 @@ impl Ca {
     pub(crate) async fn keep(self, store: Store, cancel: CancellationToken) {
         let mut changes = self.watch();
         loop {
-            let renew_at = self.trust().server.chain.first().and_then(Validity::of);
-            let wait = renew_at.map_or(Duration::ZERO, |it| {
-                it.renew_at().duration_since(SystemTime::now()).unwrap_or_default()
-            });
-            let wait = wait.clamp(Duration::from_millis(200), LONGEST_WAIT);
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                changed = changes.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(wait) => {}
-            }
             if let Err(error) = self.renew().await {
                 tracing::error!(%error, "controller: its certificate can't be renewed");
             }
-            if let Err(error) = self.admin(&store).await {
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    "controller: admin.toml can't be renewed"
-                );
-            }
+            let admin = self.admin(&store).await.unwrap_or_else(|error| {
+                let error = format!("{error:#}");
+                tracing::error!(error, "controller: admin.toml can't be renewed");
+                None
+            });
             if let Err(error) = forget_ended(&store).await {
                 tracing::warn!(%error, "store: certificates that are over stay known");
+            }
+            changes.mark_unchanged();
+            let admin = admin.and_then(|admin| crate::pki::der_of(&admin.certificate).ok());
+            let own = self.trust().server.chain.first().and_then(Validity::of);
+            let due = own.into_iter().chain(admin.as_ref().and_then(Validity::of));
+            let left = due.map(|it| it.renew_at().duration_since(SystemTime::now()));
+            let wait = left.map(Result::unwrap_or_default).min().unwrap_or(LONGEST_WAIT);
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(wait.clamp(SHORTEST_WAIT, LONGEST_WAIT)) => {}
             }
         }
     }
@@ -229,6 +229,9 @@ impl Ca {
         .await
     }
 }
+
+/// The shortest, when something can't be renewed.
+const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 
 /// The user of admin.toml.
 const ADMIN: &str = "admin";
