@@ -7,6 +7,7 @@
 //! the end.
 
 use crate::{
+    config::CaFiles,
     data_dir::{Admin, DataDir},
     pki::{Authority, Issued, PkiError, Signed},
     status::Error,
@@ -61,6 +62,8 @@ impl Trust {
 #[derive(Clone)]
 pub(crate) struct Ca {
     data_dir: Arc<DataDir>,
+    /// Somebody else keeps it.
+    given: bool,
     identity: Identity,
     /// For admin.toml.
     server: Arc<str>,
@@ -73,14 +76,16 @@ impl Ca {
     /// Reads what is in the data directory, and makes what is not.
     pub(crate) fn open(
         data_dir: Arc<DataDir>,
+        given: Option<&CaFiles>,
         identity: Identity,
         server: String,
         life: Duration,
     ) -> anyhow::Result<Self> {
-        let (signing, proving) = data_dir.authorities()?;
+        let (signing, proving) = data_dir.authorities(given)?;
         let trust = trust(&data_dir, &identity, life, Arc::new(signing), proving.map(Arc::new))?;
         let trust = Arc::new(watch::Sender::new(trust));
-        Ok(Self { data_dir, identity, server: server.into(), life, trust })
+        let given = given.is_some();
+        Ok(Self { data_dir, given, identity, server: server.into(), life, trust })
     }
 
     /// What counts now.
@@ -114,6 +119,12 @@ impl Ca {
     /// Makes a new CA that signs from now on.
     pub(crate) async fn rotate(&self) -> Result<(), Error> {
         self.change(|ca, before| {
+            if ca.given {
+                return Err(Error::Precondition(
+                    "CA: it is kept elsewhere, as --ca-file says, and can't be replaced from here"
+                        .to_owned(),
+                ));
+            }
             if before.is_changing() {
                 return Err(Error::Precondition(
                     "CA: it is being replaced already; see `kctl ca show`, and finish it with `kctl ca \

@@ -1,5 +1,7 @@
 //! The data directory: its lock, the CA's files, the server's certificate, the admin context.
 
+mod ca;
+
 use crate::{
     authority::Trust,
     pki::{Authority, Issued},
@@ -17,10 +19,6 @@ use std::{
     thread,
     time::Duration,
 };
-
-/// Files of the CA, and of the one that is going to replace it.
-const CURRENT: &str = "ca";
-const NEXT: &str = "ca-next";
 
 /// A data directory that no other controller uses.
 pub(crate) struct DataDir {
@@ -75,89 +73,6 @@ impl DataDir {
             }
             Err(TryLockError::Error(error)) => Err(error).context("lock of the data directory"),
         }
-    }
-
-    /// The CA that signs, made at the first start, and the one that it is replacing, if it is. Half a CA,
-    /// or one that can't be read, is an error: every host trusts the old one.
-    pub(crate) fn authorities(&self) -> anyhow::Result<(Authority, Option<Authority>)> {
-        self.mend_rotation()?;
-        let current = self.authority()?;
-        match self.read_ca(NEXT)? {
-            (Some(certificate), Some(key)) => {
-                let next = Authority::from_pem(&certificate, &key)
-                    .with_context(|| format!("CA in {:?}", self.ca(NEXT).0))?;
-                Ok((next, Some(current)))
-            }
-            // A key alone: the controller ended before its certificate was there.
-            (None, _) => Ok((current, None)),
-            (Some(_), None) => bail!("CA: {:?} is missing; put it back", self.ca(NEXT).1),
-        }
-    }
-
-    fn authority(&self) -> anyhow::Result<Authority> {
-        let (certificate, key) = self.ca(CURRENT);
-        match self.read_ca(CURRENT)? {
-            (Some(certificate_pem), Some(key_pem)) => {
-                Authority::from_pem(&certificate_pem, &key_pem)
-                    .with_context(|| format!("CA in {certificate:?} and {key:?}"))
-            }
-            (None, None) => {
-                if self.store_path().try_exists()? {
-                    bail!(
-                        "CA: {certificate:?} and its key are missing, but there is a store; put \
-                         them back, or use another --data-dir"
-                    );
-                }
-                let Issued { certificate: certificate_pem, key: key_pem } = Authority::generate()?;
-                self.write_ca(CURRENT, &certificate_pem, &key_pem)?;
-                tracing::info!(path = %certificate.display(), "CA: made a new one");
-                Ok(Authority::from_pem(&certificate_pem, &key_pem)?)
-            }
-            (None, Some(_)) => bail!("CA: {certificate:?} is missing; put it back"),
-            (Some(_), None) => bail!("CA: {key:?} is missing; put it back"),
-        }
-    }
-
-    /// Keeps a new CA beside the one that it is going to replace.
-    pub(crate) fn begin_rotation(&self, certificate: &str, key: &str) -> anyhow::Result<()> {
-        self.write_ca(NEXT, certificate, key)
-    }
-
-    /// Puts the new CA in the place of the old one: first the key, then the certificate.
-    pub(crate) fn finish_rotation(&self) -> anyhow::Result<()> {
-        let ((certificate, key), (new_certificate, new_key)) = (self.ca(CURRENT), self.ca(NEXT));
-        fs::rename(&new_key, &key).with_context(|| format!("{new_key:?}"))?;
-        fs::rename(&new_certificate, &certificate)
-            .with_context(|| format!("{new_certificate:?}"))?;
-        File::open(&self.path).and_then(|folder| folder.sync_all()).context("data directory")
-    }
-
-    /// Goes on where a controller ended between the two files.
-    fn mend_rotation(&self) -> anyhow::Result<()> {
-        let (next, (_, key)) = (self.read_ca(NEXT)?, self.read_ca(CURRENT)?);
-        if let (Some(certificate), None) = next
-            && key.is_some_and(|key| Authority::from_pem(&certificate, &key).is_ok())
-        {
-            fs::rename(self.ca(NEXT).0, self.ca(CURRENT).0).context("CA")?;
-        }
-        Ok(())
-    }
-
-    /// Where certificate and key of a CA are.
-    fn ca(&self, name: &str) -> (PathBuf, PathBuf) {
-        (self.path.join(format!("{name}.pem")), self.path.join(format!("{name}.key")))
-    }
-
-    fn read_ca(&self, name: &str) -> anyhow::Result<(Option<String>, Option<String>)> {
-        let (certificate, key) = self.ca(name);
-        Ok((read_if_there(&certificate)?, read_if_there(&key)?))
-    }
-
-    fn write_ca(&self, name: &str, certificate_pem: &str, key_pem: &str) -> anyhow::Result<()> {
-        let (certificate, key) = self.ca(name);
-        // The key first: without its certificate it is told apart from a whole CA.
-        write_private(&key, key_pem)?;
-        write_private(&certificate, certificate_pem)
     }
 
     /// The server's certificate, made anew when it ends soon or names another controller.
@@ -246,6 +161,19 @@ impl DataDir {
     }
 }
 
+/// The credentials of the administrator, and the controller that they are for.
+pub(crate) fn admin(data_dir: &Path) -> anyhow::Result<(Credentials, Identity)> {
+    let path = admin_config_path(data_dir);
+    let text = fs::read_to_string(&path).with_context(|| format!("{path:?}"))?;
+    // The text holds the key: an error must not quote it.
+    let mut config: AdminConfig =
+        toml::from_str(&text).map_err(|_| anyhow::anyhow!("{path:?}: can't be read"))?;
+    let context = config.contexts.remove("default").with_context(|| format!("{path:?}"))?;
+    let credentials = Credentials::from_pem(&context.ca, &context.certificate, &context.key)
+        .with_context(|| format!("{path:?}"))?;
+    Ok((credentials, context.controller.parse().with_context(|| format!("{path:?}"))?))
+}
+
 /// Where the administrator's kctl configuration is.
 pub(crate) fn admin_config_path(data_dir: &Path) -> PathBuf {
     data_dir.join("admin.toml")
@@ -288,7 +216,7 @@ mod tests {
         let controller = Identity::Controller("c".to_owned());
         let start = |server: &str| {
             let data = Arc::new(DataDir::open(&path).expect("opens"));
-            let (ca, _) = data.authorities().expect("CA");
+            let (ca, _) = data.authorities(None).expect("CA");
             let ca = Arc::new(ca);
             let credentials = data.server(&ca, &controller, LIFE).expect("server certificate");
             let (signing, server_credentials) = (Arc::clone(&ca), Arc::new(credentials));
@@ -316,36 +244,11 @@ mod tests {
         let data = DataDir::open(folder.path()).expect("opens");
         let second = DataDir::open(folder.path()).err().expect("locked").to_string();
         assert!(second.contains("another controller"), "{second}");
-        data.authorities().expect("CA");
+        data.authorities(None).expect("CA");
         fs::remove_file(folder.path().join("ca.key")).expect("was there");
-        let error = data.authorities().err().expect("half").to_string();
+        let error = data.authorities(None).err().expect("half").to_string();
         assert!(error.contains("ca.key"), "{error}");
         fs::write(folder.path().join("ca.key"), "garbage").expect("writes");
-        assert!(data.authorities().is_err());
-    }
-
-    #[test]
-    fn a_change_of_the_ca_survives_an_end_at_any_point() {
-        let folder = tempfile::tempdir().expect("temporary directory");
-        let data = DataDir::open(folder.path()).expect("opens");
-        let (old, none) = data.authorities().expect("CA");
-        assert!(none.is_none());
-        let hashes = || {
-            let (signing, proving) = data.authorities().expect("CA");
-            (signing.sha256(), proving.map(|it| it.sha256()))
-        };
-        let new = Authority::generate().expect("generates");
-        let new_hash = Authority::from_pem(&new.certificate, &new.key).expect("reads").sha256();
-        fs::write(folder.path().join("ca-next.key"), &new.key).expect("writes");
-        assert_eq!(hashes(), (old.sha256(), None), "its certificate was not there yet");
-        data.begin_rotation(&new.certificate, &new.key).expect("writes");
-        assert_eq!(hashes(), (new_hash, Some(old.sha256())));
-        fs::rename(folder.path().join("ca-next.key"), folder.path().join("ca.key")).expect("half");
-        assert_eq!(hashes(), (new_hash, None));
-        let again = Authority::generate().expect("generates");
-        data.begin_rotation(&again.certificate, &again.key).expect("writes");
-        data.finish_rotation().expect("renames");
-        let (now, none) = data.authorities().expect("CA");
-        assert!(none.is_none() && now.pem() == again.certificate);
+        assert!(data.authorities(None).is_err());
     }
 }

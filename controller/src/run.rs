@@ -11,6 +11,7 @@ use crate::{
     registry::Registry,
     service::Api,
     session::Sessions,
+    standing,
     store::Store,
 };
 use anyhow::Context as _;
@@ -53,8 +54,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("listen address {}", config.listen))?;
     let bound = tcp.local_addr()?;
     let server = config.server(bound);
-    let ca = Ca::open(Arc::clone(&data_dir), identity.clone(), server, config.life)?;
+    let given = config.ca.as_ref();
+    let ca = Ca::open(Arc::clone(&data_dir), given, identity.clone(), server, config.life)?;
     let (store, store_thread) = data_dir.store()?;
+    standing::keep(&store, config.join_token_file.as_deref()).await?;
     let admin = ca.admin(&store).await?;
 
     let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
