@@ -5,7 +5,10 @@
 mod engine;
 mod kubelet;
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use kctl_e2e::{ATTACKER, CONTROLLER, Lab, Layout, Pinger, ping, until, xdp_programs};
@@ -196,7 +199,10 @@ impl Cluster {
         let admin = ["kctl-controller", "admin-config", DATA_DIR];
         let admin = self.engine.exec(container, &admin, network)?.code(0)?;
         fs::create_dir_all(self.lab.data_dir())?;
-        Ok(fs::write(self.lab.admin_config(), admin.stdout)?)
+        let file = self.lab.admin_config();
+        fs::write(&file, admin.stdout)?;
+        // It is a private key.
+        Ok(fs::set_permissions(file, fs::Permissions::from_mode(0o600))?)
     }
 
     fn start_agent(&self, name: &str) -> Result<()> {
@@ -247,10 +253,11 @@ impl Cluster {
 
         // A process of another user, beyond the pod: the controller.
         let pid = self.engine.pid("controller-controller")?.to_string();
-        for part in ["fds", "env", "maps"] {
+        for (part, told) in [("fds", "store.db"), ("env", "KCTL_LOG"), ("maps", "kctl-controller")]
+        {
             let args = ["proc", &pid, part, "--host", "web-1", "--strict", "-o", "json"];
             let answer = self.lab.kctl(&args)?.code(0)?;
-            ensure!(answer.stdout.contains("kctl"), "{answer}");
+            ensure!(answer.stdout.contains(told), "{answer}");
         }
         self.lab
             .kctl(&["signal", &pid, "CONT", "--host", "web-1", "--comm", "kctl-controller"])?
