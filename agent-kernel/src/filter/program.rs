@@ -11,8 +11,8 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 /// Built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/kctl.bpf.o");
-/// As many as libbpf makes.
-pub(crate) const LOAD_ATTEMPTS: u32 = 5;
+/// More than the five that libbpf makes: on a machine with too much to do all of those were interrupted.
+pub(crate) const LOAD_ATTEMPTS: u32 = 20;
 
 /// Where a packet meets the filter; each has a program of its own over the same maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
