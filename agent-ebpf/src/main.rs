@@ -7,6 +7,7 @@
 #![feature(asm_experimental_arch)]
 
 mod count;
+mod detect;
 mod family;
 mod guard;
 mod lookup;
@@ -58,6 +59,7 @@ fn judge<F: Family>(ctx: &XdpContext, packet: &Packet<F>) -> u32 {
     if packet.transport.syn() {
         count::connection(packet.transport.port);
     }
+    detect::passed(ctx, packet);
     pass(bytes)
 }
 
