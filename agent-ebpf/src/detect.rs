@@ -147,7 +147,10 @@ fn place(head: &Head, print: u64, now: u32, stale: u32) -> (usize, bool) {
         }
         let age = now.wrapping_sub(head.seen[way]);
         // What is over goes first, the oldest of it at the very first; else who did the least.
-        let worth = if age >= stale { u64::from(!age) } else { 1 << 32 | u64::from(head.weights[way]) };
+        let worth =
+            if age >= stale { u64::from(!age) } else { 1 << 32 | u64::from(head.weights[way]) };
+        // Among equals by lot: the newest would always make room for the next.
+        let worth = worth << 2 | (way as u64 ^ print >> 1 & 3);
         if worth < least {
             (victim, least) = (way, worth);
         }
@@ -313,41 +316,46 @@ unsafe fn scanned(source: *mut Source, settings: &Settings, now: u32, port: u16)
             (*source).ticks[last] = now;
             return 0;
         }
-        let (mut recent, mut slot, mut oldest, mut is_known) = (0, 0, 0, false);
+        let known = if used < settings.scan_ports { used } else { settings.scan_ports };
+        // How many others are recent; and the slot to write, under how much it is the one: that of this
+        // port, or else the least recent. Without branches, which the verifier would follow in every
+        // combination.
+        let (mut recent, mut best) = (0, 0);
         for i in 0..MAX_SCAN_PORTS {
-            if i as u32 >= settings.scan_ports {
+            if i as u32 >= known {
                 break;
             }
-            if i as u32 >= used {
-                if !is_known {
-                    slot = i;
-                    (*source).used = i as u32 + 1;
-                }
-                break;
-            }
-            let age = now.wrapping_sub((*source).ticks[i]);
-            if (*source).ports[i] == port {
-                // It is counted below.
-                (slot, is_known) = (i, true);
-                continue;
-            }
-            if age < window {
-                recent += 1;
-            }
-            if !is_known && age >= oldest {
-                (slot, oldest) = (i, age);
-            }
+            let age = u64::from(now.wrapping_sub((*source).ticks[i]));
+            let same = negative(u64::from((*source).ports[i] ^ port).wrapping_sub(1));
+            recent += negative(age.wrapping_sub(u64::from(window))) & (same ^ 1);
+            let its = (same << 32 | age) << 6 | i as u64;
+            best ^= (best ^ its) & negative(best.wrapping_sub(its)).wrapping_neg();
+        }
+        let mut slot = best as usize;
+        if known < settings.scan_ports && best >> 38 == 0 {
+            slot = known as usize;
+            (*source).used = known + 1;
         }
         let slot = slot & (MAX_SCAN_PORTS - 1);
         (*source).ports[slot] = port;
         (*source).ticks[slot] = now;
         (*source).last = slot as u32;
-        if recent + 1 < settings.scan_ports {
+        let count = recent as u32 + 1;
+        if count < settings.scan_ports {
             return 0;
         }
         (*source).told = moment(now);
-        recent + 1
+        count
     }
+}
+
+/// 1 for a negative number, else 0; the compiler must not make a branch of it.
+#[inline(always)]
+fn negative(number: u64) -> u64 {
+    let mut number = number;
+    // SAFETY: arithmetic on a register.
+    unsafe { asm!("{0} >>= 63", inout(reg) number) };
+    number
 }
 
 #[inline(always)]

@@ -137,9 +137,11 @@ impl Floods {
             let Handshakes { syns, progress, .. } = seen.handshakes;
             // A source that lost its place begins anew.
             let more = (syns.checked_sub(told.syns), progress.checked_sub(told.progress));
-            let (Some(more @ 1..), Some(more_progress)) = more else { continue };
+            let (Some(more), Some(more_progress)) = more else { continue };
             let sources = told.sources.max(seen.sources);
-            found.push(finding(&seen, (more, more_progress), sources, since(now, told.at)));
+            if more > 0 {
+                found.push(finding(&seen, (more, more_progress), sources, since(now, told.at)));
+            }
             *told = Told { at: now, syns, progress, again: false, sources: 0 };
         }
         self.told.retain(|_, told| since(now, told.at) < window);

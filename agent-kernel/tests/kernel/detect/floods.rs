@@ -72,17 +72,18 @@ fn a_flood_of_random_sources_is_of_its_port_and_of_nobody() {
 #[test]
 fn a_flood_of_one_source_names_it() {
     let mut host = floods();
-    for source in ["10.1.2.3", "2001:db8::77"].map(address) {
+    for (source, at) in [("10.1.2.3", 80), ("2001:db8::77", 443)] {
+        let source = address(source);
         for n in 0..500 {
-            host.syn(source, n, 80);
+            host.syn(source, n, at);
         }
         let found = look(&mut host, "a flood", |found| !found.is_empty());
-        let [Found::Flood { src: Some(src), port: 80, syns: 500, progress: 0, sources: 1, .. }] =
+        let [Found::Flood { src: Some(src), port, syns: 500, progress: 0, sources: 1, .. }] =
             &found[..]
         else {
             panic!("{found:?}")
         };
-        assert_eq!(*src, source);
+        assert_eq!((*src, *port), (source, at));
     }
 }
 
