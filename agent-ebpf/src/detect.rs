@@ -4,6 +4,7 @@
 //! A packet that is no connection attempt costs one load. Only where a port is suspect are its packets
 //! looked at, for whether attempts are followed up.
 
+use crate::context::Context;
 use crate::count::{self, atomic_add};
 use crate::family::Family;
 use crate::maps;
@@ -13,14 +14,13 @@ use agent_records::detect::{
     SCAN, SERVICE_ORDER, SOURCE_ORDER, Service, Settings, Source, TICK_SHIFT, WAYS,
 };
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns};
-use aya_ebpf::programs::XdpContext;
 use core::arch::asm;
 use core::mem::MaybeUninit;
 use core::ptr::{read_volatile, write_volatile};
 
 /// A packet passes.
 #[inline(always)]
-pub fn passed<F: Family>(ctx: &XdpContext, packet: &Packet<F>) {
+pub fn passed<F: Family>(ctx: &impl Context, packet: &Packet<F>) {
     let transport = &packet.transport;
     let Some(flags) = transport.flags() else { return };
     let Some(settings) = maps::DETECT.get(0) else { return };
@@ -28,7 +28,7 @@ pub fn passed<F: Family>(ctx: &XdpContext, packet: &Packet<F>) {
     if transport.syn() {
         if settings.on != 0 {
             let (high, low) = F::halves(packet.source);
-            detect_syn(high, low, ports, ctx.ingress_ifindex() as u32);
+            detect_syn(high, low, ports, ctx.interface());
         }
     } else if settings.suspects & bit(ports) != 0 && flags & NOT_FOLLOWED == ACK {
         let (high, low) = F::halves(packet.source);
