@@ -114,7 +114,9 @@ impl Finding {
 
 impl Detection {
     /// Whether the program can do it.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    ///
+    /// `Invalid` for what is out of its range.
+    pub fn check(&self) -> Result<(), Error> {
         let fits = |what: &str, value: u64, least: u64, most: u64| {
             if (least..=most).contains(&value) {
                 return Ok(());
