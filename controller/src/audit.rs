@@ -77,6 +77,11 @@ impl Audited {
         Self { who: caller.source(), from, what, hosts }
     }
 
+    /// By the controller, of what a host's detection found.
+    pub(crate) fn of_detection(host: &str, source: &str, what: String) -> Self {
+        Self { who: source.to_owned(), from: host.to_owned(), what, hosts: "all".to_owned() }
+    }
+
     /// By a host that joins.
     pub(crate) fn of_join(host: &str, from: String, token: &str) -> Self {
         Self {

@@ -35,6 +35,15 @@ struct File {
     store: Option<String>,
     #[serde(default)]
     events: EventsFile,
+    #[serde(default)]
+    detect: DetectFile,
+}
+
+/// `[detect]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DetectFile {
+    escalate: Option<bool>,
 }
 
 /// `[events]`.
@@ -74,6 +83,8 @@ pub(crate) struct Config {
     pub(crate) advertise: Vec<String>,
     pub(crate) name: String,
     pub(crate) history: HistoryConfig,
+    /// What a host's detection blocks becomes an entry of every host.
+    pub(crate) escalate: bool,
 }
 
 impl Config {
@@ -126,6 +137,7 @@ impl Config {
                 .map(|text| with_port(text, listen.port()))
                 .collect::<Result<_, _>>()?,
             name,
+            escalate: options.detect_escalate.or(file.detect.escalate).unwrap_or(false),
             history: history(
                 options.history_bytes.or(file.events.history_bytes),
                 options.history_age.or(file.events.history_age),

@@ -7,7 +7,7 @@ use crate::{
     join::Join,
     listen::{Listener, Services},
     registry::Registry,
-    service::Api,
+    service::{Api, escalation},
     session::Sessions,
     standing,
     store::Store,
@@ -70,6 +70,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         addresses: Arc::new(own_addresses(&config)),
         tasks: tracker.clone(),
     };
+    if config.escalate {
+        tracker.spawn(escalation::run(api.clone(), cancel.clone()));
+    }
     let join = Join::new(store.clone(), registry, authority, identity.clone());
     let services = Services { join: join_routes(join), api: api_routes(api).await };
     let records = store.records();

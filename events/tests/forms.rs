@@ -398,7 +398,7 @@ fn mistakes_are_told_with_their_place() {
             "column 5: exec has no field \"name\"; there are argv, argv_truncated, cgroup",
         ),
         ("drop.src.x == 'a'", "drop.src is text and has no field \"x\""),
-        ("dorp.src == 'a'", "column 1: unknown name \"dorp\"; there are accept, addr, boot_id"),
+        ("dorp.src == 'a'", "column 1: unknown name \"dorp\"; there are accept, addr, autoblock"),
         ("alert.src == 'a'", "nothing makes events of this type yet"),
         ("drop.packets >", "column 15: something is missing at the end"),
         ("drop.packets = 1", "column 14: unexpected \"=\"; equality is \"==\""),

@@ -220,7 +220,10 @@ impl Enforcement {
         }
         match self.make(changes, None) {
             Ok(()) => {
-                tracing::info!(target: "audit", who = "detection", what = "drop", made, "local entries made")
+                self.auto_made += made as u64;
+                tracing::info!(
+                    target: "audit", who = "detection", what = "drop", made, "local entries made"
+                );
             }
             Err(error) => {
                 tracing::error!(%error, made, "detection can't block");

@@ -150,6 +150,8 @@ pub(crate) struct Enforcement {
     rolled_back: VecDeque<pb::RolledBack>,
     /// How many sources detection may block.
     allowance: Allowance,
+    /// Entries that detection made since the agent's start, or found from before it.
+    auto_made: u64,
     status: watch::Sender<pb::HostStatus>,
 }
 
@@ -184,6 +186,7 @@ impl Enforcement {
             sources_missing: Vec::new(),
             rolled_back: VecDeque::new(),
             allowance: Allowance::new(config.detect.max_blocks_per_second),
+            auto_made: 0,
             status: watch::Sender::new(pb::HostStatus::default()),
         };
         if let Some(aside) = stored.set_aside {
@@ -196,6 +199,7 @@ impl Enforcement {
         } else {
             this.converge();
         }
+        this.auto_made = this.set.auto() as u64;
         this.set_detection();
         this.publish();
         Ok(this)

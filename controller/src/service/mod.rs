@@ -3,6 +3,7 @@
 mod ask;
 mod blocklist;
 mod controller;
+pub(crate) mod escalation;
 mod events;
 mod feeds;
 mod hosts;
