@@ -245,7 +245,9 @@ fn a_flood_of_random_sources_is_told_and_harms_no_client() -> Result<()> {
         };
         let all = seen()?;
         let events = reader.wait_for("the flood", SOON, |events| told(events) * 10 >= all * 9)?;
-        ensure!(told(&events) <= all && all <= sent + 1_000, "{events:?}, {all} seen of {sent}");
+        // Attempts that nobody answered in time were made again.
+        let made = sent + 2 * u64::from(transfers) + 100;
+        ensure!(told(&events) <= all && all <= made, "{events:?}, {all} seen of {made}");
         for event in &events {
             let flood = &event["flood"];
             assert_eq!((&flood["kind"], &flood["src"]), (&json!("syn"), &Value::Null), "{event}");
