@@ -8,6 +8,7 @@
 mod cgroup;
 mod daemon;
 mod events;
+mod foreign;
 mod frame;
 mod kernel;
 mod lab;
@@ -24,6 +25,7 @@ mod wait;
 
 pub use daemon::Daemon;
 pub use events::EventReader;
+pub use foreign::Foreign;
 pub use frame::{Capture, Datagram, FrameSender};
 pub use kernel::{KernelRule, delete_rule, rules, xdp_programs};
 pub use lab::{Agent, Kctl, Lab, Layout, with_lab};

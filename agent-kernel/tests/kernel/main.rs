@@ -11,4 +11,5 @@ mod lists;
 mod netlink;
 mod support;
 mod tables;
+mod tcx;
 mod tell;
