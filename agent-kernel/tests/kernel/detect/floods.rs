@@ -1,16 +1,25 @@
 //! Floods of SYNs, told from many connections by what follows.
 
 use super::{ACK, Host, SYN, address};
-use agent_kernel::filter::{Detection, Finding, FloodLimits, Found};
+use crate::support::on_each_hook;
+use agent_kernel::filter::{Detection, Finding, FloodLimits, Found, Hook};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+on_each_hook!(
+    a_flood_of_random_sources_is_of_its_port_and_of_nobody,
+    a_flood_of_one_source_names_it,
+    many_connections_are_no_flood_and_are_soon_looked_at_no_more,
+    resets_and_acks_of_nobody_are_no_progress,
+    a_flood_that_goes_on_is_told_each_window_and_adds_up,
+);
 
 const LIMITS: FloodLimits =
     FloodLimits { port: 1_000, source: 200, window: Duration::from_secs(3) };
 const DEADLINE: Duration = Duration::from_secs(20);
 
-fn floods() -> Host {
-    Host::new(Detection { flood: Some(LIMITS), ..Detection::default() })
+fn floods(hook: Hook) -> Host {
+    Host::new(hook, Detection { flood: Some(LIMITS), ..Detection::default() })
 }
 
 /// Looks as the agent does, but more often, until the condition holds of all that was found.
@@ -45,9 +54,8 @@ fn spoofed(number: u32) -> IpAddr {
     IpAddr::from(number.wrapping_mul(0x9e37_79b1).to_be_bytes())
 }
 
-#[test]
-fn a_flood_of_random_sources_is_of_its_port_and_of_nobody() {
-    let mut host = floods();
+fn a_flood_of_random_sources_is_of_its_port_and_of_nobody(hook: Hook) {
+    let mut host = floods(hook);
     let client = address("10.1.2.3");
     for number in 0..20_000 {
         host.syn(spoofed(number), 1_024 + (number % 50_000) as u16, 443);
@@ -69,9 +77,8 @@ fn a_flood_of_random_sources_is_of_its_port_and_of_nobody() {
     assert_eq!(look_on(&mut host), [], "once");
 }
 
-#[test]
-fn a_flood_of_one_source_names_it() {
-    let mut host = floods();
+fn a_flood_of_one_source_names_it(hook: Hook) {
+    let mut host = floods(hook);
     for (source, at) in [("10.1.2.3", 80), ("2001:db8::77", 443)] {
         let source = address(source);
         for n in 0..500 {
@@ -87,9 +94,8 @@ fn a_flood_of_one_source_names_it() {
     }
 }
 
-#[test]
-fn many_connections_are_no_flood_and_are_soon_looked_at_no_more() {
-    let mut host = floods();
+fn many_connections_are_no_flood_and_are_soon_looked_at_no_more(hook: Hook) {
+    let mut host = floods(hook);
     let client = address("10.1.2.3");
     let begin = Instant::now();
     let mut port = 0_u16;
@@ -109,9 +115,8 @@ fn many_connections_are_no_flood_and_are_soon_looked_at_no_more() {
     assert_eq!(look_on(&mut host), []);
 }
 
-#[test]
-fn resets_and_acks_of_nobody_are_no_progress() {
-    let mut host = floods();
+fn resets_and_acks_of_nobody_are_no_progress(hook: Hook) {
+    let mut host = floods(hook);
     let source = address("10.1.2.3");
     for n in 0..500 {
         host.syn(source, n, 443);
@@ -126,9 +131,8 @@ fn resets_and_acks_of_nobody_are_no_progress() {
     assert!(matches!(found[..], [Found::Flood { src: Some(_), progress: 0, .. }]), "{found:?}");
 }
 
-#[test]
-fn a_flood_that_goes_on_is_told_each_window_and_adds_up() {
-    let mut host = floods();
+fn a_flood_that_goes_on_is_told_each_window_and_adds_up(hook: Hook) {
+    let mut host = floods(hook);
     let begin = Instant::now();
     let (mut sent, mut found) = (0, Vec::new());
     while begin.elapsed() < LIMITS.window * 3 {

@@ -2,13 +2,25 @@
 
 mod floods;
 
-use crate::support::{World, program, within};
+use crate::support::{Program, World, on_each_hook, program, within};
 use agent_kernel::ErrorKind;
-use agent_kernel::filter::{Detection, Filter, Finding, Found, Limit};
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use agent_kernel::filter::{Detection, Filter, Finding, Found, Hook, Limit};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
+
+on_each_hook!(
+    a_scan_is_told_once_with_its_source_and_ports,
+    ports_are_counted_once_each_and_only_attempts_count,
+    a_slow_scan_is_none_and_the_window_slides,
+    many_sources_are_told_apart_and_a_flood_of_others_hides_none,
+    more_connections_than_the_limit_are_told_of_exactly_that_source_and_port,
+    connections_are_counted_anew_in_another_window,
+    tags_and_extension_headers_hide_nothing,
+    nothing_is_found_that_is_off_and_dropped_packets_are_none_of_it,
+    settings_outlive_the_filter_and_bad_ones_change_nothing,
+    attempts_are_counted_by_port,
+);
 
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
@@ -17,17 +29,17 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// A filter that detects, and its program.
 struct Host {
     filter: Filter,
-    xdp: Xdp,
+    program: Program,
     world: World,
 }
 
 impl Host {
-    fn new(detection: Detection) -> Self {
-        let world = World::new();
+    fn new(hook: Hook, detection: Detection) -> Self {
+        let world = World::on(hook);
         let mut filter = world.filter(64);
         filter.set_detection(&detection).expect("valid");
-        let xdp = program(&world, &filter);
-        Self { filter, xdp, world }
+        let program = program(&world, &mut filter);
+        Self { filter, program, world }
     }
 
     /// A TCP packet comes.
@@ -37,21 +49,7 @@ impl Host {
         frame[tcp..tcp + 2].copy_from_slice(&source_port.to_be_bytes());
         frame[tcp + 2..tcp + 4].copy_from_slice(&port.to_be_bytes());
         frame[tcp + 13] = flags;
-        self.frame(&frame);
-    }
-
-    fn frame(&self, frame: &[u8]) {
-        loop {
-            let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
-            match self.xdp.test_run(options) {
-                Err(ProgramError::SyscallError(error))
-                    if error.io_error.kind() == std::io::ErrorKind::Interrupted => {}
-                ran => {
-                    ran.expect("the program runs");
-                    break;
-                }
-            }
-        }
+        self.program.run(&frame, 1);
     }
 
     fn syn(&self, source: IpAddr, source_port: u16, port: u16) {
@@ -80,9 +78,8 @@ fn connections(count: u32, window: Duration) -> Detection {
     Detection { connections: limit(count, window), ..Detection::default() }
 }
 
-#[test]
-fn a_scan_is_told_once_with_its_source_and_ports() {
-    let mut host = Host::new(scans());
+fn a_scan_is_told_once_with_its_source_and_ports(hook: Hook) {
+    let mut host = Host::new(hook, scans());
     for source in ["10.1.2.3", "2001:db8::77"].map(address) {
         for port in 1..=19 {
             host.syn(source, 40_000, port);
@@ -99,9 +96,8 @@ fn a_scan_is_told_once_with_its_source_and_ports() {
     assert_eq!(host.filter.unalarmed().expect("counted"), 0);
 }
 
-#[test]
-fn ports_are_counted_once_each_and_only_attempts_count() {
-    let mut host = Host::new(scans());
+fn ports_are_counted_once_each_and_only_attempts_count(hook: Hook) {
+    let mut host = Host::new(hook, scans());
     let source = address("10.1.2.3");
     for round in 0..50 {
         for port in 1..=19 {
@@ -116,10 +112,9 @@ fn ports_are_counted_once_each_and_only_attempts_count() {
     assert_eq!(host.found().len(), 1);
 }
 
-#[test]
-fn a_slow_scan_is_none_and_the_window_slides() {
+fn a_slow_scan_is_none_and_the_window_slides(hook: Hook) {
     let window = Duration::from_millis(400);
-    let mut host = Host::new(Detection { scan: limit(4, window), ..Detection::default() });
+    let mut host = Host::new(hook, Detection { scan: limit(4, window), ..Detection::default() });
     let source = address("10.1.2.3");
     // Never four within a window.
     for port in 1..=8 {
@@ -141,9 +136,8 @@ fn a_slow_scan_is_none_and_the_window_slides() {
     });
 }
 
-#[test]
-fn many_sources_are_told_apart_and_a_flood_of_others_hides_none() {
-    let mut host = Host::new(scans());
+fn many_sources_are_told_apart_and_a_flood_of_others_hides_none(hook: Hook) {
+    let mut host = Host::new(hook, scans());
     let scanners: BTreeSet<IpAddr> = (0..50_u8).map(|n| address(&format!("10.1.2.{n}"))).collect();
     let mut random = 1_u32;
     // Whoever is seen first in the midst of a flood may lose its place some times.
@@ -164,9 +158,8 @@ fn many_sources_are_told_apart_and_a_flood_of_others_hides_none() {
     assert_eq!(told, scanners);
 }
 
-#[test]
-fn more_connections_than_the_limit_are_told_of_exactly_that_source_and_port() {
-    let mut host = Host::new(connections(100, WINDOW));
+fn more_connections_than_the_limit_are_told_of_exactly_that_source_and_port(hook: Hook) {
+    let mut host = Host::new(hook, connections(100, WINDOW));
     for source in ["10.1.2.3", "2001:db8::77"].map(address) {
         let other = if source.is_ipv4() { "10.1.2.4" } else { "2001:db8::78" };
         for n in 0..100 {
@@ -184,10 +177,9 @@ fn more_connections_than_the_limit_are_told_of_exactly_that_source_and_port() {
     }
 }
 
-#[test]
-fn connections_are_counted_anew_in_another_window() {
+fn connections_are_counted_anew_in_another_window(hook: Hook) {
     let window = Duration::from_millis(300);
-    let mut host = Host::new(connections(3, window));
+    let mut host = Host::new(hook, connections(3, window));
     for _ in 0..6 {
         host.syn(address("10.1.2.3"), 1, 443);
         std::thread::sleep(window / 3);
@@ -195,9 +187,8 @@ fn connections_are_counted_anew_in_another_window() {
     assert_eq!(host.found(), []);
 }
 
-#[test]
-fn tags_and_extension_headers_hide_nothing() {
-    let mut host = Host::new(scans());
+fn tags_and_extension_headers_hide_nothing(hook: Hook) {
+    let mut host = Host::new(hook, scans());
     for port in 1..=20_u8 {
         let mut tcp = vec![0x9c, 0x40, 0, port, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, SYN];
         tcp.extend([0; 6]);
@@ -207,16 +198,15 @@ fn tags_and_extension_headers_hide_nothing() {
         frame.extend([9; 16]);
         frame.extend([6, 0, 1, 4, 0, 0, 0, 0]);
         frame.extend(tcp);
-        host.frame(&frame);
+        host.program.run(&frame, 1);
     }
     let found = host.found();
     let [Found::Scan { src, ports: 20, .. }] = &found[..] else { panic!("{found:?}") };
     assert_eq!(*src, address("2001:db8::9"));
 }
 
-#[test]
-fn nothing_is_found_that_is_off_and_dropped_packets_are_none_of_it() {
-    let mut host = Host::new(Detection::default());
+fn nothing_is_found_that_is_off_and_dropped_packets_are_none_of_it(hook: Hook) {
+    let mut host = Host::new(hook, Detection::default());
     let source = address("10.1.2.3");
     let many = |host: &Host| {
         for port in 1..=200 {
@@ -236,27 +226,25 @@ fn nothing_is_found_that_is_off_and_dropped_packets_are_none_of_it() {
     assert_eq!(host.found().len(), 2);
 }
 
-#[test]
-fn settings_outlive_the_filter_and_bad_ones_change_nothing() {
-    let mut host = Host::new(scans());
+fn settings_outlive_the_filter_and_bad_ones_change_nothing(hook: Hook) {
+    let mut host = Host::new(hook, scans());
     let bad = Detection { scan: limit(65, WINDOW), ..Detection::default() };
     let error = host.filter.set_detection(&bad).expect_err("too many");
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert_eq!(host.filter.detection(), &scans());
     drop(host.filter);
     let source = address("10.1.2.3");
-    let Host { xdp, world, .. } = host;
+    let Host { program, world, .. } = host;
     // The old program's, which goes on by itself.
-    let mut host = Host { filter: world.filter(64), xdp, world };
+    let mut host = Host { filter: world.filter(64), program, world };
     for port in 1..=20 {
         host.syn(source, 40_000, port);
     }
     assert_eq!(host.found().len(), 1);
 }
 
-#[test]
-fn attempts_are_counted_by_port() {
-    let host = Host::new(Detection::default());
+fn attempts_are_counted_by_port(hook: Hook) {
+    let host = Host::new(hook, Detection::default());
     for n in 0..7 {
         host.syn(address("10.1.2.3"), n, 443);
         host.syn(address("2001:db8::77"), n, 443);
