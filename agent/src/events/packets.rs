@@ -9,12 +9,15 @@ use kctl_proto::agent::v1 as pb;
 use std::os::fd::OwnedFd;
 use tokio::time::{MissedTickBehavior, interval};
 
+/// What there is to tell; `None` without a filter.
+type Told = Result<Option<Vec<pb::Event>>, Refused>;
+
 /// What of the filter tells, and how it is asked.
 pub(super) struct Teller {
     /// Readable when there is something to tell at once.
     pub(super) ring: fn(&Filter) -> Result<OwnedFd, Error>,
-    /// What there is to tell; with `true` once a cycle. `None` without a filter.
-    pub(super) tell: fn(&mut Enforcement, bool) -> Result<Option<Vec<pb::Event>>, Refused>,
+    /// Asks for it, with `true` once a cycle.
+    pub(super) tell: fn(&mut Enforcement, bool) -> Told,
 }
 
 /// What it dropped and what it counted.

@@ -179,7 +179,7 @@ fn more_connections_than_the_limit_are_told_of_exactly_that_source_and_port(hook
 
 fn connections_are_counted_anew_in_another_window(hook: Hook) {
     let window = Duration::from_millis(300);
-    let mut host = Host::new(hook, connections(3, window));
+    let mut host = Host::new(hook, connections(4, window));
     for _ in 0..6 {
         host.syn(address("10.1.2.3"), 1, 443);
         std::thread::sleep(window / 3);
