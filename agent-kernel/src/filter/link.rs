@@ -147,11 +147,14 @@ impl Links {
             return Err(Error::new(ErrorKind::Unsupported, object(), why)
                 .with_remedy("use --mode auto or tcx"));
         }
+        if wanted == Attached::Tcx {
+            // Before a program is loaded in vain.
+            bpf::programs_at_tcx(ifindex)
+                .map_err(|error| without_tcx(Error::io(object(), error)))?;
+        }
         let fd = program.fd(hook, &self.pins)?;
-        let link = bpf::create_link(fd, ifindex, place).map_err(|error| {
-            let error = Error::io(object(), error);
-            if wanted == Attached::Tcx { without_tcx(error) } else { error }
-        })?;
+        let link =
+            bpf::create_link(fd, ifindex, place).map_err(|error| Error::io(object(), error))?;
         let path = self.pins.path(&Pin::Link(hook, interface.to_owned()));
         bpf::pin(link.as_fd(), &path)
             .map_err(|error| Error::io(named("pin", path.display()), error))
