@@ -4,6 +4,7 @@ use super::lookup;
 use super::pins::{Pin, Pins};
 use crate::error::{Error, ErrorKind};
 use agent_records::RING_BYTES;
+use agent_records::detect::ALARM_BYTES;
 use aya::maps::MapInfo;
 use aya::programs::{self, ProgramError};
 use aya::{Ebpf, EbpfLoader};
@@ -112,7 +113,11 @@ fn load(max_entries: u32, pins: &Pins, hook: Hook) -> Result<Ebpf, Error> {
     let by_slot = ["hits", "paces", "told", "retired"].map(|map| (map, slots));
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(pins.folder());
-    for (map, max_entries) in wanted.into_iter().chain(by_slot).chain([("sightings", RING_BYTES)]) {
+    for (map, max_entries) in wanted
+        .into_iter()
+        .chain(by_slot)
+        .chain([("sightings", RING_BYTES), ("alarms", ALARM_BYTES)])
+    {
         // A pinned map keeps its size, and aya must know it.
         let max_entries = pinned(pins, map).map_or(max_entries, |info| info.max_entries());
         loader.map_max_entries(map, max_entries);
