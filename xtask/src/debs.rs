@@ -30,7 +30,7 @@ const UNITS: [(&str, u32); 2] = [("kctl-agent", 40), ("kctl-controller", 15)];
 /// Builds the packages and tries them; the last line is the total.
 pub(crate) fn run() -> Result<()> {
     packages::ensure_lab("debs")?;
-    packages::ensure_debian("debs")?;
+    packages::ensure_debian()?;
     let binaries = images::static_binaries()?;
     println!("=== packages");
     let old = build("1", &["kctl-agent", "kctl-controller", "kctl"])?;

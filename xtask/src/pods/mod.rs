@@ -38,7 +38,7 @@ const DATA_DIR: &str = "--data-dir=/var/lib/kctl/controller";
 /// Runs it all; the last line is the total.
 pub(crate) fn run() -> Result<()> {
     packages::ensure_lab("pods")?;
-    packages::ensure_images("pods")?;
+    packages::ensure_images()?;
     let engines = chart::engines()?;
     let binaries = images::static_binaries()?;
     trace_file_system()?;
