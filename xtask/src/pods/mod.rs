@@ -33,7 +33,6 @@ const AGENT_CAPABILITIES: [(&str, u32); 6] = [
     ("PERFMON", 38),
     ("BPF", 39),
 ];
-const DATA_DIR: &str = "--data-dir=/var/lib/kctl/controller";
 
 /// Runs it all; the last line is the total.
 pub(crate) fn run() -> Result<()> {
@@ -196,7 +195,7 @@ impl Cluster {
         until("the controller serves", SOON, || {
             Ok(self.engine.exec(container, &probe, network)?.code == 0)
         })?;
-        let admin = ["kctl-controller", "admin-config", DATA_DIR];
+        let admin = ["kctl-controller", "admin-config"];
         let admin = self.engine.exec(container, &admin, network)?.code(0)?;
         fs::create_dir_all(self.lab.data_dir())?;
         let file = self.lab.admin_config();
