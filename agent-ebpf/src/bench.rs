@@ -6,7 +6,7 @@
 #![no_std]
 #![no_main]
 
-use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
@@ -63,6 +63,13 @@ pub fn source_plain(ctx: XdpContext) -> u32 {
     // SAFETY: the context is this program's own.
     let _ = unsafe { PLAIN.tail_call(&ctx, 0) };
     XDP_ABORTED
+}
+
+/// Sends a frame to the other end of the pair that it came in by.
+#[xdp]
+pub fn send(ctx: XdpContext) -> u32 {
+    make(&ctx);
+    XDP_TX
 }
 
 #[inline(always)]

@@ -19,7 +19,19 @@ pub fn passes<F: Family>(packet: &Packet<F>) -> bool {
     } else {
         0
     };
-    F::guarded(packet.source, ports) != 0
+    may_have::<F>(ports) && F::guarded(packet.source, ports) != 0
+}
+
+/// Whether the guard must be asked: a call costs more than this.
+#[inline(always)]
+fn may_have<F: Family>(ports: u64) -> bool {
+    let Some(guarded) = lookup::guarded() else { return false };
+    let (protocol, source_port, port) = ((ports >> 32) as u8, (ports >> 16) as u16, ports as u16);
+    // Without branches, which the verifier would follow with all that comes after.
+    let prefixes = guarded.prefixes >> F::VERSION;
+    let uplinks = guarded.uplinks >> (source_port & 63);
+    let ports = guarded.ports >> (port & 63) | u64::from(protocol == UDP);
+    (prefixes | uplinks | ports) & 1 != 0
 }
 
 /// In what is told of ports: there are some.

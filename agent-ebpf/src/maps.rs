@@ -6,10 +6,10 @@ use agent_records::detect::{
 };
 use agent_records::lookup::{Bucket, EXACT_WORDS, Lookup, Record};
 use agent_records::{
-    Cycle, GuardPort, MAX_GUARD_PORTS, MAX_GUARD_PREFIXES, MAX_TALKERS, MAX_UPLINKS, Pace,
-    RING_BYTES, Retired, Talker, TalkerKey, Tally, Told, Uplink, verdict,
+    Crowd, Cycle, GuardPort, MAX_GUARD_PORTS, MAX_GUARD_PREFIXES, MAX_TALKERS, MAX_UPLINKS, Pace,
+    RING_BYTES, Talker, TalkerKey, Tally, Told, Uplink, verdict,
 };
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
@@ -56,15 +56,12 @@ pub static CYCLE: Array<Cycle> = Array::pinned(1, 0);
 /// What is told at once.
 #[map(name = "sightings")]
 pub static SIGHTINGS: RingBuf = RingBuf::pinned(RING_BYTES, 0);
-/// How often that had no room.
-#[map(name = "unsighted")]
-pub static UNSIGHTED: Array<u64> = Array::pinned(1, 0);
-/// What is told, by slot. For user space alone, as the next.
+/// Where that had no room, and what was not tried for it.
+#[map(name = "crowds")]
+pub static CROWDS: PerCpuArray<Crowd> = PerCpuArray::pinned(1, 0);
+/// What is told, by slot. For user space alone.
 #[map(name = "told")]
-pub static TOLD: Array<Told> = Array::pinned(1, 0);
-/// Rules that are gone and not told to the end, by slot.
-#[map(name = "retired")]
-pub static RETIRED: HashMap<u32, Retired> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
+pub static TOLD: Array<Told> = Array::pinned(1, BPF_F_MMAPABLE);
 /// IPv4 sources that always pass.
 #[map(name = "guard4")]
 pub static GUARD4: LpmTrie<[u8; 4], u8> = LpmTrie::pinned(MAX_GUARD_PREFIXES, 0);

@@ -11,7 +11,7 @@ pub mod tcp;
 pub mod trace;
 
 /// Name of the folder that maps and links of this layout are pinned in.
-pub const LAYOUT: &str = "v2";
+pub const LAYOUT: &str = "v3";
 
 /// Sources that wide prefixes meet, at most, one for each rule and action; the least recent ones go.
 pub const MAX_TALKERS: u32 = 16_384;
@@ -27,6 +27,9 @@ pub const MAX_GUARD_PREFIXES: u32 = 65_536;
 pub const MAX_GUARD_PORTS: u32 = 1_024;
 /// Uplinks, at most.
 pub const MAX_UPLINKS: u32 = 1_024;
+
+/// In the place of a slot: there was no such action yet.
+pub const NO_SLOT: u32 = u32::MAX;
 
 /// "Never", as an expiry.
 pub const FOREVER: u64 = u64::MAX;
@@ -46,9 +49,9 @@ pub struct Entry {
     pub drop_until: u64,
     /// Packets are counted until then.
     pub monitor_until: u64,
-    /// Index of its drop counter.
+    /// Index of its drop counter, or [`NO_SLOT`].
     pub drop_slot: u32,
-    /// Index of its monitor counter.
+    /// Index of its monitor counter, or [`NO_SLOT`].
     pub monitor_slot: u32,
 }
 
@@ -109,6 +112,23 @@ pub struct Cycle {
     pub zero: u32,
 }
 
+/// When the ring of sightings had no room, by CPU.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Crowd {
+    /// Sightings that had no room, or were not tried.
+    pub unsighted: u64,
+    /// The cycle that the last one had no room in.
+    pub epoch: u32,
+    /// How many are not tried any more in that cycle before the next one is.
+    pub pause: u32,
+}
+
+impl Crowd {
+    /// Sightings that are not tried after one had no room.
+    pub const PAUSE: u32 = 63;
+}
+
 /// A packet that met a rule, in the ring. It is written before the packet is counted.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +172,7 @@ pub mod has {
 }
 
 /// How far a slot was told, by slot; user space alone writes it. Counters of slots never go back: a
-/// rule that gets a used one counts from its base on.
+/// rule that gets a used one counts from its base on. Where a record counts too, that is in both.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Told {
@@ -160,26 +180,6 @@ pub struct Told {
     pub told: Tally,
     /// What it held when its rule got it.
     pub base: Tally,
-}
-
-/// The rule that had a slot, until all of that is told; user space alone writes it.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Retired {
-    /// Prefix, IPv4 mapped into IPv6.
-    pub address: [u8; 16],
-    /// Destination port of its service; 0 where it names none.
-    pub port: u16,
-    /// IP protocol number of its service; 0 where it names none.
-    pub protocol: u8,
-    /// Length of the prefix in its own family.
-    pub prefix_len: u8,
-    /// 4 or 6.
-    pub family: u8,
-    /// 1 where the action monitors.
-    pub monitors: u8,
-    /// Always 0.
-    pub zero: [u8; 2],
 }
 
 /// Key of a service that always passes, in host byte order.
@@ -251,7 +251,7 @@ mod user {
     use super::detect;
     use super::trace;
     use super::{
-        Cycle, Entry, GuardPort, Pace, Retired, Sighting, Talker, TalkerKey, Tally, Told, Uplink,
+        Crowd, Cycle, Entry, GuardPort, Pace, Sighting, Talker, TalkerKey, Tally, Told, Uplink,
     };
 
     // SAFETY: repr(C), integers only, and no padding: 8 + 8 + 4 + 4 bytes.
@@ -270,12 +270,12 @@ mod user {
     unsafe impl aya::Pod for Pace {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 4 + 4 bytes.
     unsafe impl aya::Pod for Cycle {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 4 + 4 bytes.
+    unsafe impl aya::Pod for Crowd {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 8 + 16 + 16 + 16 + 4 + 4 + 2 + 2 + 4 bytes.
     unsafe impl aya::Pod for Sighting {}
     // SAFETY: repr(C), integers only, and no padding: 16 + 16 bytes.
     unsafe impl aya::Pod for Told {}
-    // SAFETY: repr(C), integers only, and no padding: 16 + 2 + 4 * 1 + 2 bytes.
-    unsafe impl aya::Pod for Retired {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 16 + 2 * 4 + 2 * 2 + 4 + 16 bytes.
     unsafe impl aya::Pod for detect::Alarm {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 6 * 4 bytes.

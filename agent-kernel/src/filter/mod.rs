@@ -30,7 +30,7 @@ use counts::Counts;
 use detect::Detector;
 use guard::Guards;
 use link::Links;
-use migrate::Old;
+use migrate::{Carried, Old};
 use pins::{Pin, Pins};
 pub use program::Hook;
 use program::Program;
@@ -132,20 +132,22 @@ impl Filter {
     /// this program atomically. Nothing passes in between that the pinned state would drop.
     pub fn open(config: &FilterConfig) -> Result<Self, Error> {
         let pins = Pins::open(&config.bpffs)?;
-        let old = Old::find(&pins);
+        let old = Old::all(&pins);
         let mut max_entries = config.max_entries;
-        if let Some(old) = &old {
+        for old in &old {
             max_entries = old.max_entries()?.unwrap_or(max_entries);
+        }
+        for old in old.iter().rev() {
             old.share(&pins)?;
         }
         let mut program = Program::load(max_entries, &pins)?;
-        let carried = old.as_ref().map_or_else(|| Ok(Vec::new()), Old::entries)?;
+        let carried = Carried::from(&old)?;
         let rules = Rules::open(&mut program, &pins, carried)?;
         let guards = Guards::open(&mut program, &pins)?;
         let counts = Counts::open(&mut program, &pins)?;
         let teller = Teller::open(&mut program, &pins)?;
         let detector = Detector::open(&mut program, &pins)?;
-        if let Some(old) = old {
+        for old in old {
             link::adopt(&mut program, &pins, old.pins())?;
             old.end(&pins)?;
         }
@@ -178,8 +180,8 @@ impl Filter {
         self.program.id(hook).map(|id| id.expect("it is loaded"))
     }
 
-    /// The rules in force, expired ones too until they are removed.
-    pub fn rules(&self) -> &HashMap<RuleKey, Rule> {
+    /// The rules in force, expired ones too until they are removed. It makes a list of them.
+    pub fn rules(&self) -> HashMap<RuleKey, Rule> {
         self.rules.rules()
     }
 
@@ -195,8 +197,8 @@ impl Filter {
     /// `Invalid`, with nothing changed, for port 0 or a rule that neither drops nor monitors.
     pub fn update(&mut self, changes: &[(RuleKey, Option<Rule>)]) -> Result<(), Error> {
         let rules = changes.iter().filter(|(_, rule)| rule.is_some()).count();
-        if self.rules.ledger().available() < rules.saturating_mul(2) {
-            self.untaken.extend(self.teller.make_room(self.rules.ledger())?);
+        if !self.rules.has_room(rules) {
+            self.untaken.extend(self.teller.make_room(&mut self.rules)?);
         }
         self.rules.update(changes)
     }
@@ -213,7 +215,7 @@ impl Filter {
     /// What is returned counts as told, beyond the end of this process.
     pub fn tell(&mut self) -> Result<Vec<Telling>, Error> {
         let mut told = std::mem::take(&mut self.untaken);
-        told.extend(self.teller.tell(self.rules.ledger())?);
+        told.extend(self.teller.tell(&mut self.rules)?);
         Ok(told)
     }
 
@@ -223,7 +225,7 @@ impl Filter {
     /// Beyond 32 sources of a rule and cycle it tells one sum without a source.
     pub fn summarize(&mut self) -> Result<Vec<Telling>, Error> {
         let mut told = std::mem::take(&mut self.untaken);
-        told.extend(self.teller.summarize(self.rules.ledger(), true)?);
+        told.extend(self.teller.summarize(&mut self.rules, true)?);
         Ok(told)
     }
 
@@ -289,7 +291,7 @@ impl Filter {
 
     /// Rules in force.
     pub fn entries(&self) -> u64 {
-        self.rules.rules().len() as u64
+        self.rules.len() as u64
     }
 
     /// Room for rules of both families together; that of the pinned maps where they were there

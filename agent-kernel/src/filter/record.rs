@@ -3,7 +3,7 @@
 
 use super::{Action, Protocol, Rule, RuleKey, Until};
 use agent_records::lookup::Key;
-use agent_records::{Entry, Retired, mapped, mask};
+use agent_records::{Entry, mask};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -103,42 +103,25 @@ impl Owner {
     }
 }
 
-/// The owner of a slot, for after its rule.
-pub(super) fn retired(owner: &Owner) -> Retired {
-    let (protocol, port) = owner.key.service.map_or((0, 0), |(p, port)| (p.number(), port));
-    let prefix = owner.key.prefix;
-    Retired {
-        address: octets(prefix.network()),
-        port,
-        protocol,
-        prefix_len: prefix.prefix_len(),
-        family: if prefix.network().is_ipv4() { 4 } else { 6 },
-        monitors: u8::from(owner.action == Action::Monitor),
-        zero: [0; 2],
-    }
-}
-
-/// The owner that a slot had; `None` when we would never have written it.
-pub(super) fn owner(retired: &Retired) -> Option<Owner> {
-    let address = address(retired.address, retired.family == 4)?;
-    let prefix = IpNet::new(address, retired.prefix_len).ok()?;
-    let service = match (retired.protocol, retired.port) {
-        (0, 0) => None,
-        (number, port) => Some((Protocol::from_number(number)?, port)),
+/// The owner of a slot of a record; `None` when it is none of that record's.
+pub(super) fn owner(key: &Key, entry: &Entry, slot: u32) -> Option<Owner> {
+    let Meaning::Rule(key) = meaning(&living(key))? else { return None };
+    let action = if entry.drop_slot == slot {
+        Action::Drop
+    } else if entry.monitor_slot == slot {
+        Action::Monitor
+    } else {
+        return None;
     };
-    let action = if retired.monitors == 0 { Action::Drop } else { Action::Monitor };
-    Some(Owner { key: RuleKey { prefix, service }, action })
+    Some(Owner { key, action })
 }
 
-/// An address as a key of both families.
-pub(super) fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => mapped(v4.octets()),
-        IpAddr::V6(v6) => v6.octets(),
-    }
+/// A key as it was when its rule was not gone.
+pub(super) fn living(key: &Key) -> Key {
+    Key { rest: key.rest & !Key::GONE, ..*key }
 }
 
-/// The address of such a key: an IPv6 packet too may come from a mapped IPv4 address.
+/// The address of a key of both families: an IPv6 packet too may come from a mapped IPv4 address.
 pub(super) fn address(octets: [u8; 16], is_v4: bool) -> Option<IpAddr> {
     let address = Ipv6Addr::from(octets);
     if is_v4 { address.to_ipv4_mapped().map(IpAddr::V4) } else { Some(IpAddr::V6(address)) }
@@ -184,11 +167,17 @@ mod tests {
     }
 
     #[test]
-    fn a_retired_rule_survives_the_kernel() {
-        for key in keys() {
-            for action in [Action::Drop, Action::Monitor] {
-                let known = Owner { key, action };
-                assert_eq!(owner(&retired(&known)), Some(known));
+    fn a_slot_has_an_owner_while_its_record_is_in_use() {
+        let entry = Entry { drop_slot: 3, monitor_slot: 5, ..Entry::default() };
+        for rule_key in keys() {
+            let key = key(&rule_key);
+            let gone = Key { rest: key.rest | Key::GONE, ..key };
+            assert_eq!(meaning(&gone), None, "no rule");
+            for key in [key, gone] {
+                let owner = |slot| owner(&key, &entry, slot).map(|it| (it.key, it.action));
+                assert_eq!(owner(3), Some((rule_key, Action::Drop)));
+                assert_eq!(owner(5), Some((rule_key, Action::Monitor)));
+                assert_eq!(owner(4), None);
             }
         }
     }

@@ -13,7 +13,7 @@ fn mode_of_kt0() -> i64 {
 /// The pinned link of kt0 as bpftool(8) sees it.
 fn link(world: &World) -> serde_json::Value {
     let name = if world.attached() == Attached::Tcx { "tcx-kt0" } else { "link-kt0" };
-    json(&format!("bpftool -j link show pinned {}/v2/{name}", world.bpffs().display()))
+    json(&format!("bpftool -j link show pinned {}/v3/{name}", world.bpffs().display()))
 }
 
 /// Ids of the programs at tcx ingress, in their order. bpftool(8) tells of tcx from version 7.3 on only,
@@ -161,7 +161,7 @@ fn a_bpffs_is_mounted_where_one_belongs_and_none_is() {
     let config = FilterConfig { bpffs: "/sys/fs/bpf/kctl".into(), max_entries: 1 };
     Filter::open(&config).expect("a filter");
     assert_eq!(run("stat -f -c %T /sys/fs/bpf").trim(), "bpf_fs");
-    assert_eq!(detach(&config.bpffs).expect("detached").len(), 21);
+    assert_eq!(detach(&config.bpffs).expect("detached").len(), 26);
 }
 
 fn detach_leaves_nothing_behind(hook: Hook) {
@@ -179,13 +179,13 @@ fn detach_leaves_nothing_behind(hook: Hook) {
         removed.iter().any(|it| it.ends_with("link kt0"))
             && removed.contains(&"map records".to_owned())
     );
-    assert_eq!(removed.len(), 22);
+    assert_eq!(removed.len(), 27);
     assert_eq!((mode_of_kt0(), at_tcx("kt0")), (0, vec![]));
     within("it passes", || answers("10.9.0.2"));
     within("program and link are gone", || {
         !command(&format!("bpftool prog show id {program}")).status.success()
             && !command(&format!("bpftool link show id {id}")).status.success()
     });
-    assert!(!world.bpffs().join("v2").exists());
+    assert!(!world.bpffs().join("v3").exists());
     assert!(detach(&world.bpffs()).expect("nothing to do").is_empty());
 }

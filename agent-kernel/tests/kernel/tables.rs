@@ -13,7 +13,7 @@ fn a_set_that_does_not_fit_changes_nothing() {
     let world = World::new();
     let mut filter = world.filter(4);
     filter.update(&[(key("10.0.0.1"), DROP), (key("::1"), DROP)]).expect("room");
-    let before = filter.rules().clone();
+    let before = filter.rules();
     // Three more beside two; that one of those would go does not help.
     let changes = [
         (key("10.0.0.1"), None),
@@ -28,7 +28,7 @@ fn a_set_that_does_not_fit_changes_nothing() {
     let changes =
         [(port("1.1.1.1", Protocol::Tcp, 1), DROP), (port("2.2.2.2", Protocol::Tcp, 1), DROP)];
     assert_eq!(filter.update(&changes).expect_err("no room").kind(), ErrorKind::Full);
-    assert_eq!(filter.rules(), &before);
+    assert_eq!(filter.rules(), before);
     assert_eq!(filter.verify().expect("verified"), Drift::default());
 
     filter.update(&[(key("1.1.1.1"), DROP), (key("2.2.2.2"), DROP)]).expect("room for these");
@@ -175,7 +175,7 @@ fn what_somebody_did_to_the_maps_is_found_and_mended() {
     filter.set_guard(&guard).expect("set");
     assert_eq!(filter.verify().expect("verified"), Drift::default());
 
-    let map = |name: &str| world.bpffs().join("v2").join(name).display().to_string();
+    let map = |name: &str| world.bpffs().join("v3").join(name).display().to_string();
     let wipe = |name: &str, key: u32, bytes: usize| set(&map(name), key, &vec![0; bytes]);
     // Gone: every IPv4 entry (with the derived one), and every mask; they begin the lookup.
     assert_eq!(records(&map("records"), 4).len(), 3);
@@ -223,9 +223,9 @@ fn nonsense_in_pinned_maps_is_cleared_away_by_a_new_owner() {
     filter
         .update(&[(port("10.1.0.0/16", Protocol::Udp, 53), DROP), (key("10.1.0.1"), DROP)])
         .expect("room");
-    let rules = filter.rules().clone();
+    let rules = filter.rules();
     drop(filter);
-    let map = world.bpffs().join("v2/records").display().to_string();
+    let map = world.bpffs().join("v3/records").display().to_string();
     let found = records(&map, 4);
     let single = found.iter().find(|(_, record)| record[19] == 32).expect("the single one");
     // Host bits beyond the prefix; and a second rule that counts on the slots of the first.

@@ -168,7 +168,7 @@ impl Enforcement {
         let boot = Boot { id: sys::boot_id(&config.proc_root)?, now_ns: sys::boottime_ns };
         let (store, stored) = Store::open(&config.state_dir, boot.clone())?;
         let filter = open_filter(config);
-        let orphaned = stored.is_new && filter.as_ref().is_ok_and(|it| !it.rules().is_empty());
+        let orphaned = stored.is_new && filter.as_ref().is_ok_and(|it| it.entries() > 0);
         let mut this = Self {
             config: config.clone(),
             boot,
@@ -211,7 +211,7 @@ impl Enforcement {
     fn converge(&mut self) {
         let Ok(filter) = &mut self.filter else { return };
         let mut changes = Vec::new();
-        set::diff(filter.rules(), &self.set.rules(), &mut changes);
+        set::diff(&filter.rules(), &self.set.rules(), &mut changes);
         let result = filter.update(&changes);
         self.trusted = result.is_ok();
         if let Err(error) = result {
@@ -271,7 +271,7 @@ impl Enforcement {
                 let mut wanted = self.set.rules();
                 wanted.extend(staged.iter().filter_map(|(key, rule)| Some((*key, (*rule)?))));
                 staged.clear();
-                set::diff(filter.rules(), &wanted, &mut staged);
+                set::diff(&filter.rules(), &wanted, &mut staged);
             }
             filter.update(&staged)?;
         }
