@@ -78,10 +78,10 @@ fn rules_map(bpffs: &Path) -> Result<PathBuf> {
 }
 
 /// A record of an IPv4 rule begins with its address in host byte order, and has at 19 the length of its
-/// prefix and at 20 its IP version.
+/// prefix and at 20 its IP version. The highest bit at 23 says that its rule is gone.
 fn rule(row: &Value) -> Result<Option<KernelRule>> {
     let (key, value) = (bytes(&row["key"])?, bytes(&row["value"])?);
-    if value.get(20) != Some(&4) {
+    if value.get(20..24) != Some(&[4, 0, 0, 0]) {
         return Ok(None);
     }
     let record = key.try_into().ok().with_context(|| row.to_string())?;
