@@ -42,7 +42,7 @@ pub fn kctl_filter(ctx: XdpContext) -> u32 {
 fn judge<F: Family>(ctx: &XdpContext, packet: &Packet<F>) -> u32 {
     let bytes = count::packet_bytes(ctx, packet.end);
     count::protocol(packet.transport.protocol, bytes);
-    let matched = rules::matching::<F>(packet.source, &packet.transport);
+    let matched = rules::matching::<F>(ctx, packet.source, &packet.transport);
     if !matches!(matched, Match::Nothing) && guard::passes(packet) {
         count::verdict(verdict::GUARDED, bytes);
     } else if let Match::Drop(rule) = matched {

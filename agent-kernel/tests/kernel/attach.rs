@@ -12,7 +12,7 @@ fn mode_of_kt0() -> i64 {
 
 /// The pinned link of kt0 as bpftool(8) sees it.
 fn link(world: &World) -> serde_json::Value {
-    json(&format!("bpftool -j link show pinned {}/v2/link-kt0", world.bpffs().display()))
+    json(&format!("bpftool -j link show pinned {}/v3/link-kt0", world.bpffs().display()))
 }
 
 fn blocks(mode: Mode, expected: Attached, seen: i64) {
@@ -171,6 +171,6 @@ fn detach_leaves_nothing_behind() {
         !command(&format!("bpftool prog show id {program}")).status.success()
             && !command(&format!("bpftool link show id {id}")).status.success()
     });
-    assert!(!world.bpffs().join("v2").exists());
+    assert!(!world.bpffs().join("v3").exists());
     assert!(detach(&world.bpffs()).expect("nothing to do").is_empty());
 }
