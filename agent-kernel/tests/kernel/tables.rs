@@ -185,7 +185,7 @@ fn what_somebody_did_to_the_maps_is_found_and_mended() {
     within("it passes, deleted behind our back", || answers("10.9.0.2"));
     // Changed: the IPv6 one. Foreign: another IPv6 one, and an uplink.
     let rules6 = records(&map("records"), 6).into_iter();
-    let (number, mut record) = rules6.filter(|(_, it)| it[19] == 128).last().expect("there");
+    let (number, mut record) = rules6.rev().find(|(_, it)| it[19] == 128).expect("there");
     record[24..32].copy_from_slice(&1_u64.to_ne_bytes());
     set(&map("records"), number, &record);
     record[0] = 77;

@@ -7,6 +7,7 @@ fn held(prefix: &str, source: &str, action: Action, until: Until) -> Held {
     let key = EntryKey {
         prefix: parse_prefix(prefix).expect("valid"),
         service: None,
+        interface: None,
         action,
         source: source.to_owned(),
         selection: Selection::All,
@@ -43,7 +44,7 @@ fn two_sources_of_one_prefix_are_one_rule_until_both_are_gone() {
     let a = held("10.0.0.5", "user:a", Action::Drop, Until::at(100));
     let b = held("10.0.0.5", "feed:b", Action::Drop, Until::FOREVER);
     let forever = Some(Rule { drop: Some(Until::FOREVER), monitor: None });
-    let key = RuleKey { prefix: a.entry.key.prefix, service: None };
+    let key = RuleKey::any(a.entry.key.prefix);
 
     commit(&mut set, vec![Change::Put(a.clone())]);
     assert_eq!(commit(&mut set, vec![Change::Put(b.clone())]), [(key, forever)]);
@@ -56,7 +57,7 @@ fn two_sources_of_one_prefix_are_one_rule_until_both_are_gone() {
 fn a_port_without_protocol_is_two_rules() {
     let mut set = Set::default();
     let mut entry = held("10.0.0.5", "user:a", Action::Drop, Until::FOREVER);
-    entry.entry.key.service = Some(Service { port: 80, protocol: None });
+    entry.entry.key.service = Some(Service::port(80, None));
     assert_eq!(commit(&mut set, vec![Change::Put(entry)]).len(), 2);
 }
 
@@ -95,7 +96,7 @@ fn only_local_entries_end_by_themselves() {
 fn protect_entries_guard_and_make_no_rule() {
     let mut set = Set::default();
     let mut port = held("0.0.0.0/0", "user:a", Action::Protect, Until::FOREVER);
-    port.entry.key.service = Some(Service { port: 22, protocol: None });
+    port.entry.key.service = Some(Service::port(22, None));
     let address = held("10.0.0.1", "user:a", Action::Protect, Until::FOREVER);
     commit(&mut set, vec![Change::Put(port), Change::Put(address)]);
     let mut guard = Guard::default();
@@ -133,7 +134,7 @@ fn an_address_of_two_feeds_and_a_manual_block_is_dropped_until_the_last_goes() {
     let put = |set: &Set, name: &str, texts: &[&str]| {
         step(set, name, Some(feed(name, texts, Action::Drop, Until::FOREVER)))
     };
-    let key = RuleKey { prefix: manual.entry.key.prefix, service: None };
+    let key = RuleKey::any(manual.entry.key.prefix);
     let change = put(&set, "a", &["10.0.0.5", "10.0.0.6"]);
     assert_eq!(commit(&mut set, vec![change]).len(), 2);
     let change = put(&set, "b", &["10.0.0.5", "10.0.1.0/24"]);

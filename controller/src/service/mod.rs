@@ -7,6 +7,7 @@ mod events;
 mod feeds;
 mod hosts;
 mod listing;
+mod peers;
 mod recovery;
 mod stats;
 mod token;
