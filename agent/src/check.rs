@@ -5,8 +5,13 @@ use crate::enforcer::is_suitable;
 use crate::events;
 use agent_kernel::filter::{self, Filter, FilterConfig};
 use agent_kernel::{Error, netlink, sys};
-use kctl_proto::agent::v1 as pb;
+use anyhow::Context as _;
+use kctl_proto::agent::v1::{self as pb, host_service_client::HostServiceClient};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// A probe's patience: the enforcer may be busy with a million entries.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Prints a line a thing, and fails when the host can't filter.
 pub(crate) fn check(config: &Config) -> anyhow::Result<ExitCode> {
@@ -34,6 +39,25 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<ExitCode> {
     report.line("agent", Ok::<_, &Error>(agent(config)));
     report.line("joined", Ok::<_, &Error>(joined(config)));
     Ok(if report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Asks the agent behind the socket for its status, which its enforcer's thread tells: whoever answers
+/// works. What the host can't do, or whether a controller is connected, is no reason to restart it.
+pub(crate) fn live(config: &Config) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let asked = async {
+            let stream = tokio::net::UnixStream::connect(&config.socket).await?;
+            let mut host = HostServiceClient::new(kctl_rpc::channel_over(stream).await?);
+            host.get_status(pb::GetStatusRequest {}).await?;
+            anyhow::Ok(())
+        };
+        let answer = tokio::time::timeout(ANSWER_WITHIN, asked).await;
+        let socket = || format!("agent on {}: does not answer", config.socket.display());
+        answer.with_context(socket)?.with_context(socket)
+    })?;
+    println!("ok      agent: answers on {}", config.socket.display());
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Loads the program beside the running one, in a folder of its own, and takes it away again.

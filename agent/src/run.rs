@@ -67,6 +67,9 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
             }
         }
     };
+    if result.is_ok() {
+        tracing::info!("stopping; the kernel goes on filtering");
+    }
     cancel.cancel();
     tasks.close();
     if tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await.is_err() {
@@ -83,24 +86,6 @@ fn journal(config: &Config) -> anyhow::Result<Events> {
     Ok(Events::new(journal, config.name.clone()))
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn stopped() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
-                tracing::warn!("nothing can be reloaded yet; restart the agent to change its configuration");
-            }
-        }
-    }
-    tracing::info!("stopping; the kernel goes on filtering");
-    Ok(())
-}
-
 async fn tick(enforcer: Enforcer, cancel: CancellationToken) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -115,8 +100,15 @@ async fn tick(enforcer: Enforcer, cancel: CancellationToken) {
     }
 }
 
-/// Takes the filter away and says what was removed.
-pub(crate) fn detach(config: &Config) -> anyhow::Result<()> {
+/// Takes the filter away and says what was removed; with `wait` stays until it is told to end.
+pub(crate) fn detach(config: &Config, wait: bool) -> anyhow::Result<()> {
+    let socket = &config.socket;
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        anyhow::bail!(
+            "an agent answers on {}: it would attach again; stop it first",
+            socket.display()
+        );
+    }
     let removed = agent_kernel::filter::detach(&config.bpffs)?;
     for line in &removed {
         println!("removed {line}");
@@ -124,5 +116,25 @@ pub(crate) fn detach(config: &Config) -> anyhow::Result<()> {
     if removed.is_empty() {
         println!("nothing to remove below {}", config.bpffs.display());
     }
+    if wait {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(stopped())?;
+    }
     Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn stopped() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => {
+                tracing::warn!("nothing can be reloaded yet; restart the agent to change its configuration");
+            }
+        }
+    }
 }

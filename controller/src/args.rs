@@ -29,6 +29,19 @@ pub(crate) struct Options {
     #[arg(long, global = true, env = "KCTL_CONTROLLER_LISTEN", value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
 
+    /// Certificate of the CA, PEM; with --ca-key-file in place of a CA that the first start makes
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+
+    /// Key of the CA, PEM
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_CA_KEY_FILE", value_name = "FILE")]
+    pub(crate) ca_key_file: Option<PathBuf>,
+
+    /// File with a join token, kctl1.ID.SECRET: any number of new hosts may join with it for as long as the
+    /// controller is started with it
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_JOIN_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) join_token_file: Option<PathBuf>,
+
     /// How clients reach this controller; the first goes into admin.toml. Repeatable
     #[arg(
         long,
@@ -72,4 +85,6 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// Print DATA_DIR/admin.toml, a whole configuration for kctl
     AdminConfig,
+    /// Ask the controller that runs here whether it serves, for a probe
+    Check,
 }

@@ -26,6 +26,9 @@ const HISTORY_AGE: Duration = Duration::from_secs(7 * 86_400);
 struct File {
     data_dir: Option<PathBuf>,
     listen: Option<SocketAddr>,
+    ca_file: Option<PathBuf>,
+    ca_key_file: Option<PathBuf>,
+    join_token_file: Option<PathBuf>,
     #[serde(default)]
     advertise: Vec<String>,
     name: Option<String>,
@@ -53,11 +56,20 @@ pub(crate) struct HistoryConfig {
     pub(crate) kinds: Kinds,
 }
 
+/// A CA that somebody else keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CaFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
 /// Checked settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: SocketAddr,
+    pub(crate) ca: Option<CaFiles>,
+    pub(crate) join_token_file: Option<PathBuf>,
     /// `HOST:PORT`, each with its port.
     pub(crate) advertise: Vec<String>,
     pub(crate) name: String,
@@ -102,6 +114,13 @@ impl Config {
         Ok(Self {
             data_dir: options.data_dir.or(file.data_dir).unwrap_or_else(|| DATA_DIR.into()),
             listen,
+            ca: match (options.ca_file.or(file.ca_file), options.ca_key_file.or(file.ca_key_file)) {
+                (Some(certificate), Some(key)) => Some(CaFiles { certificate, key }),
+                (None, None) => None,
+                (Some(_), None) => bail!("ca-file: wants --ca-key-file beside it"),
+                (None, Some(_)) => bail!("ca-key-file: wants --ca-file beside it"),
+            },
+            join_token_file: options.join_token_file.or(file.join_token_file),
             advertise: advertise
                 .iter()
                 .map(|text| with_port(text, listen.port()))
@@ -121,15 +140,18 @@ impl Config {
 
     /// The address for admin.toml, given the one that is really listened on.
     pub(crate) fn server(&self, bound: SocketAddr) -> String {
-        self.advertise.first().cloned().unwrap_or_else(|| {
-            let ip = match bound.ip() {
-                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-                ip => ip,
-            };
-            SocketAddr::new(ip, bound.port()).to_string()
-        })
+        self.advertise.first().cloned().unwrap_or_else(|| from_here(bound).to_string())
     }
+}
+
+/// Where this machine reaches an address that is listened on.
+pub(crate) fn from_here(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
 }
 
 fn history(
@@ -241,6 +263,24 @@ mod tests {
             ("0", "7d", &["dorp"], "dorp"),
         ] {
             let error = read(bytes, age, types).expect_err("invalid");
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_ca_is_given_whole_or_not_at_all() {
+        let merge = |text: &str| {
+            let file = toml::from_str(&format!("name = \"c\"\n{text}")).expect("valid");
+            Config::merge(Options::default(), file).map_err(|error| error.to_string())
+        };
+        let whole = merge("ca_file = \"/c\"\nca_key_file = \"/k\"").expect("valid");
+        let files = CaFiles { certificate: "/c".into(), key: "/k".into() };
+        assert_eq!(whole.ca, Some(files));
+        assert_eq!(merge("").map(|config| config.ca), Ok(None));
+        for (text, named) in
+            [("ca_file = \"/c\"", "--ca-key-file"), ("ca_key_file = \"/k\"", "--ca-file")]
+        {
+            let error = merge(text).expect_err("half");
             assert!(error.contains(named), "{error}");
         }
     }

@@ -1,6 +1,7 @@
 //! The data directory: its lock, the CA's files, the server's certificate, the admin context.
 
 use crate::{
+    config::CaFiles,
     pki::{Authority, Issued},
     store::{OpenError, Store},
 };
@@ -64,10 +65,13 @@ impl DataDir {
         }
     }
 
-    /// The CA, made at the first start. Half a CA, or one that can't be read, is an error: every host
-    /// trusts the old one.
-    pub(crate) fn authority(&self) -> anyhow::Result<Authority> {
+    /// The CA: the given one, or one that is made at the first start. Half a CA, one that can't be read,
+    /// and another than before are errors: every host trusts the old one.
+    pub(crate) fn authority(&self, given: Option<&CaFiles>) -> anyhow::Result<Authority> {
         let (certificate, key) = (self.path.join("ca.pem"), self.path.join("ca.key"));
+        if let Some(given) = given {
+            return self.given_authority(given, &certificate);
+        }
         match (read_if_there(&certificate)?, read_if_there(&key)?) {
             (Some(certificate_pem), Some(key_pem)) => {
                 Authority::from_pem(&certificate_pem, &key_pem)
@@ -88,8 +92,27 @@ impl DataDir {
                 Ok(Authority::from_pem(&certificate_pem, &key_pem)?)
             }
             (None, Some(_)) => bail!("CA: {certificate:?} is missing; put it back"),
-            (Some(_), None) => bail!("CA: {key:?} is missing; put it back"),
+            (Some(_), None) => {
+                bail!("CA: {key:?} is missing; put it back, or say with --ca-file where the CA is")
+            }
         }
+    }
+
+    /// A CA that somebody else keeps. Its certificate is remembered, its key is not.
+    fn given_authority(&self, given: &CaFiles, known: &Path) -> anyhow::Result<Authority> {
+        let CaFiles { certificate, key } = given;
+        let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("CA: {path:?}"));
+        let authority = Authority::from_pem(&read(certificate)?, &read(key)?)
+            .with_context(|| format!("CA in {certificate:?} and {key:?}"))?;
+        match read_if_there(known)? {
+            Some(pem) if Authority::sha256_of(&pem).ok() != Some(authority.sha256()) => bail!(
+                "CA: {certificate:?} is another than {known:?}, which every host here trusts; give \
+                 that one, or use another --data-dir"
+            ),
+            Some(_) => {}
+            None => write_private(known, authority.pem())?,
+        }
+        Ok(authority)
     }
 
     /// The server's certificate, made anew when it ends soon or names another controller.
@@ -175,6 +198,19 @@ impl DataDir {
     }
 }
 
+/// The credentials of the administrator, and the controller that they are for.
+pub(crate) fn admin(data_dir: &Path) -> anyhow::Result<(Credentials, Identity)> {
+    let path = admin_config_path(data_dir);
+    let text = fs::read_to_string(&path).with_context(|| format!("{path:?}"))?;
+    // The text holds the key: an error must not quote it.
+    let mut config: AdminConfig =
+        toml::from_str(&text).map_err(|_| anyhow::anyhow!("{path:?}: can't be read"))?;
+    let context = config.contexts.remove("default").with_context(|| format!("{path:?}"))?;
+    let credentials = Credentials::from_pem(&context.ca, &context.certificate, &context.key)
+        .with_context(|| format!("{path:?}"))?;
+    Ok((credentials, context.controller.parse().with_context(|| format!("{path:?}"))?))
+}
+
 /// Where the administrator's kctl configuration is.
 pub(crate) fn admin_config_path(data_dir: &Path) -> PathBuf {
     data_dir.join("admin.toml")
@@ -215,7 +251,7 @@ mod tests {
         let controller = Identity::Controller("c".to_owned());
         let start = |server: &str| {
             let data = DataDir::open(&path).expect("opens");
-            let authority = data.authority().expect("CA");
+            let authority = data.authority(None).expect("CA");
             data.server(&authority, &controller).expect("server certificate");
             let admin = data
                 .admin_config(&authority, &controller, server.to_owned())
@@ -240,11 +276,35 @@ mod tests {
         let data = DataDir::open(folder.path()).expect("opens");
         let second = DataDir::open(folder.path()).err().expect("locked").to_string();
         assert!(second.contains("another controller"), "{second}");
-        data.authority().expect("CA");
+        data.authority(None).expect("CA");
         fs::remove_file(folder.path().join("ca.key")).expect("was there");
-        let error = data.authority().err().expect("half").to_string();
+        let error = data.authority(None).err().expect("half").to_string();
         assert!(error.contains("ca.key"), "{error}");
         fs::write(folder.path().join("ca.key"), "garbage").expect("writes");
-        assert!(data.authority().is_err());
+        assert!(data.authority(None).is_err());
+    }
+
+    #[test]
+    fn a_given_ca_is_used_and_no_other_afterwards() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let given = |name: &str| {
+            let Issued { certificate, key } = Authority::generate().expect("generates");
+            let at = |kind: &str| folder.path().join(format!("{name}.{kind}"));
+            let files = CaFiles { certificate: at("crt"), key: at("key") };
+            fs::write(&files.certificate, certificate).expect("writes");
+            fs::write(&files.key, key).expect("writes");
+            files
+        };
+        let (ours, other) = (given("ours"), given("other"));
+        let data = DataDir::open(&folder.path().join("data")).expect("opens");
+        let first = data.authority(Some(&ours)).expect("reads").sha256();
+        assert_eq!(data.authority(Some(&ours)).expect("reads").sha256(), first);
+        assert!(!folder.path().join("data/ca.key").exists(), "the key stays where it was");
+        for refused in [data.authority(Some(&other)), data.authority(None)] {
+            let error = format!("{:#}", refused.err().expect("hosts trust the first"));
+            assert!(error.contains("ca.pem") || error.contains("--ca-file"), "{error}");
+        }
+        let mixed = CaFiles { key: other.key, ..ours };
+        assert!(data.authority(Some(&mixed)).is_err());
     }
 }

@@ -78,6 +78,11 @@ impl Authority {
         kctl_rpc::ca_sha256(&self.der)
     }
 
+    /// The same of a certificate in PEM form.
+    pub(crate) fn sha256_of(pem: &str) -> Result<[u8; 32], PkiError> {
+        Ok(kctl_rpc::ca_sha256(&der_of(pem)?))
+    }
+
     /// A new key and a certificate for it.
     pub(crate) fn issue(&self, identity: &Identity) -> Result<Issued, PkiError> {
         let key = KeyPair::generate()?;
@@ -188,6 +193,33 @@ mod tests {
         let (_, parsed) = X509Certificate::from_der(&der).expect("DER");
         assert!(!parsed.is_ca());
         assert!(authority().sign_request(&host, b"garbage").is_err());
+    }
+
+    /// As Helm and openssl make them: keys in the form of SEC1 and PKCS#1, other curves and key sizes.
+    #[test]
+    fn a_ca_of_other_makers_signs_what_rustls_accepts() {
+        use std::process::Command;
+        for (algorithm, form) in [
+            (&["ecparam", "-name", "prime256v1", "-genkey", "-noout"][..], "EC PRIVATE KEY"),
+            (&["genrsa", "-traditional", "2048"], "RSA PRIVATE KEY"),
+        ] {
+            let key = Command::new("openssl").args(algorithm).output().expect("openssl runs");
+            let key = String::from_utf8(key.stdout).expect("PEM");
+            assert!(key.contains(form), "{key}");
+            let folder = tempfile::tempdir().expect("temporary directory");
+            let file = folder.path().join("ca.key");
+            std::fs::write(&file, &key).expect("writes");
+            let made = Command::new("openssl")
+                .args(["req", "-x509", "-days", "3650", "-subj", "/CN=kctl CA", "-key"])
+                .arg(&file)
+                .output()
+                .expect("openssl runs");
+            let certificate = String::from_utf8(made.stdout).expect("PEM");
+            let authority = Authority::from_pem(&certificate, &key).expect("reads");
+            let host = Identity::Host("web-1".to_owned());
+            let issued = authority.issue(&host).expect("issues");
+            assert!(authority.still_good(&issued.certificate, &host).expect("reads"));
+        }
     }
 
     #[test]

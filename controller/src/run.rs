@@ -9,6 +9,7 @@ use crate::{
     registry::Registry,
     service::Api,
     session::Sessions,
+    standing,
     store::Store,
 };
 use anyhow::Context as _;
@@ -44,10 +45,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     // Keys, tokens and the store with its side files: for nobody else.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let data_dir = DataDir::open(&config.data_dir)?;
-    let authority = Arc::new(data_dir.authority()?);
+    let authority = Arc::new(data_dir.authority(config.ca.as_ref())?);
     let identity = Identity::Controller(config.name.clone());
     let credentials = data_dir.server(&authority, &identity)?;
     let (store, store_thread) = data_dir.store()?;
+    standing::keep(&store, config.join_token_file.as_deref()).await?;
     let tcp = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listen address {}", config.listen))?;

@@ -133,7 +133,7 @@ impl Foreign {
         let bpffs = PathBuf::from("/sys/fs/bpf").join(format!("{name}-foreign"));
         let binary = lab.binaries().join("kctl-agent");
         let mut detach = Command::new(&binary);
-        detach.arg("detach").arg("--bpffs").arg(&bpffs);
+        detach.arg("detach").arg("--bpffs").arg(&bpffs).arg("--socket").arg(folder("socket"));
         let foreign = Self { detach, bpffs: bpffs.clone() };
 
         let mut run = in_namespace(lab, host)?;

@@ -26,9 +26,17 @@ pub(crate) struct Command {
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub(crate) enum Task {
     /// Say, line by line, what this kernel and these privileges allow, with the remedy
-    Check,
+    Check {
+        /// Only ask the agent that runs here whether it answers, for a probe
+        #[arg(long)]
+        live: bool,
+    },
     /// Take every link, map and pin of the filter away; needs neither controller nor running agent
-    Detach,
+    Detach {
+        /// Then stay until SIGTERM, as the container of a DaemonSet has to
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 /// How to attach the filter.
@@ -78,6 +86,10 @@ pub(crate) struct Options {
     #[arg(long, env = "KCTL_AGENT_TOKEN", hide_env_values = true)]
     #[serde(skip)]
     token: Option<String>,
+    /// File with the certificate of the controller's CA, for tokens that don't carry its hash; only
+    /// looked at when there is no valid certificate yet
+    #[arg(long, env = "KCTL_AGENT_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// Name of this host in the fleet [default: the host name]
     #[arg(long, global = true, env = "KCTL_AGENT_NAME")]
     name: Option<String>,
@@ -150,6 +162,7 @@ pub(crate) struct Options {
 pub(crate) struct Config {
     pub(crate) controller: Option<String>,
     pub(crate) token: Option<Token>,
+    pub(crate) ca_file: Option<PathBuf>,
     pub(crate) name: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) interfaces: Interfaces,
@@ -214,6 +227,7 @@ impl Options {
         Ok(Config {
             controller: self.controller.or(file.controller).map(with_port).transpose()?,
             token: self.token.map(Token::Text).or(token_file),
+            ca_file: self.ca_file.or(file.ca_file),
             name,
             labels,
             interfaces: interfaces(chosen),
