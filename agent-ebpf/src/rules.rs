@@ -3,13 +3,13 @@
 //! A search and its single steps are global functions, so that the verifier looks at each once and
 //! not again for every way that leads there. What goes in and out must be plain numbers therefore.
 
+use crate::context::Context;
 use crate::family::Family;
 use crate::lookup;
 use crate::packet::{Kind, Transport};
 use agent_records::lookup::{GUARD, INTERFACE, block, kind, protocol as protocol_bits};
 use agent_records::{Entry, FOREVER, TCP, UDP};
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
-use aya_ebpf::programs::XdpContext;
 
 /// What the rules say of a packet.
 pub enum Match {
@@ -39,7 +39,11 @@ const DROP: u64 = 1 << 47;
 
 /// What the rules say of a packet.
 #[inline(always)]
-pub fn matching<F: Family>(ctx: &XdpContext, source: F::Address, transport: &Transport) -> Match {
+pub fn matching<F: Family>(
+    ctx: &impl Context,
+    source: F::Address,
+    transport: &Transport,
+) -> Match {
     let near = F::around(source);
     if near == 0 {
         return Match::Nothing;
@@ -49,7 +53,7 @@ pub fn matching<F: Family>(ctx: &XdpContext, source: F::Address, transport: &Tra
     }
     let mut found = F::search(source, near, 0, kind::ANY);
     if has_others::<F>(near) {
-        let ifindex = ctx.ingress_ifindex() as u32;
+        let ifindex = ctx.interface();
         let service = match transport.kind {
             Kind::Other => 0,
             Kind::Ports => service(transport.protocol, transport.port),
