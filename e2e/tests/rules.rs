@@ -185,6 +185,8 @@ fn a_large_never_block_feed_is_above_every_block() -> Result<()> {
         let file = file.display().to_string();
         let import = ["blocklist", "import", "--name", "never", "--file", &file];
         let import = [&import[..], &["--action", "protect", "--all-hosts"]].concat();
+        // A busy machine with debug builds takes its time.
+        let import = [&["--timeout", "60s"][..], &import].concat();
         lab.kctl(&import)?.code(0)?;
         let wide = ["10.78.0.0/16", "fd78::/32", "--all-hosts"];
         lab.kctl(&[&["block"][..], &wide].concat())?.code(1)?.stderr_says("never-block list")?;
@@ -198,7 +200,7 @@ fn a_large_never_block_feed_is_above_every_block() -> Result<()> {
         }
         lab.kctl(
             &[
-                &import[..4],
+                &import[..6],
                 &["--file", "/dev/null", "--action", "protect", "--all-hosts", "--allow-empty"],
             ]
             .concat(),
