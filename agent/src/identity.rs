@@ -4,7 +4,10 @@ use crate::config::{Config, Token};
 use anyhow::{Context as _, bail};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use kctl_proto::controller::v1::{JoinRequest, join_service_client::JoinServiceClient};
-use kctl_rpc::{Credentials, Identity, channel_over, dial, join_config, new_key_and_csr};
+use kctl_rpc::{
+    ALPN_AGENT, Credentials, Identity, channel_over, client_config, dial, join_config,
+    new_key_and_csr,
+};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -22,7 +25,10 @@ pub(crate) struct Proof {
     pub(crate) controller: Identity,
 }
 
-/// `identity.toml` in the state folder.
+/// In the state folder.
+const FILE: &str = "identity.toml";
+
+/// What is in it.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
@@ -38,7 +44,7 @@ pub(crate) async fn obtain(
     controller: &str,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Proof> {
-    let path = config.state_dir.join("identity.toml");
+    let path = config.state_dir.join(FILE);
     if let Some(proof) = stored(&path)? {
         return Ok(proof);
     }
@@ -71,6 +77,31 @@ pub(crate) async fn obtain(
         }
         delay = (delay * 2).min(Duration::from_secs(5));
     }
+}
+
+/// Stores a new certificate for a new key, when it is one for this host that counts.
+pub(crate) fn renewed(
+    state_dir: &Path,
+    old: &Proof,
+    key: String,
+    certificate: String,
+    ca: String,
+) -> anyhow::Result<Proof> {
+    let controller = old.controller.to_string();
+    let new = Stored { controller, ca, certificate, key };
+    let credentials = Credentials::from_pem(&new.ca, &new.certificate, &new.key)?;
+    let own = |credentials: &Credentials| Identity::of_certificate(&credentials.chain[0]);
+    if own(&credentials)? != own(&old.credentials)? {
+        bail!("the controller signed for another host");
+    }
+    if kctl_rpc::is_expired(&credentials.chain[0]) {
+        bail!("the new certificate is over by this host's clock; set it right");
+    }
+    // Certificate and key fit together.
+    client_config(&credentials, &old.controller, ALPN_AGENT)?;
+    let path = state_dir.join(FILE);
+    write(&path, &new)?;
+    stored(&path)?.context("the stored identity can't be read back")
 }
 
 /// Whether trying again can't help: the controller answered no, or is not ours.
@@ -156,7 +187,10 @@ fn stored(path: &Path) -> anyhow::Result<Option<Proof>> {
     let credentials = Credentials::from_pem(&stored.ca, &stored.certificate, &stored.key)
         .with_context(context)?;
     if kctl_rpc::is_expired(&credentials.chain[0]) {
-        tracing::warn!(path = %path.display(), "the stored certificate is over; joining again");
+        tracing::warn!(
+            path = %path.display(),
+            "the stored certificate is over, by this host's clock; it takes a new token: \"kctl token create --host NAME\""
+        );
         return Ok(None);
     }
     let controller = stored.controller.parse().with_context(context)?;

@@ -8,6 +8,7 @@ mod enforcer;
 mod events;
 mod identity;
 mod network;
+mod renewal;
 mod rollback;
 mod run;
 mod service;

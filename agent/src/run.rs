@@ -5,7 +5,7 @@ use crate::enforcer::Enforcer;
 use crate::events::{self, Events, Journal};
 use crate::rollback::Rollback;
 use crate::service::{self, Lifeline};
-use crate::{identity, network, socket, uplink};
+use crate::{identity, network, renewal, socket, uplink};
 use agent_kernel::{file::Roots, sys};
 use anyhow::Context as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -58,8 +58,16 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
         }
         Some(controller) => {
             let uplink = async {
-                let credentials = identity::obtain(config, controller, &cancel).await?;
-                uplink::run(controller, credentials, enforcer, lifeline, routes, nudges).await
+                let proof = identity::obtain(config, controller, &cancel).await?;
+                let proof = tokio::sync::watch::Sender::new(proof);
+                let current = proof.subscribe();
+                let renewal = renewal::run(config.state_dir.clone(), proof, lifeline.clone());
+                let uplink =
+                    uplink::run(controller, current, enforcer, lifeline, routes, nudges, &tasks);
+                tokio::select! {
+                    failed = uplink => failed,
+                    () = renewal => anyhow::bail!("identity: its certificate can't be read"),
+                }
             };
             tokio::select! {
                 stopped = stopped() => stopped,

@@ -56,6 +56,11 @@ pub(crate) struct Options {
     #[arg(long, global = true, env = "KCTL_CONTROLLER_NAME")]
     pub(crate) name: Option<String>,
 
+    /// How long certificates live that are signed from now on, of hosts, users and the controller itself:
+    /// 365d, 30d, 12h [default: 365d]
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_CERTIFICATE_LIFE", value_name = "AGE")]
+    pub(crate) certificate_life: Option<String>,
+
     /// Where desired state is kept: only "embedded" so far
     #[arg(long, global = true, env = "KCTL_CONTROLLER_STORE", value_name = "KIND")]
     pub(crate) store: Option<String>,

@@ -17,6 +17,10 @@ use std::{
 pub(crate) const PORT: u16 = 7443;
 const CONFIG_FILE: &str = "/etc/kctl/controller.toml";
 const DATA_DIR: &str = "/var/lib/kctl/controller";
+const LIFE: Duration = Duration::from_secs(365 * 86_400);
+/// Agents renew at two thirds of it.
+const SHORTEST_LIFE: Duration = Duration::from_secs(5);
+const LONGEST_LIFE: Duration = Duration::from_secs(3_650 * 86_400);
 const HISTORY_BYTES: u64 = 256 << 20;
 const HISTORY_AGE: Duration = Duration::from_secs(7 * 86_400);
 
@@ -33,6 +37,7 @@ struct File {
     advertise: Vec<String>,
     name: Option<String>,
     store: Option<String>,
+    certificate_life: Option<String>,
     #[serde(default)]
     events: EventsFile,
 }
@@ -73,6 +78,8 @@ pub(crate) struct Config {
     /// `HOST:PORT`, each with its port.
     pub(crate) advertise: Vec<String>,
     pub(crate) name: String,
+    /// Of certificates.
+    pub(crate) life: Duration,
     pub(crate) history: HistoryConfig,
 }
 
@@ -126,6 +133,7 @@ impl Config {
                 .map(|text| with_port(text, listen.port()))
                 .collect::<Result<_, _>>()?,
             name,
+            life: life(options.certificate_life.or(file.certificate_life))?,
             history: history(
                 options.history_bytes.or(file.events.history_bytes),
                 options.history_age.or(file.events.history_age),
@@ -142,6 +150,15 @@ impl Config {
     pub(crate) fn server(&self, bound: SocketAddr) -> String {
         self.advertise.first().cloned().unwrap_or_else(|| from_here(bound).to_string())
     }
+}
+
+/// How long certificates live.
+fn life(text: Option<String>) -> anyhow::Result<Duration> {
+    let life = text.as_deref().map_or(Ok(LIFE), |text| parse_age("certificate-life", text))?;
+    if !(SHORTEST_LIFE..=LONGEST_LIFE).contains(&life) {
+        bail!("certificate-life {}: must be from 5s to 3650d", text.unwrap_or_default());
+    }
+    Ok(life)
 }
 
 /// Where this machine reaches an address that is listened on.
@@ -163,7 +180,7 @@ fn history(
     if (1..SMALLEST_BYTES).contains(&bytes) {
         bail!("history-bytes {bytes}: must be 0 or at least {}MiB", SMALLEST_BYTES >> 20);
     }
-    let age = age.as_deref().map_or(Ok(HISTORY_AGE), parse_age)?;
+    let age = age.as_deref().map_or(Ok(HISTORY_AGE), |age| parse_age("history-age", age))?;
     let kinds: Vec<Kind> = types
         .iter()
         .map(|name| name.parse().with_context(|| format!("history-types {name:?}")))
@@ -188,8 +205,8 @@ fn parse_bytes(text: &str) -> anyhow::Result<u64> {
 }
 
 /// `7d`, `12h`, `1d 12h`.
-fn parse_age(text: &str) -> anyhow::Result<Duration> {
-    let wrong = || format!("history-age {text:?}: must be an age like 7d, 12h or 30m");
+fn parse_age(what: &str, text: &str) -> anyhow::Result<Duration> {
+    let wrong = || format!("{what} {text:?}: must be an age like 7d, 12h or 30m");
     let span: jiff::Span = text.parse().with_context(wrong)?;
     let relative = jiff::SpanRelativeTo::days_are_24_hours();
     let age = span.to_duration(relative).with_context(wrong)?;

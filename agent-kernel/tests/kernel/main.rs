@@ -11,4 +11,5 @@ mod named;
 mod netlink;
 mod support;
 mod tables;
+mod tcx;
 mod tell;
