@@ -11,7 +11,7 @@ pub mod tcp;
 pub mod trace;
 
 /// Name of the folder that maps and links of this layout are pinned in.
-pub const LAYOUT: &str = "v2";
+pub const LAYOUT: &str = "v3";
 
 /// Sources that wide prefixes meet, at most, one for each rule and action; the least recent ones go.
 pub const MAX_TALKERS: u32 = 16_384;
@@ -21,10 +21,6 @@ pub const MAX_SIGHTED: u32 = 32;
 pub const RING_BYTES: u32 = 256 * 1024;
 /// Whoever was not seen for that many cycles is news: its sighting wakes the reader.
 pub const QUIET_CYCLES: u32 = 60;
-/// Prefixes of one family that are never blocked, at most.
-pub const MAX_GUARD_PREFIXES: u32 = 65_536;
-/// Services that are never blocked, at most.
-pub const MAX_GUARD_PORTS: u32 = 1_024;
 /// Uplinks, at most.
 pub const MAX_UPLINKS: u32 = 1_024;
 
@@ -168,7 +164,7 @@ pub struct Told {
 pub struct Retired {
     /// Prefix, IPv4 mapped into IPv6.
     pub address: [u8; 16],
-    /// Destination port of its service; 0 where it names none.
+    /// First destination port of its service; 0 where it names none.
     pub port: u16,
     /// IP protocol number of its service; 0 where it names none.
     pub protocol: u8,
@@ -176,23 +172,27 @@ pub struct Retired {
     pub prefix_len: u8,
     /// 4 or 6.
     pub family: u8,
-    /// 1 where the action monitors.
-    pub monitors: u8,
-    /// Always 0.
-    pub zero: [u8; 2],
+    /// Bit 0 is set where the action monitors; above is the number of its interface, 0 where it names none.
+    pub flags: u8,
+    /// Last destination port; 0 where that is the first.
+    pub port_last: u16,
 }
 
-/// Key of a service that always passes, in host byte order.
+/// An action of a rule of several ports, by slot: its blocks don't tell where it begins and ends. For
+/// user space alone.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct GuardPort {
-    /// Destination port.
-    pub port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// Always 0.
-    pub zero: u8,
+pub struct Range {
+    /// The rule and the action.
+    pub rule: Retired,
+    /// Until when it is in force; as in [`Entry`].
+    pub until: u64,
 }
+
+/// Name of an interface, with zeros to its end, by its number in keys. For user space alone.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct InterfaceName(pub [u8; 16]);
 
 /// Key of an uplink.
 #[repr(C)]
@@ -232,14 +232,14 @@ pub mod verdict {
 /// The bit of a length is the family's longest length minus it, counted through the family's words
 /// from the first word's lowest bit on: the lowest set bit is the longest length.
 pub mod mask {
-    /// IPv4 lengths with rules for every packet.
+    /// IPv4 lengths with rules for every packet of every interface.
     pub const ANY4: u32 = 0;
-    /// IPv4 lengths with rules for a service.
-    pub const PORT4: u32 = 1;
-    /// First of the three words of IPv6 lengths with rules for every packet.
+    /// IPv4 lengths with rules for a service or an interface.
+    pub const OTHER4: u32 = 1;
+    /// First of the three words of IPv6 lengths with rules for every packet of every interface.
     pub const ANY6: u32 = 2;
-    /// First of the three words of IPv6 lengths with rules for a service.
-    pub const PORT6: u32 = 5;
+    /// First of the three words of IPv6 lengths with rules for a service or an interface.
+    pub const OTHER6: u32 = 5;
     /// How many words there are.
     pub const COUNT: u32 = 8;
 }
@@ -251,15 +251,18 @@ mod user {
     use super::detect;
     use super::trace;
     use super::{
-        Cycle, Entry, GuardPort, Pace, Retired, Sighting, Talker, TalkerKey, Tally, Told, Uplink,
+        Cycle, Entry, InterfaceName, Pace, Range, Retired, Sighting, Talker, TalkerKey, Tally,
+        Told, Uplink,
     };
 
     // SAFETY: repr(C), integers only, and no padding: 8 + 8 + 4 + 4 bytes.
     unsafe impl aya::Pod for Entry {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 8 bytes.
     unsafe impl aya::Pod for Tally {}
-    // SAFETY: repr(C), integers only, and no padding: 2 + 1 + 1 bytes.
-    unsafe impl aya::Pod for GuardPort {}
+    // SAFETY: repr(C), integers only, and no padding: 24 + 8 bytes.
+    unsafe impl aya::Pod for Range {}
+    // SAFETY: repr(C), integers only, and no padding: 16 bytes.
+    unsafe impl aya::Pod for InterfaceName {}
     // SAFETY: repr(C), integers only, and no padding: 16 + 2 bytes.
     unsafe impl aya::Pod for Uplink {}
     // SAFETY: repr(C), integers only, and no padding: 4 + 16 bytes.
@@ -274,7 +277,7 @@ mod user {
     unsafe impl aya::Pod for Sighting {}
     // SAFETY: repr(C), integers only, and no padding: 16 + 16 bytes.
     unsafe impl aya::Pod for Told {}
-    // SAFETY: repr(C), integers only, and no padding: 16 + 2 + 4 * 1 + 2 bytes.
+    // SAFETY: repr(C), integers only, and no padding: 16 + 2 + 4 + 2 bytes.
     unsafe impl aya::Pod for Retired {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 16 + 2 * 4 + 2 * 2 + 4 + 16 bytes.
     unsafe impl aya::Pod for detect::Alarm {}

@@ -227,9 +227,13 @@ pub(crate) fn parse_service(text: &str) -> Result<Service, String> {
         Some((port, "udp")) => (port, Some(Protocol::Udp)),
         Some(_) => return Err("the protocol must be tcp or udp".to_owned()),
     };
-    match port.parse() {
-        Ok(port) if port > 0 => Ok(Service { port, protocol }),
-        _ => Err("must be a port from 1 to 65535, alone or as PORT/tcp or PORT/udp".to_owned()),
+    let (first, last) = port.split_once('-').unwrap_or((port, port));
+    match (first.parse(), last.parse()) {
+        (Ok(port), Ok(last)) if 0 < port && port <= last => Ok(Service { port, last, protocol }),
+        _ => Err(
+            "must be a port from 1 to 65535, or two as in 8000-8999, alone or with /tcp or /udp"
+                .to_owned(),
+        ),
     }
 }
 
@@ -395,10 +399,15 @@ mod tests {
 
     #[test]
     fn services_name_a_port_and_perhaps_a_protocol() {
-        assert_eq!(parse_service("22"), Ok(Service { port: 22, protocol: None }));
-        let dns = Service { port: 53, protocol: Some(Protocol::Udp) };
+        assert_eq!(parse_service("22"), Ok(Service::port(22, None)));
+        let dns = Service::port(53, Some(Protocol::Udp));
         assert_eq!(parse_service("53/udp"), Ok(dns));
-        for text in ["", "0", "65536", "22/", "22/icmp", "tcp", "-1"] {
+        let range = Service { port: 8_000, last: 8_999, protocol: Some(Protocol::Tcp) };
+        assert_eq!(parse_service("8000-8999/tcp"), Ok(range));
+        for text in [
+            "", "0", "65536", "2-1", "0-5", "1-", "-5", "1-65536", "1-2-3", "22/", "22/icmp",
+            "tcp", "-1",
+        ] {
             assert!(parse_service(text).is_err(), "{text:?}");
         }
     }

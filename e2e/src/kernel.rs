@@ -78,10 +78,11 @@ fn rules_map(bpffs: &Path) -> Result<PathBuf> {
 }
 
 /// A record of an IPv4 rule begins with its address in host byte order, and has at 19 the length of its
-/// prefix and at 20 its IP version.
+/// prefix and at 20 its IP version. Bit 3 of 18 says that it lets pass.
 fn rule(row: &Value) -> Result<Option<KernelRule>> {
     let (key, value) = (bytes(&row["key"])?, bytes(&row["value"])?);
-    if value.get(20) != Some(&4) {
+    let guards = value.get(18).is_some_and(|byte| byte & 8 != 0);
+    if guards || value.get(20) != Some(&4) {
         return Ok(None);
     }
     let record = key.try_into().ok().with_context(|| row.to_string())?;

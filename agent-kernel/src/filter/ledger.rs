@@ -4,6 +4,7 @@
 //! A counter never goes back, so what is counted late or read late is never lost: a rule that gets a used
 //! slot counts from its base on, and a rule that goes keeps its slot until the rest of it is told.
 
+use super::interface::{Interfaces, Numbers};
 use super::record::{self, Owner};
 use super::slots::Slots;
 use super::table::{Row, Table};
@@ -71,9 +72,9 @@ impl Ledger {
     }
 
     /// Everybody has adopted: what is left is free, but for what is not told to the end.
-    pub(super) fn adopted(&mut self, pristine: bool) -> Result<(), Error> {
+    pub(super) fn adopted(&mut self, pristine: bool, numbers: &Numbers) -> Result<(), Error> {
         for (slot, retired) in self.retired.pinned.dump::<u32, Retired>()? {
-            match record::owner(&retired) {
+            match record::owner(&retired, numbers) {
                 Some(owner) if slot < self.capacity && !self.owners.contains_key(&slot) => {
                     self.leaving.insert(slot, Leaving { owner, cycles: 0 });
                 }
@@ -101,10 +102,15 @@ impl Ledger {
     }
 
     /// Remembers whose slots are, beyond the end of this process; before their actions go.
-    pub(super) fn will_leave(&mut self, slots: &[u32]) -> Result<(), Error> {
+    pub(super) fn will_leave(
+        &mut self,
+        slots: &[u32],
+        interfaces: &Interfaces,
+    ) -> Result<(), Error> {
         for slot in slots {
             if let Some(owner) = self.owners.get(slot) {
-                self.retired.insert(*slot, record::retired(owner))?;
+                let number = interfaces.number(owner.key.interface).unwrap_or(0);
+                self.retired.insert(*slot, record::retired(owner, number))?;
             }
         }
         Ok(())
@@ -122,6 +128,11 @@ impl Ledger {
     /// The slots whose rules are gone.
     pub(super) fn leaving(&self) -> impl Iterator<Item = u32> + '_ {
         self.leaving.keys().copied()
+    }
+
+    /// Who had them.
+    pub(super) fn leaving_owners(&self) -> impl Iterator<Item = Owner> + '_ {
+        self.leaving.values().map(|leaving| leaving.owner)
     }
 
     /// A cycle is over, and all that was counted by then is told; what may go is free, and returned.

@@ -6,14 +6,30 @@
 //! An open that ends midway is done again by the next.
 
 use super::pins::{Pin, Pins};
+use super::record;
 use super::table::{Pinned, object};
+use super::{Protocol, Rule, RuleKey};
 use crate::Error;
 use agent_records::Entry;
-use agent_records::lookup::Key;
-use aya::maps::MapData;
+use agent_records::lookup::{self, Key};
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{Map, MapData};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Maps that only the old layout has.
-const REPLACED: [&str; 4] = ["rules4", "rules6", "masks", "sources"];
+/// Maps that only the old layout has, or has in another form.
+const REPLACED: [&str; 9] = [
+    "lookup",
+    "filter4",
+    "filter6",
+    "exact4",
+    "index",
+    "records",
+    "guard4",
+    "guard6",
+    "guard_ports",
+];
+/// A key, an entry, and zeros.
+type OldRecord = [u64; 8];
 
 /// What is pinned in the old layout.
 pub(super) struct Old {
@@ -30,16 +46,23 @@ impl Old {
         &self.pins
     }
 
-    /// How many entries it had room for.
+    /// How many entries the new layout needs room for, to have as much as the old one.
     pub(super) fn max_entries(&self) -> Result<Option<u32>, Error> {
-        if !self.has("rules4")? {
+        if !self.has("records")? {
             return Ok(None);
         }
-        Pinned::open(&self.pins, "rules4")?.max_entries().map(Some)
+        let max = Pinned::open(&self.pins, "records")?.max_entries()?;
+        let held = u32::try_from(self.entries()?.len()).unwrap_or(u32::MAX);
+        Ok(Some(max.max(held)))
     }
 
     fn has(&self, name: &str) -> Result<bool, Error> {
         Ok(self.pins.list()?.contains(&Pin::Map(name.to_owned())))
+    }
+
+    fn map(&self, name: &str) -> Result<MapData, Error> {
+        MapData::from_pin(self.pins.path(&Pin::Map(name.to_owned())))
+            .map_err(|error| Error::wrapped(object(name), error))
     }
 
     /// Pins what both layouts have in this layout's folder too.
@@ -50,25 +73,47 @@ impl Old {
             if REPLACED.contains(&name.as_str()) || there.contains(&pin) {
                 continue;
             }
-            let map = MapData::from_pin(self.pins.path(&pin))
-                .map_err(|error| Error::wrapped(object(name), error))?;
+            let map = self.map(name)?;
             map.pin(pins.path(&pin)).map_err(|error| Error::wrapped(object(name), error))?;
         }
         Ok(())
     }
 
-    /// Its rules.
+    /// Its rules, and what it lets pass.
     pub(super) fn entries(&self) -> Result<Vec<(Key, Entry)>, Error> {
         let mut entries = Vec::new();
-        if self.has("rules4")? {
-            let rules = Pinned::open(&self.pins, "rules4")?.dump::<[u8; 8], Entry>()?;
-            entries.extend(rules.into_iter().map(|(key, entry)| (key4(key), entry)));
+        if self.has("records")? {
+            let records = Pinned::open(&self.pins, "records")?.dump::<u32, OldRecord>()?;
+            entries.extend(records.into_iter().filter_map(|(_, record)| rule(record)));
         }
-        if self.has("rules6")? {
-            let rules = Pinned::open(&self.pins, "rules6")?.dump::<[u8; 24], Entry>()?;
-            entries.extend(rules.into_iter().map(|(key, entry)| (key6(key), entry)));
+        let mut guards = Vec::new();
+        if self.has("guard4")? {
+            let nets = self.prefixes::<[u8; 4]>("guard4")?.into_iter();
+            guards.extend(nets.filter_map(|(it, len)| Ipv4Net::new(it.into(), len).ok()).map(any));
         }
+        if self.has("guard6")? {
+            let nets = self.prefixes::<[u8; 16]>("guard6")?.into_iter();
+            guards.extend(nets.filter_map(|(it, len)| Ipv6Net::new(it.into(), len).ok()).map(any));
+        }
+        if self.has("guard_ports")? {
+            let ports = Pinned::open(&self.pins, "guard_ports")?.dump::<[u8; 4], u8>()?;
+            guards.extend(ports.into_iter().flat_map(|(key, _)| port(key)));
+        }
+        let pass = Entry { drop_until: record::until(Rule::PASS.drop), ..Entry::default() };
+        entries.extend(guards.into_iter().map(|key| (key, pass)));
         Ok(entries)
+    }
+
+    /// Keys of a trie.
+    fn prefixes<K: aya::Pod>(&self, name: &str) -> Result<Vec<(K, u8)>, Error> {
+        let failed = |error| Error::wrapped(object(name), error);
+        let trie = Map::LpmTrie(self.map(name)?);
+        let trie = LpmTrie::<_, K, u8>::try_from(trie).map_err(failed)?;
+        let prefix = |key: Result<aya::maps::lpm_trie::Key<K>, _>| {
+            let key = key.map_err(failed)?;
+            Ok((key.data(), u8::try_from(key.prefix_len()).unwrap_or(u8::MAX)))
+        };
+        trie.keys().map(prefix).collect()
     }
 
     /// Moves the links' pins, which have the new program, and removes the rest.
@@ -83,46 +128,76 @@ impl Old {
     }
 }
 
-/// An address in host byte order, then the service and the prefix length.
-fn key4(key: [u8; 8]) -> Key {
-    let [a, b, c, d, service @ ..] = key;
-    let address = u32::from_ne_bytes([a, b, c, d]);
-    Key { high: address.into(), low: 0, rest: rest(4, service) }
+/// A record that is in use: a destination port, from bit 16 on the protocol, from bit 24 on prefix
+/// length and IP version.
+fn rule(
+    [high, low, rest, drop_until, monitor_until, slots, ..]: OldRecord,
+) -> Option<(Key, Entry)> {
+    if rest == 0 {
+        return None;
+    }
+    let [.., protocol, port_high, port_low] = rest.to_be_bytes();
+    let service = match (protocol, u16::from_be_bytes([port_high, port_low])) {
+        (0, _) => 0,
+        (number, 0) => lookup::protocol(number) | record::PORTLESS,
+        (number, port) => lookup::protocol(number) | lookup::block(port, 16),
+    };
+    let key = Key { high, low, rest: rest & !0xff_ffff | service };
+    let [a, b, c, d, monitor_slot @ ..] = slots.to_le_bytes();
+    let entry = Entry {
+        drop_until,
+        monitor_until,
+        drop_slot: u32::from_le_bytes([a, b, c, d]),
+        monitor_slot: u32::from_le_bytes(monitor_slot),
+    };
+    Some((key, entry))
 }
 
-fn key6(key: [u8; 24]) -> Key {
-    let word =
-        |from: usize| u64::from_ne_bytes(key[from..from + 8].try_into().expect("eight bytes"));
-    let service = [key[16], key[17], key[18], key[19]];
-    Key { high: word(0), low: word(8), rest: rest(6, service) }
+fn any(prefix: impl Into<IpNet>) -> Key {
+    record::key(&RuleKey { guards: true, ..RuleKey::any(prefix.into()) }, 0)
 }
 
-/// A destination port in host byte order, the protocol, and the prefix length.
-fn rest(version: u64, [low, high, protocol, len]: [u8; 4]) -> u64 {
-    let port = u16::from_ne_bytes([low, high]);
-    Key::rest(version, len.into(), u64::from(protocol) << 16 | u64::from(port))
+/// A port in host byte order and a protocol, of every source.
+fn port([low, high, protocol, _]: [u8; 4]) -> Vec<Key> {
+    let Some(protocol) = Protocol::from_number(protocol) else { return Vec::new() };
+    let everyone = [Ipv4Net::default().into(), Ipv6Net::default().into()];
+    let block = lookup::block(u16::from_ne_bytes([low, high]), 16);
+    let group =
+        |prefix| record::Group { prefix, protocol, interface: None, guards: true }.key(block, 0);
+    everyone.map(group).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filter::record;
+    use crate::filter::interface::Numbers;
+    use crate::filter::record::{Group, Meaning};
 
     #[test]
-    fn an_old_key_is_the_same_rule() {
-        let key = key4([1, 0, 0, 10, 22, 0, 6, 32]);
-        let rule = crate::filter::RuleKey {
-            prefix: "10.0.0.1/32".parse().expect("valid"),
-            service: Some((crate::filter::Protocol::Tcp, 22)),
+    fn an_old_record_is_the_same_rule() {
+        let meaning = |rest: u64| {
+            let (key, entry) = rule([0x0a00_0000, 0, rest, 9, 8, 7 << 32 | 6, 0, 0])?;
+            assert_eq!((entry.drop_until, entry.monitor_until), (9, 8));
+            assert_eq!((entry.drop_slot, entry.monitor_slot), (6, 7));
+            record::meaning(&key, &Numbers::new())
         };
-        assert_eq!(key, record::key(&rule));
-        let mut bytes = [0; 24];
-        bytes[4..8].copy_from_slice(&[0xb8, 0x0d, 0x01, 0x20]);
-        bytes[19] = 32;
-        let rule = crate::filter::RuleKey {
-            prefix: "2001:db8::/32".parse().expect("valid"),
-            service: None,
-        };
-        assert_eq!(key6(bytes), record::key(&rule));
+        let prefix = "10.0.0.0/8".parse().expect("valid");
+        let group = Group { prefix, protocol: Protocol::Tcp, interface: None, guards: false };
+        let rest = |service: u64| 4 << 32 | 8 << 24 | service;
+        assert_eq!(meaning(rest(0)), Some(Meaning::Any(RuleKey::any(prefix))));
+        let ssh = lookup::block(22, 16);
+        assert_eq!(meaning(rest(6 << 16 | 22)), Some(Meaning::Block(group, ssh)));
+        assert_eq!(meaning(rest(6 << 16)), Some(Meaning::Block(group, record::PORTLESS)));
+        assert_eq!(meaning(0), None);
+    }
+
+    #[test]
+    fn an_old_guard_passes() {
+        let keys = port([22, 0, 6, 0]);
+        let meanings: Vec<_> =
+            keys.iter().filter_map(|key| record::meaning(key, &Numbers::new())).collect();
+        assert_eq!(meanings.len(), 2);
+        assert!(keys.iter().all(Key::guards));
+        assert!(any(Ipv4Net::default()).guards());
     }
 }

@@ -13,7 +13,7 @@ fn mode_of_kt0() -> i64 {
 /// The pinned link of kt0 as bpftool(8) sees it.
 fn link(world: &World) -> serde_json::Value {
     let name = if world.attached() == Attached::Tcx { "tcx-kt0" } else { "link-kt0" };
-    json(&format!("bpftool -j link show pinned {}/v2/{name}", world.bpffs().display()))
+    json(&format!("bpftool -j link show pinned {}/v3/{name}", world.bpffs().display()))
 }
 
 /// Ids of the programs at tcx ingress, in their order. bpftool(8) tells of tcx from version 7.3 on only,
@@ -186,6 +186,6 @@ fn detach_leaves_nothing_behind(hook: Hook) {
         !command(&format!("bpftool prog show id {program}")).status.success()
             && !command(&format!("bpftool link show id {id}")).status.success()
     });
-    assert!(!world.bpffs().join("v2").exists());
+    assert!(!world.bpffs().join("v3").exists());
     assert!(detach(&world.bpffs()).expect("nothing to do").is_empty());
 }

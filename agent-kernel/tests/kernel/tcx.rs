@@ -113,7 +113,7 @@ fn of_two_links_one_goes() {
     world.veth();
     let mut filter = world.filter(100);
     filter.attach("kt0", Mode::Tcx).expect("attached");
-    let pins = world.bpffs().join("v2");
+    let pins = world.bpffs().join("v3");
     std::fs::rename(pins.join("tcx-kt0"), world.pin("aside")).expect("set aside");
     filter.attach("kt0", Mode::Native).expect("attached");
     std::fs::rename(world.pin("aside"), pins.join("tcx-kt0")).expect("put back");

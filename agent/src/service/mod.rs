@@ -13,6 +13,7 @@ mod interval;
 mod ipc;
 mod module;
 pub(crate) mod netlink;
+mod peers;
 mod process;
 mod stats;
 mod system;
@@ -71,8 +72,11 @@ pub(crate) async fn routes(
         .with_service_name("kctl.agent.v1.IpcService")
         .with_service_name("kctl.agent.v1.EventsService")
         .build_v1()?;
-    let blocklist = BlocklistServiceServer::new(blocklist::Blocklist::new(enforcer.clone()))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let blocklist = BlocklistServiceServer::new(blocklist::Blocklist::new(
+        enforcer.clone(),
+        roots.proc.clone(),
+    ))
+    .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let writable = Arc::new(writable);
     let processors = cpufreq::Processors::new(roots.sys.clone(), Arc::clone(&writable));
     let files = file::Files::new(roots.clone(), writable, rollback);

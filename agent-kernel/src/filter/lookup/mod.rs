@@ -5,21 +5,22 @@
 //! and is out of the index before it is cleared; an entry changes so that it says the old or the new.
 
 mod index;
+mod lengths;
 mod near;
 
 use super::mapped::Mapped;
 use super::pins::Pins;
-use super::record;
 use super::slots::Slots;
 use super::{Drift, table};
 use crate::error::{Error, ErrorKind};
+use agent_records::Entry;
 use agent_records::lookup::{Key, Lookup, Record, Seed};
-use agent_records::{Entry, mask};
 use index::{Index, order};
+use lengths::Lengths;
 use near::Near;
 use std::collections::{HashMap, HashSet};
 use std::io::Read as _;
-use std::mem::{offset_of, size_of};
+use std::mem::size_of;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
@@ -42,10 +43,7 @@ pub(super) struct LookupTable {
     held: Held,
     /// Keys of IPv4.
     keys4: usize,
-    /// How many keys need each bit of the masks.
-    lengths: HashMap<(u32, u32), u64>,
-    /// What the masks hold.
-    words: [u64; mask::COUNT as usize],
+    lengths: Lengths,
 }
 
 impl LookupTable {
@@ -64,8 +62,7 @@ impl LookupTable {
             records,
             held: Held::new(),
             keys4: 0,
-            lengths: HashMap::new(),
-            words: [0; mask::COUNT as usize],
+            lengths: Lengths::default(),
         };
         opened.adopt(is_ours)?;
         Ok(opened)
@@ -170,33 +167,19 @@ impl LookupTable {
         self.free.free(place.record);
         self.near.removed(key);
         self.keys4 -= usize::from(key.version() == 4);
-        if let Some(count) = self.lengths.get_mut(&record::mask(key)) {
-            *count -= 1;
-        }
+        self.lengths.remove(key);
         Some(place.entry)
     }
 
     fn note(&mut self, key: Key, place: Place) {
         self.held.insert(key, place);
         self.keys4 += usize::from(key.version() == 4);
-        *self.lengths.entry(record::mask(&key)).or_default() += 1;
+        self.lengths.add(&key);
     }
 
     /// Lets lengths count that have entries, and no others.
     pub(super) fn publish_lengths(&mut self) {
-        let mut words = [0; mask::COUNT as usize];
-        for ((word, bit), count) in &self.lengths {
-            words[*word as usize] |= u64::from(*count > 0) << bit;
-        }
-        for (there, word) in self.masks().iter().zip(words) {
-            there.store(word, Release);
-        }
-        self.words = words;
-    }
-
-    fn masks(&self) -> &[AtomicU64] {
-        let place = offset_of!(Lookup, masks) / 8;
-        &self.header.words()[place..place + mask::COUNT as usize]
+        self.lengths.publish(&self.header);
     }
 
     /// Gives back what much smaller lists don't need.
@@ -232,9 +215,7 @@ impl LookupTable {
             }
         }
         drift.changed += self.near.build(&self.header, &self.held, None);
-        let masks = self.masks().iter().zip(self.words);
-        drift.changed += masks.filter(|(it, word)| it.load(Relaxed) != *word).count() as u64;
-        self.publish_lengths();
+        drift.changed += self.lengths.publish(&self.header);
         let lost = self.held.iter().filter(|(key, it)| self.index.find(key) != Some(it.record));
         let wrong = lost.count() + self.index.len().saturating_sub(self.held.len());
         if wrong > 0 || !self.index.is_published(&self.header) {

@@ -1,65 +1,105 @@
 //! What an agent of an earlier layout left pinned. Its program is kept beside this, as it was built.
 
-use crate::support::{PEER, World, answers, key, port};
+use crate::support::{PEER, World, answers, key, pass, port};
 use agent_kernel::filter::{Drift, Filter, FilterConfig, Mode, Protocol};
+use aya::maps::lpm_trie::{self, LpmTrie};
 use aya::maps::{Array, HashMap};
 use aya::programs::links::FdLink;
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use std::process::{Command, Stdio};
 
-static V1: &[u8] = aya::include_bytes_aligned!("v1.bpf.o");
+static V2: &[u8] = aya::include_bytes_aligned!("v2.bpf.o");
 
-/// `drop_until` forever, no monitor, and the counter.
-fn entry(slot: u32) -> [u8; 24] {
-    let mut entry = [0; 24];
-    entry[..8].fill(0xff);
-    entry[16..20].copy_from_slice(&slot.to_ne_bytes());
-    entry
+/// The record of a rule that drops forever: addresses, the rest of the key, and the counter.
+fn record(high: u64, low: u64, rest: u64, slot: u64) -> [u64; 8] {
+    [high, low, rest, u64::MAX, 0, slot, 0, 0]
 }
 
-/// Pins what an agent of the first layout would, with rules about 10.9.0.2, fd09::2 and a service.
-fn leave_v1(world: &World) {
-    let folder = world.bpffs().join("v1");
+/// Every number of its secrets.
+const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Buckets that lead to records: fingerprints, then numbers.
+fn index(rules: &[[u64; 8]]) -> Vec<[u32; 16]> {
+    let mut buckets = vec![[0; 16]; 64];
+    for (number, [high, low, rest, ..]) in rules.iter().enumerate() {
+        let sum = if rest >> 32 == 4 {
+            (high | rest << 32).wrapping_mul(ODD)
+        } else {
+            high.wrapping_add(*low).wrapping_add(*rest).wrapping_mul(ODD)
+        };
+        let sum = sum.wrapping_add(ODD);
+        let hash = (sum ^ sum >> 32).wrapping_mul(ODD);
+        let bucket: &mut [u32; 16] = &mut buckets[usize::try_from(hash >> 58).expect("six bits")];
+        let print = hash >> 4 & 0x7fff_ffff | 1 << 31;
+        bucket[number] = u32::try_from(print).expect("32 bits");
+        bucket[8 + number] = u32::try_from(number).expect("few");
+    }
+    buckets
+}
+
+/// Pins what an agent of the second layout would, with rules about 10.9.0.2, fd09::2, and TCP port 22 of
+/// 10.1.0.0/16, and with 10.9.0.4 and UDP port 53 passing whatever there is.
+fn leave_v2(world: &World) {
+    let folder = world.bpffs().join("v2");
     std::fs::create_dir_all(&folder).expect("a folder");
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(&folder);
-    for (map, size) in [("rules4", 100), ("rules6", 100), ("retired", 200)] {
+    for (map, size) in [("records", 100), ("index", 128), ("filter4", 128), ("filter6", 128)] {
         loader.map_max_entries(map, size);
     }
-    for map in ["hits", "paces", "told"] {
+    for map in ["hits", "paces", "told", "retired"] {
         loader.map_max_entries(map, 200);
     }
-    let mut ebpf: Ebpf = loader.map_max_entries("sightings", 262_144).load(V1).expect("loaded");
+    let mut ebpf: Ebpf = loader.map_max_entries("sightings", 262_144).load(V2).expect("loaded");
     let xdp: &mut Xdp = ebpf.program_mut("kctl_filter").expect("it").try_into().expect("XDP");
     xdp.load().expect("the verifier takes it");
     let link = xdp.attach("kt0", XdpMode::Driver).expect("attached");
     let link = FdLink::try_from(xdp.take_link(link).expect("just attached")).expect("a link");
     link.pin(folder.join("link-kt0")).expect("pinned");
 
-    let rules4 = ebpf.take_map("rules4").expect("there");
-    let mut rules4 = HashMap::<_, [u8; 8], [u8; 24]>::try_from(rules4).expect("a hash");
-    rules4.insert([2, 0, 9, 10, 0, 0, 0, 32], entry(0), 0).expect("room");
-    rules4.insert([0, 0, 1, 10, 22, 0, 6, 16], entry(1), 0).expect("room");
-    let rules6 = ebpf.take_map("rules6").expect("there");
-    let mut rules6 = HashMap::<_, [u8; 24], [u8; 24]>::try_from(rules6).expect("a hash");
-    let mut key = [0; 24];
-    key[6..8].copy_from_slice(&[9, 0xfd]);
-    key[8] = 2;
-    key[19] = 128;
-    rules6.insert(key, entry(2), 0).expect("room");
-    let masks = ebpf.take_map("masks").expect("there");
-    let mut masks = Array::<_, u64>::try_from(masks).expect("an array");
-    for (word, lengths) in [(0, 1), (1, 1 << 16), (2, 1)] {
-        masks.set(word, lengths, 0).expect("set");
+    let records = ebpf.take_map("records").expect("there");
+    let mut records = Array::<_, [u64; 8]>::try_from(records).expect("an array");
+    let rules = [
+        record(0x0a09_0002, 0, 4 << 32 | 32 << 24, 0),
+        record(0x0a01_0000, 0, 4 << 32 | 16 << 24 | 6 << 16 | 22, 1),
+        record(0x0a01_0000, 0, 4 << 32 | 16 << 24 | 6 << 16, 1),
+        record(0xfd09 << 48, 2, 6 << 32 | 128 << 24, 2),
+    ];
+    for (number, rule) in (0..).zip(rules) {
+        records.set(number, rule, 0).expect("set");
     }
+    let index = index(&rules);
+    let buckets = ebpf.map_mut("index").expect("there");
+    let mut buckets = Array::<_, [u32; 16]>::try_from(buckets).expect("an array");
+    for (number, bucket) in (0..).zip(index) {
+        buckets.set(number, bucket, 0).expect("set");
+    }
+    for filter in ["filter4", "filter6"] {
+        let mut words = Array::<_, u64>::try_from(ebpf.map_mut(filter).expect("there"));
+        let words = words.as_mut().expect("an array");
+        (0..128).for_each(|word| words.set(word, u64::MAX, 0).expect("set"));
+    }
+    // Orders, masks, and secrets.
+    let mut lookup = [0; 2080];
+    lookup[..3].fill(6);
+    (lookup[3], lookup[4], lookup[5]) = (1, 1 << 16, 1);
+    lookup[14..29].fill(ODD);
+    let mut header = Array::<_, [u64; 2080]>::try_from(ebpf.map_mut("lookup").expect("there"));
+    header.as_mut().expect("an array").set(0, lookup, 0).expect("set");
+    let guard4 = ebpf.take_map("guard4").expect("there");
+    let mut guard4 = LpmTrie::<_, [u8; 4], u8>::try_from(guard4).expect("a trie");
+    guard4.insert(&lpm_trie::Key::new(32, [10, 9, 0, 4]), 1, 0).expect("room");
+    let guard_ports = ebpf.take_map("guard_ports").expect("there");
+    let mut guard_ports = HashMap::<_, [u8; 4], u8>::try_from(guard_ports).expect("a hash");
+    guard_ports.insert([53, 0, 17, 0], 1, 0).expect("room");
 }
 
 #[test]
 fn the_layout_before_is_taken_over_under_a_flood() {
     let world = World::new();
     world.veth();
-    leave_v1(&world);
+    leave_v2(&world);
     assert!(!answers("10.9.0.2") && !answers("fd09::2") && answers("10.9.0.3"));
     let flood = |source: &str| {
         Command::new("ip")
@@ -72,12 +112,19 @@ fn the_layout_before_is_taken_over_under_a_flood() {
     let (blocked, other) = (flood("10.9.0.2"), flood("10.9.0.3"));
     let config = FilterConfig { bpffs: world.bpffs(), max_entries: 16 };
     let mut filter = Filter::open(&config).expect("it takes over");
-    let wanted = [key("10.9.0.2"), key("fd09::2"), port("10.1.0.0/16", Protocol::Tcp, 22)];
-    assert_eq!(filter.entries(), 3);
+    let wanted = [
+        key("10.9.0.2"),
+        key("fd09::2"),
+        port("10.1.0.0/16", Protocol::Tcp, 22),
+        pass(key("10.9.0.4")).0,
+        pass(port("0.0.0.0/0", Protocol::Udp, 53)).0,
+        pass(port("::/0", Protocol::Udp, 53)).0,
+    ];
+    assert_eq!((filter.entries(), filter.guards()), (3, 3));
     assert!(wanted.iter().all(|key| filter.rules().contains_key(key)));
     assert_eq!(filter.max_entries(), 100, "the old size");
     assert_eq!(filter.verify().expect("verified"), Drift::default());
-    assert!(!world.bpffs().join("v1").exists());
+    assert!(!world.bpffs().join("v2").exists());
     assert_eq!(filter.attachments().expect("listed").len(), 1);
     filter.attach("kt0", Mode::Auto).expect("still there");
 

@@ -96,7 +96,7 @@ impl Listener {
 
 /// Packets and bytes of a verdict, 1 for drop and 2 for monitor, as bpftool sees them.
 fn counted(world: &World, verdict: u64) -> (u64, u64) {
-    let map = world.bpffs().join("v2/verdicts");
+    let map = world.bpffs().join("v3/verdicts");
     let all = json(&format!("bpftool -j map dump pinned {}", map.display()));
     let of = |it: &&serde_json::Value| number(&it["key"], 0, 4) == verdict;
     let element = all.as_array().expect("a list").iter().find(of).expect("a verdict");

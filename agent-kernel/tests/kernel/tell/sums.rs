@@ -238,8 +238,8 @@ fn slots_that_are_needed_at_once_are_told_first(hook: Hook) {
 fn a_full_ring_loses_no_packet(hook: Hook) {
     let world = World::on(hook);
     // A pinned map keeps its size: one that holds 46 sightings.
-    std::fs::create_dir_all(world.bpffs().join("v2")).expect("a folder");
-    let ring = world.bpffs().join("v2/sightings").display().to_string();
+    std::fs::create_dir_all(world.bpffs().join("v3")).expect("a folder");
+    let ring = world.bpffs().join("v3/sightings").display().to_string();
     run(&format!(
         "bpftool map create {ring} type ringbuf key 0 value 0 entries 4096 name sightings"
     ));
