@@ -53,9 +53,9 @@ fn an_operator_of_some_hosts_does_what_is_granted_until_revoked() -> Result<()> 
         let lines = lab.json(&["audit", "--user", "ann"])?;
         let lines = lines.as_array().context("lines")?;
         let find = |what: &str| lines.iter().find(|line| line["what"] == what);
-        let blocked = find("block 10.99.0.1").context("the block")?;
+        let blocked = find("block 10.99.0.1/32").context("the block")?;
         ensure!(blocked["outcome"] == "ok" && blocked["hosts"] == "role=web", "{blocked}");
-        let beyond = find("block 10.99.0.2").context("what was refused")?;
+        let beyond = find("block 10.99.0.2/32").context("what was refused")?;
         ensure!(beyond["outcome"].as_str().is_some_and(|it| it.contains("scope")), "{beyond}");
         find("SetValue").context("what the role does not allow")?;
         let csv = lab.kctl(&["audit", "--user", "ann", "-o", "csv"])?.code(0)?;
