@@ -4,6 +4,7 @@
 //! pinned map changes [`LAYOUT`] too, because maps outlive the agent that made them.
 #![no_std]
 
+pub mod detect;
 pub mod lookup;
 pub mod ring;
 pub mod tcp;
@@ -247,6 +248,7 @@ pub mod mask {
 mod user {
     #![expect(unsafe_code, reason = "aya moves records in and out of the kernel as bytes")]
 
+    use super::detect;
     use super::trace;
     use super::{
         Cycle, Entry, GuardPort, Pace, Retired, Sighting, Talker, TalkerKey, Tally, Told, Uplink,
@@ -274,6 +276,8 @@ mod user {
     unsafe impl aya::Pod for Told {}
     // SAFETY: repr(C), integers only, and no padding: 16 + 2 + 4 * 1 + 2 bytes.
     unsafe impl aya::Pod for Retired {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 16 + 2 * 4 + 2 * 2 + 4 + 16 bytes.
+    unsafe impl aya::Pod for detect::Alarm {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 6 * 4 bytes.
     unsafe impl aya::Pod for trace::Settings {}
     // SAFETY: repr(C), integers only, and no padding: 16 + 40 + 16 + 4 * 4 bytes.

@@ -44,6 +44,8 @@ struct File {
     events: EventsFile,
     #[serde(default)]
     limits: LimitsFile,
+    #[serde(default)]
+    detect: DetectFile,
 }
 
 /// `[limits]`, each of one user.
@@ -53,6 +55,13 @@ struct LimitsFile {
     requests_per_second: Option<NonZeroU32>,
     streams: Option<NonZeroU32>,
     connections: Option<NonZeroU32>,
+}
+
+/// `[detect]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DetectFile {
+    escalate: Option<bool>,
 }
 
 /// `[events]`.
@@ -96,6 +105,8 @@ pub(crate) struct Config {
     /// Of one user.
     pub(crate) limits: Limits,
     pub(crate) history: HistoryConfig,
+    /// What a host's detection blocks becomes an entry of every host.
+    pub(crate) escalate: bool,
 }
 
 impl Config {
@@ -150,6 +161,7 @@ impl Config {
                 .collect::<Result<_, _>>()?,
             name,
             limits,
+            escalate: options.detect_escalate.or(file.detect.escalate).unwrap_or(false),
             life: life(options.certificate_life.or(file.certificate_life))?,
             history: history(
                 options.history_bytes.or(file.events.history_bytes),

@@ -30,10 +30,11 @@ const UNITS: [(&str, u32); 2] = [("kctl-agent", 40), ("kctl-controller", 15)];
 /// Builds the packages and tries them; the last line is the total.
 pub(crate) fn run() -> Result<()> {
     packages::ensure_lab("debs")?;
-    packages::ensure_debian("debs")?;
+    packages::ensure_debian()?;
     let binaries = images::static_binaries()?;
     println!("=== packages");
-    let [old, new] = [build("1")?, build("2")?];
+    let old = build("1", &["kctl-agent", "kctl-controller", "kctl"])?;
+    let new = build("2", &["kctl-agent"])?;
     println!("=== a fresh Debian");
     let mut lab = Lab::lay_out(&Layout { binaries, hosts: 0 })?;
     lab.add_host("")?;
@@ -43,8 +44,8 @@ pub(crate) fn run() -> Result<()> {
     outcome
 }
 
-/// The three packages of a Debian revision.
-fn build(revision: &str) -> Result<Vec<PathBuf>> {
+/// Packages of a Debian revision.
+fn build(revision: &str, names: &[&str]) -> Result<Vec<PathBuf>> {
     let tools = target().join("tools");
     if !tools.join(format!("cargo-deb-{CARGO_DEB}")).exists() {
         let mut install = cargo();
@@ -57,9 +58,9 @@ fn build(revision: &str) -> Result<Vec<PathBuf>> {
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
     let version = format!("{}-{revision}", env!("CARGO_PKG_VERSION"));
-    images::IMAGES
+    names
         .iter()
-        .map(|(_, package)| {
+        .map(|package| {
             let file = folder.join(format!("{package}.deb"));
             let mut deb = Command::new(tools.join("bin/cargo-deb"));
             deb.current_dir(project()).args(["--no-build", "--no-strip", "--quiet", "-p", package]);
@@ -114,6 +115,18 @@ impl Debian {
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("DEBIAN_FRONTEND", "noninteractive");
         Ok(command)
+    }
+
+    /// The same for a daemon, whose output [`Self::log`] has.
+    fn logged(&self, line: &str) -> Result<Command> {
+        let log = fs::File::create(self.lab.scratch().join("log"))?;
+        let mut command = self.command(line)?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(command)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.lab.scratch().join("log")).unwrap_or_default()
     }
 
     fn run(&self, place: &str, line: &str) -> Result<Output> {
@@ -185,6 +198,8 @@ impl Debian {
 
     /// As the unit says: its command and its capabilities.
     fn start_agent(&mut self) -> Result<()> {
+        // Its folder, as systemd makes it: others may go through the one above.
+        self.run(HOST, "install -d -m 700 /var/lib/kctl/agent")?;
         let unit = self.root.join("lib/systemd/system/kctl-agent.service");
         let unit = fs::read_to_string(unit)?;
         let value = |key: &str| {
@@ -203,9 +218,7 @@ impl Debian {
             capabilities.join(","),
             value("ExecStart")?,
         );
-        let log = fs::File::create(self.lab.scratch().join("agent.log"))?;
-        let mut command = self.command(&line)?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut command = self.logged(&line)?;
         let namespace = &self.lab.place(HOST)?.namespace;
         self.agent = Some(namespace.within(|| command.spawn())??);
         until("the agent answers", SOON, || {
@@ -213,9 +226,7 @@ impl Debian {
             Ok(namespace.output(live)?.code == 0)
         })
         .map(drop)
-        .with_context(|| {
-            fs::read_to_string(self.lab.scratch().join("agent.log")).unwrap_or_default()
-        })
+        .with_context(|| self.log())
     }
 
     /// With SIGTERM, as systemd does.
@@ -232,18 +243,18 @@ impl Debian {
             CONTROLLER,
             "install -d -m 700 -o kctl-controller -g kctl-controller /var/lib/kctl/controller",
         )?;
-        let user = "setpriv --pdeathsig KILL --reuid kctl-controller --regid kctl-controller --clear-groups \
-                    --no-new-privs --bounding-set -all --inh-caps -all";
+        // Whoever is no longer root holds no capability any more.
+        let user = "setpriv --pdeathsig KILL --reuid kctl-controller --regid kctl-controller \
+                    --clear-groups --no-new-privs";
         let namespace = &self.lab.place(CONTROLLER)?.namespace;
-        let mut start = self.command(&format!("{user} kctl-controller"))?;
-        start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut start = self.logged(&format!("{user} kctl-controller"))?;
         let mut running = namespace.within(|| start.spawn())??;
         let served = until("the controller serves", SOON, || {
             Ok(namespace.output(self.command("kctl-controller check")?)?.code == 0)
         });
         running.kill()?;
         running.wait()?;
-        served?;
+        served.with_context(|| self.log())?;
         self.pass("the controller starts as its user");
         Ok(())
     }

@@ -54,7 +54,7 @@ impl Storage {
 
 /// `cargo xtask images`.
 pub(crate) fn run() -> Result<()> {
-    packages::ensure_images("images")?;
+    packages::ensure_images()?;
     let storage = Storage::of_machine();
     build(&static_binaries()?, &storage)?;
     for (_, program) in IMAGES {

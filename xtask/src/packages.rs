@@ -53,24 +53,8 @@ pub(crate) fn ensure_bench(task: &str) -> Result<()> {
     ensure_programs(&BENCH, task)
 }
 
-/// The same for images and pods.
-pub(crate) fn ensure_images(task: &str) -> Result<()> {
-    ensure_programs(&IMAGES, task)
-}
-
-/// The same for Debian packages.
-pub(crate) fn ensure_debian(task: &str) -> Result<()> {
-    ensure_programs(&[("debootstrap", "debootstrap")], task)
-}
-
 fn ensure_programs(programs: &[(&str, &'static str)], task: &str) -> Result<()> {
-    let mut missing: Vec<_> = programs
-        .iter()
-        .filter(|(program, _)| !is_installed(program))
-        .map(|(_, package)| *package)
-        .collect();
-    missing.dedup();
-    let installed = install(&missing);
+    let installed = install(&missing(programs));
     if !geteuid().is_root() {
         if let Err(error) = installed {
             eprintln!("{error}");
@@ -81,6 +65,16 @@ fn ensure_programs(programs: &[(&str, &'static str)], task: &str) -> Result<()> 
         );
     }
     installed
+}
+
+/// Sees to it that images can be built and run.
+pub(crate) fn ensure_images() -> Result<()> {
+    install(&missing(&IMAGES))
+}
+
+/// Sees to it that a fresh Debian can be made.
+pub(crate) fn ensure_debian() -> Result<()> {
+    install(&missing(&[("debootstrap", "debootstrap")]))
 }
 
 /// Sees to it that Python can make an environment of its own.
@@ -94,7 +88,18 @@ pub(crate) fn ensure_python() -> Result<()> {
 
 /// Sees to it that npm is there.
 pub(crate) fn ensure_npm() -> Result<()> {
-    if is_installed("npm") { Ok(()) } else { install(&["npm"]) }
+    install(&missing(&[("npm", "npm")]))
+}
+
+/// The packages of programs that are not there.
+fn missing(programs: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let mut missing: Vec<_> = programs
+        .iter()
+        .filter(|(program, _)| !is_installed(program))
+        .map(|(_, package)| *package)
+        .collect();
+    missing.dedup();
+    missing
 }
 
 /// Installs packages, or says who has to.

@@ -1,13 +1,16 @@
 //! How the agent is told what to do: flag over environment over file.
 
+mod detect;
 mod events;
 
+pub(crate) use detect::DetectConfig;
 pub(crate) use events::{EventConfig, Scope};
 
 use agent_kernel::file::{DEFAULT_WRITABLE, Writable};
 use agent_kernel::filter::Mode;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use detect::DetectOptions;
 use events::EventOptions;
 use glob::Pattern;
 use serde::Deserialize;
@@ -160,6 +163,9 @@ pub(crate) struct Options {
     #[command(flatten)]
     #[serde(default)]
     events: EventOptions,
+    #[command(flatten)]
+    #[serde(default)]
+    detect: DetectOptions,
 }
 
 /// The agent's configuration, whole.
@@ -180,6 +186,7 @@ pub(crate) struct Config {
     pub(crate) sys_root: PathBuf,
     pub(crate) writable: Writable,
     pub(crate) events: EventConfig,
+    pub(crate) detect: DetectConfig,
 }
 
 /// Which interfaces to filter.
@@ -247,6 +254,7 @@ impl Options {
             sys_root: path(self.sys_root, file.sys_root, "/sys"),
             writable: writable(&listed, self.only_writable.or(file.only_writable))?,
             events: self.events.resolve(file.events)?,
+            detect: self.detect.resolve(file.detect)?,
         })
     }
 

@@ -30,7 +30,7 @@ REFUSED = [
     ({"colour": "red"}, "colour"),
     ({"agent": {"maxEntires": 1}}, "maxEntires"),
     ({"agent": {"maxEntries": 1}}, "maxEntries"),
-    ({"agent": {"mode": "tcx"}}, "mode"),
+    ({"agent": {"mode": "xdp"}}, "mode"),
     ({"agent": {"capabilities": ["SYS_ADMIN"]}}, "capabilities"),
     ({"agent": {"capabilities": ["SYS_RESOURCE"]}}, "capabilities"),
     ({"agent": {"interfaces": []}}, "interfaces"),

@@ -27,10 +27,10 @@ impl Engine {
     /// Lays out settings and storage.
     pub(crate) fn below(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        // This podman does not read hostPID and hostIPC, so every pod gets both.
+        // This podman does not read hostPID, so every pod gets it; hostIPC it can give to none.
         fs::write(
             folder.join("containers.conf"),
-            "[containers]\npidns = \"host\"\nipcns = \"host\"\n\
+            "[containers]\npidns = \"host\"\n\
              default_ulimits = [\"nofile=20000:20000\", \"nproc=1024:1024\"]\n\
              [engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n",
         )?;

@@ -5,7 +5,10 @@
 mod engine;
 mod kubelet;
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use kctl_e2e::{ATTACKER, CONTROLLER, Lab, Layout, Pinger, ping, until, xdp_programs};
@@ -30,12 +33,11 @@ const AGENT_CAPABILITIES: [(&str, u32); 6] = [
     ("PERFMON", 38),
     ("BPF", 39),
 ];
-const DATA_DIR: &str = "--data-dir=/var/lib/kctl/controller";
 
 /// Runs it all; the last line is the total.
 pub(crate) fn run() -> Result<()> {
     packages::ensure_lab("pods")?;
-    packages::ensure_images("pods")?;
+    packages::ensure_images()?;
     let engines = chart::engines()?;
     let binaries = images::static_binaries()?;
     trace_file_system()?;
@@ -193,10 +195,13 @@ impl Cluster {
         until("the controller serves", SOON, || {
             Ok(self.engine.exec(container, &probe, network)?.code == 0)
         })?;
-        let admin = ["kctl-controller", "admin-config", DATA_DIR];
+        let admin = ["kctl-controller", "admin-config"];
         let admin = self.engine.exec(container, &admin, network)?.code(0)?;
         fs::create_dir_all(self.lab.data_dir())?;
-        Ok(fs::write(self.lab.admin_config(), admin.stdout)?)
+        let file = self.lab.admin_config();
+        fs::write(&file, admin.stdout)?;
+        // It is a private key.
+        Ok(fs::set_permissions(file, fs::Permissions::from_mode(0o600))?)
     }
 
     fn start_agent(&self, name: &str) -> Result<()> {
@@ -247,10 +252,11 @@ impl Cluster {
 
         // A process of another user, beyond the pod: the controller.
         let pid = self.engine.pid("controller-controller")?.to_string();
-        for part in ["fds", "env", "maps"] {
+        for (part, told) in [("fds", "store.db"), ("env", "KCTL_LOG"), ("maps", "kctl-controller")]
+        {
             let args = ["proc", &pid, part, "--host", "web-1", "--strict", "-o", "json"];
             let answer = self.lab.kctl(&args)?.code(0)?;
-            ensure!(answer.stdout.contains("kctl"), "{answer}");
+            ensure!(answer.stdout.contains(told), "{answer}");
         }
         self.lab
             .kctl(&["signal", &pid, "CONT", "--host", "web-1", "--comm", "kctl-controller"])?
