@@ -79,7 +79,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let services = Services {
         join: join_routes(Join::new(store.clone(), ca.clone())),
         api: api_routes(api).await,
-        gate: Gate::new(store.clone(), tracker.clone()),
+        gate: Gate::new(store.clone(), tracker.clone(), config.limits),
         sessions,
     };
     let records = store.records();
