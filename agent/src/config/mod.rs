@@ -1,13 +1,16 @@
 //! How the agent is told what to do: flag over environment over file.
 
+mod counters;
 mod events;
 
+pub(crate) use counters::CounterConfig;
 pub(crate) use events::{EventConfig, Scope};
 
 use agent_kernel::file::{DEFAULT_WRITABLE, Writable};
 use agent_kernel::filter::Mode;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use counters::CounterOptions;
 use events::EventOptions;
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf};
@@ -143,6 +146,9 @@ pub(crate) struct Options {
     #[command(flatten)]
     #[serde(default)]
     events: EventOptions,
+    #[command(flatten)]
+    #[serde(default)]
+    counters: CounterOptions,
 }
 
 /// The agent's configuration, whole.
@@ -162,6 +168,7 @@ pub(crate) struct Config {
     pub(crate) sys_root: PathBuf,
     pub(crate) writable: Writable,
     pub(crate) events: EventConfig,
+    pub(crate) counters: CounterConfig,
 }
 
 /// Which interfaces to filter.
@@ -226,6 +233,7 @@ impl Options {
             sys_root: path(self.sys_root, file.sys_root, "/sys"),
             writable: writable(&listed, self.only_writable.or(file.only_writable))?,
             events: self.events.resolve(file.events)?,
+            counters: self.counters.resolve(file.counters)?,
         })
     }
 
