@@ -3,8 +3,8 @@
 
 use crate::{
     cmd::{
-        block, blocklist, cat, context, cpufreq, disks, events, hosts, ipc, modules, net, proc,
-        protect, ps, signal, stats, sysctl, sysinfo, token, version,
+        block, blocklist, cat, context, cpufreq, disks, events, hosts, ipc, modules, net, perf,
+        proc, protect, ps, signal, stats, sysctl, sysinfo, token, version,
     },
     connect::Target,
     exit::usage,
@@ -124,6 +124,8 @@ pub(crate) enum Command {
     Modules(modules::ModulesArgs),
     /// Shared memory, semaphores and message queues
     Ipc(ipc::IpcArgs),
+    /// What kernels are busy with: system calls, page faults, switches, waits, TCP, as rates
+    Perf(perf::PerfArgs),
     /// Links, addresses, routes, neighbours, rules, sockets and connections as the kernels have them
     Net(net::NetArgs),
     /// Tokens that hosts join with
@@ -137,7 +139,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether Ctrl-C is its usual end, which it sees to itself.
     pub(crate) fn ends_with_ctrl_c(&self) -> bool {
-        matches!(self, Self::Events(_))
+        matches!(self, Self::Events(_) | Self::Perf(_))
     }
 }
 
@@ -285,6 +287,9 @@ mod tests {
             "kctl disks --mounts --all",
             "kctl modules --name xfs --all -l role=web",
             "kctl ipc --strict",
+            "kctl perf",
+            "kctl perf --interval 1s --count 3 --by process --top 5 --pid 7 --host a,b --strict",
+            "kctl perf --by syscall --syscalls read,openat -l role=web",
             "kctl net routes -6 --table main --interface eth0 -l role=web --strict",
             "kctl net sockets --tcp --udp -6 --state estab,TIME-WAIT --port 22 --no-processes --info",
             "kctl net sockets --unix --listening --host a",
@@ -329,6 +334,11 @@ mod tests {
             "kctl sysinfo --interval 1m",
             "kctl disks --interval 1m",
             "kctl disks --mounts --name vda",
+            "kctl perf --interval 50ms",
+            "kctl perf --count 0",
+            "kctl perf --by cpu",
+            "kctl perf --pid 7 --syscalls read",
+            "kctl perf --top 1001",
             "kctl disks --mounts --interval 1s",
             "kctl modules xfs",
             "kctl events -f --until 10m",
