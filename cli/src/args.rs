@@ -50,6 +50,18 @@ pub(crate) struct Global {
     /// How long to wait for hosts: 1s for changes and 5s for reads by default [env: KCTL_TIMEOUT]
     #[arg(long, global = true, value_parser = parse_duration, value_name = "DURATION")]
     timeout: Option<Duration>,
+    /// Repeat a read so often [without a value: 2s], on a terminal in place, until Ctrl-C
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "2s")]
+    #[arg(value_parser = parse_watch, value_name = "INTERVAL")]
+    pub(crate) watch: Option<Duration>,
+}
+
+/// Between two looks at hosts.
+fn parse_watch(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        short if short < Duration::from_millis(100) => Err("must be at least 100ms".to_owned()),
+        interval => Ok(interval),
+    }
 }
 
 impl Global {
@@ -287,6 +299,8 @@ mod tests {
             "kctl disks --mounts --all",
             "kctl modules --name xfs --all -l role=web",
             "kctl ipc --strict",
+            "kctl --watch ps",
+            "kctl net routes --watch=500ms --host a",
             "kctl perf",
             "kctl perf --interval 1s --count 3 --by process --top 5 --pid 7 --host a,b --strict",
             "kctl perf --by syscall --syscalls read,openat -l role=web",
@@ -335,6 +349,8 @@ mod tests {
             "kctl disks --interval 1m",
             "kctl disks --mounts --name vda",
             "kctl perf --interval 50ms",
+            "kctl ps --watch=1ms",
+            "kctl ps --watch 5s",
             "kctl perf --count 0",
             "kctl perf --by cpu",
             "kctl perf --pid 7 --syscalls read",

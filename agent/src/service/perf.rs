@@ -104,6 +104,9 @@ impl Perf {
                 return Err(Status::failed_precondition(format!("counters of {source}: {why}")));
             }
         }
+        if request.pid != 0 && !self.proc_root.join(request.pid.to_string()).exists() {
+            return Err(Status::not_found(format!("process {}: there is none", request.pid)));
+        }
         Ok(())
     }
 }
@@ -181,7 +184,6 @@ mod tests {
         assert_eq!((two.by_syscall, two.top), (true, 10));
         let error = wanted(request(&["raed"], 0)).expect_err("no such call");
         assert!(error.message().contains("\"raed\""));
-        // Given twice is given once, and no error.
         assert!(wanted(request(&["read"], 1_000)).is_ok());
         assert!(wanted(request(&[], 1_001)).is_err());
     }

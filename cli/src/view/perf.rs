@@ -246,7 +246,7 @@ impl From<counters::Process> for ProcessView {
         Self {
             pid: process.pid,
             name: some(process.name),
-            start_time: rfc3339(process.start_unix_ms),
+            start_time: Some(process.start_unix_ms).filter(|ms| *ms != 0).and_then(rfc3339),
             syscalls: counter(process.syscalls),
             user_faults: counter(process.user_faults),
             kernel_faults: counter(process.kernel_faults),

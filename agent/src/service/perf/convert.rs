@@ -204,10 +204,11 @@ fn by_process(
     let mut rows: Vec<(u32, ProcessCounts)> =
         count.processes.iter().map(|(pid, counts)| (*pid, *counts)).collect();
     rows.retain(|(pid, _)| wants(pid));
-    // Who did nothing, and is asked for by number.
-    if let Some(pid) = wanted.pid.filter(|pid| rows.is_empty() && whole.processes.contains_key(pid))
+    // Who did nothing, but is asked for by number.
+    if let Some(pid) = wanted.pid.filter(|_| rows.is_empty())
+        && proc_root.join(pid.to_string()).exists()
     {
-        rows.push((pid, ProcessCounts { start_boot_ns: 0, ..ProcessCounts::default() }));
+        rows.push((pid, ProcessCounts::default()));
     }
     rows.sort_unstable_by_key(|(pid, counts)| (Reverse(counts.sum()), *pid));
     rows.truncate(wanted.top);
@@ -218,8 +219,10 @@ fn by_process(
         counters::Process {
             pid,
             name: name(proc_root, pid),
-            start_unix_ms: boot_unix_ms
-                + i64::try_from(total.start_boot_ns / 1_000_000).unwrap_or(0),
+            start_unix_ms: match total.start_boot_ns / 1_000_000 {
+                0 => 0,
+                ms => boot_unix_ms + i64::try_from(ms).unwrap_or(0),
+            },
             syscalls: counter(|it| it.syscalls),
             user_faults: counter(|it| it.user_faults),
             kernel_faults: counter(|it| it.kernel_faults),

@@ -114,6 +114,8 @@ impl Rounds {
                 note("no hosts");
             }
         } else if self.format != Format::Jsonl {
+            // As they came, which of one host is in order.
+            self.rows.sort_by(|a, b| a.host.cmp(&b.host));
             output::rows(self.format, "hosts", &self.rows, || table(&self.rows, false))?;
         }
         Ok(Exit::of_read(self.hosts.len(), self.failed.len(), strict))

@@ -31,7 +31,16 @@ pub(crate) fn bars(host: &str, view: &CountersView) -> String {
 fn drawn(histogram: &HistogramView) -> String {
     let most = histogram.buckets.iter().map(|it| it.count).max().unwrap_or(0).max(1);
     let mut text = String::new();
+    let mut empty = 0;
     for bucket in &histogram.buckets {
+        // A long gap is a gap.
+        empty = if bucket.count == 0 { empty + 1 } else { 0 };
+        if empty == 2 {
+            text.push_str("  …\n");
+        }
+        if empty > 1 {
+            continue;
+        }
         let below = time(Some(bucket.below_ns));
         let _ = writeln!(text, "  < {below:<6} {:>9}  {}", bucket.count, bar(bucket.count, most));
     }
@@ -54,14 +63,22 @@ mod tests {
     #[test]
     fn the_longest_bar_is_that_of_the_most() {
         let bucket = |from: u64, count| BucketView { from_ns: from, below_ns: 2 * from, count };
-        let buckets =
-            vec![bucket(1_024, 80), bucket(2_048, 0), bucket(4_096, 41), bucket(8_192, 1)];
+        let buckets = vec![
+            bucket(1_024, 80),
+            bucket(2_048, 0),
+            bucket(4_096, 41),
+            bucket(8_192, 0),
+            bucket(16_384, 0),
+            bucket(32_768, 1),
+        ];
         let histogram = HistogramView { count: 122, p50_ns: None, p99_ns: None, buckets };
         let expected = [
             &format!("  < 2µs           80  {}", "█".repeat(40)),
             "  < 4µs            0",
             &format!("  < 8µs           41  {}▌", "█".repeat(20)),
-            "  < 16µs           1  ▌",
+            "  < 16µs           0",
+            "  …",
+            "  < 65µs           1  ▌",
         ];
         assert_eq!(drawn(&histogram).lines().collect::<Vec<_>>(), expected);
     }
