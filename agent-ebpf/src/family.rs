@@ -1,5 +1,6 @@
 //! What IPv4 and IPv6 differ in, so that the verdict is written once.
 
+use crate::context::Context;
 use crate::guard;
 use crate::lookup;
 use crate::maps;
@@ -8,7 +9,6 @@ use crate::rules;
 use agent_records::lookup::Key;
 use agent_records::{mapped, mask};
 use aya_ebpf::maps::lpm_trie;
-use aya_ebpf::programs::XdpContext;
 
 /// An IP version.
 pub trait Family {
@@ -45,7 +45,7 @@ pub trait Family {
     /// The source as a key of both families.
     fn mapped(source: Self::Address) -> [u8; 16];
     /// The destination likewise, of the header that begins there in the frame.
-    fn destination(ctx: &XdpContext, start: usize) -> Option<[u8; 16]>;
+    fn destination(ctx: &impl Context, start: usize) -> Option<[u8; 16]>;
     /// What the rule of a single address for every packet says; see [`rules::said`].
     fn single(source: Self::Address) -> u64;
     /// Searches the family's rules; see [`rules::search`].
@@ -103,7 +103,7 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn destination(ctx: &XdpContext, start: usize) -> Option<[u8; 16]> {
+    fn destination(ctx: &impl Context, start: usize) -> Option<[u8; 16]> {
         read(ctx, start + 16).map(mapped)
     }
 
@@ -174,7 +174,7 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn destination(ctx: &XdpContext, start: usize) -> Option<[u8; 16]> {
+    fn destination(ctx: &impl Context, start: usize) -> Option<[u8; 16]> {
         read(ctx, start + 24)
     }
 

@@ -3,9 +3,9 @@
 //! It is lenient: lengths and checksums that the stack verifies are not looked at, and whatever has
 //! a readable source address is judged. It must not know the rules.
 
+use crate::context::Context;
 use crate::family::{Family, V4, V6};
 use agent_records::{TCP, UDP};
-use aya_ebpf::programs::XdpContext;
 use core::arch::asm;
 use core::ptr::read_unaligned;
 
@@ -71,6 +71,8 @@ pub struct Transport {
     pub port: u16,
     /// The flags byte of a TCP header; [`NO_FLAGS`] where there is none, or none to read.
     flags: u16,
+    /// Where the payload of TCP or UDP begins in the frame, where there are ports; else 0.
+    pub payload: usize,
     /// IPv6 neighbour or router discovery from this very link (RFC 4861).
     pub neighbour: bool,
 }
@@ -78,7 +80,15 @@ pub struct Transport {
 impl Transport {
     #[inline(always)]
     fn bare(kind: Kind, protocol: u8) -> Self {
-        Self { kind, protocol, source_port: 0, port: 0, flags: NO_FLAGS, neighbour: false }
+        Self {
+            kind,
+            protocol,
+            source_port: 0,
+            port: 0,
+            flags: NO_FLAGS,
+            payload: 0,
+            neighbour: false,
+        }
     }
 
     #[inline(always)]
@@ -91,7 +101,7 @@ impl Transport {
     }
 
     #[inline(always)]
-    fn read(ctx: &XdpContext, offset: usize, protocol: u8) -> Self {
+    fn read(ctx: &impl Context, offset: usize, protocol: u8) -> Self {
         if protocol != TCP && protocol != UDP {
             return Self::bare(Kind::Other, protocol);
         }
@@ -100,13 +110,20 @@ impl Transport {
         };
         // SAFETY: within the frame, as was just checked.
         let (source_port, port) = unsafe { (load16(ports, 0), load16(ports, 2)) };
-        let flags = if protocol == TCP { read::<u8>(ctx, offset + 13) } else { None };
+        let (header, flags) = if protocol == UDP {
+            (8, NO_FLAGS)
+        } else {
+            let bytes = read::<[u8; 2]>(ctx, offset + 12);
+            bytes
+                .map_or((0, NO_FLAGS), |[first, flags]| (usize::from(first >> 4) * 4, flags.into()))
+        };
         Self {
             kind: Kind::Ports,
             protocol,
             source_port: u16::from_be(source_port),
             port: u16::from_be(port),
-            flags: flags.map_or(NO_FLAGS, u16::from),
+            flags,
+            payload: offset + header,
             neighbour: false,
         }
     }
@@ -126,7 +143,7 @@ impl Transport {
 
 /// Reads a frame.
 #[inline(always)]
-pub fn parse(ctx: &XdpContext) -> Frame {
+pub fn parse(ctx: &impl Context) -> Frame {
     let Some(mut ethertype) = read_u16(ctx, 12) else { return Frame::Malformed };
     let mut offset = 14;
     for _ in 0..MAX_VLAN_TAGS {
@@ -137,6 +154,12 @@ pub fn parse(ctx: &XdpContext) -> Frame {
         ethertype = inner;
         offset += 4;
     }
+    parse_network(ctx, ethertype, offset)
+}
+
+/// Reads a packet of a protocol that begins there in the frame.
+#[inline(always)]
+pub fn parse_network(ctx: &impl Context, ethertype: u16, offset: usize) -> Frame {
     match ethertype {
         ETHERTYPE_IPV4 => parse_v4(ctx, offset).map_or(Frame::Malformed, Frame::V4),
         ETHERTYPE_IPV6 => parse_v6(ctx, offset).map_or(Frame::Malformed, Frame::V6),
@@ -146,7 +169,7 @@ pub fn parse(ctx: &XdpContext) -> Frame {
 
 /// RFC 791, 3.1
 #[inline(always)]
-fn parse_v4(ctx: &XdpContext, offset: usize) -> Option<Packet<V4>> {
+fn parse_v4(ctx: &impl Context, offset: usize) -> Option<Packet<V4>> {
     let header = within(ctx, offset, 20)?;
     // SAFETY: within the header, here and below.
     let first = unsafe { load16(header, 0) };
@@ -172,7 +195,7 @@ fn parse_v4(ctx: &XdpContext, offset: usize) -> Option<Packet<V4>> {
 
 /// RFC 8200, 3
 #[inline(always)]
-fn parse_v6(ctx: &XdpContext, offset: usize) -> Option<Packet<V6>> {
+fn parse_v6(ctx: &impl Context, offset: usize) -> Option<Packet<V6>> {
     let header = within(ctx, offset, 40)?;
     // SAFETY: within the header.
     let (start, high, low) = unsafe { (load64(header, 0), load64(header, 8), load64(header, 16)) };
@@ -190,7 +213,7 @@ fn parse_v6(ctx: &XdpContext, offset: usize) -> Option<Packet<V6>> {
 
 /// Follows the extension headers (RFC 8200, 4; RFC 7045) to the transport.
 #[inline(always)]
-fn walk(ctx: &XdpContext, start: usize, first: u8, hop_limit: u8) -> Transport {
+fn walk(ctx: &impl Context, start: usize, first: u8, hop_limit: u8) -> Transport {
     let (mut offset, mut next) = (start, first);
     for _ in 0..MAX_EXTENSION_HEADERS {
         if !is_extension(next) {
@@ -241,7 +264,7 @@ fn is_extension(protocol: u8) -> bool {
 }
 
 #[inline(always)]
-fn read_u16(ctx: &XdpContext, offset: usize) -> Option<u16> {
+fn read_u16(ctx: &impl Context, offset: usize) -> Option<u16> {
     let start = within(ctx, offset, 2)?;
     // SAFETY: within the frame, as was just checked.
     Some(u16::from_be(unsafe { load16(start, 0) }))
@@ -249,7 +272,7 @@ fn read_u16(ctx: &XdpContext, offset: usize) -> Option<u16> {
 
 /// The place of some bytes of the frame, if it has them.
 #[inline(always)]
-fn within(ctx: &XdpContext, offset: usize, bytes: usize) -> Option<usize> {
+fn within(ctx: &impl Context, offset: usize, bytes: usize) -> Option<usize> {
     let start = ctx.data() + offset;
     if start + bytes > ctx.data_end() { None } else { Some(start) }
 }
@@ -283,7 +306,7 @@ load!(load64, u64, "{0} = *(u64 *)({1} + 0)");
 
 /// Reads from the linear part of the frame; drivers put far more than headers there.
 #[inline(always)]
-pub fn read<T: Copy>(ctx: &XdpContext, offset: usize) -> Option<T> {
+pub fn read<T: Copy>(ctx: &impl Context, offset: usize) -> Option<T> {
     let start = ctx.data() + offset;
     if start + size_of::<T>() > ctx.data_end() {
         return None;

@@ -4,6 +4,7 @@
 //! A sighting is written before its packet is counted, so whoever reads the counters and then the ring
 //! has those of every packet counted.
 
+use crate::context::Context;
 use crate::count;
 use crate::family::Family;
 use crate::maps;
@@ -12,7 +13,6 @@ use crate::rules::Counted;
 use agent_records::{Cycle, MAX_SIGHTED, QUIET_CYCLES, Sighting, Talker, TalkerKey, Tally, has};
 use aya_ebpf::bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
-use aya_ebpf::programs::XdpContext;
 use core::mem::MaybeUninit;
 
 /// What a packet's source was before it.
@@ -25,7 +25,13 @@ const UNKNOWN: Known = Known { before: Tally { packets: 0, bytes: 0 }, epoch: 0 
 
 /// A packet met a rule, and is about to be counted; `kind` is what its slot is marked with.
 #[inline(always)]
-pub fn met<F: Family>(ctx: &XdpContext, packet: &Packet<F>, rule: Counted, kind: u32, bytes: u64) {
+pub fn met<F: Family>(
+    ctx: &impl Context,
+    packet: &Packet<F>,
+    rule: Counted,
+    kind: u32,
+    size: Tally,
+) {
     let Some(&Cycle { epoch, .. }) = maps::CYCLE.get(0) else { return };
     let Some(pace) = maps::PACES.get_ptr_mut(rule.slot) else { return };
     // SAFETY: a checked pointer into a map's value. Other CPUs write there too, and the worst of it is
@@ -38,7 +44,7 @@ pub fn met<F: Family>(ctx: &XdpContext, packet: &Packet<F>, rule: Counted, kind:
         UNKNOWN
     } else {
         let key = TalkerKey { slot: rule.slot | kind, source: F::mapped(packet.source) };
-        let known = talker(&key, epoch, bytes);
+        let known = talker(&key, epoch, size);
         // The slot may be another rule's since the source was seen.
         if known.epoch == epoch && last == epoch {
             return;
@@ -61,26 +67,25 @@ pub fn met<F: Family>(ctx: &XdpContext, packet: &Packet<F>, rule: Counted, kind:
     let source_is_news = rule.prefix_len != F::MAX_LEN && is_news(known.epoch);
     let wakeup =
         if is_news(last) || source_is_news { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
-    sight(ctx, packet, rule.slot | kind, known.before, bytes, u64::from(wakeup));
+    sight(ctx, packet, rule.slot | kind, known.before, size, u64::from(wakeup));
 }
 
 /// Counts a source, and says what it was before.
 #[inline(always)]
-fn talker(key: &TalkerKey, epoch: u32, bytes: u64) -> Known {
-    if let Some(known) = again(key, epoch, bytes) {
+fn talker(key: &TalkerKey, epoch: u32, size: Tally) -> Known {
+    if let Some(known) = again(key, epoch, size) {
         return known;
     }
-    let tally = Tally { packets: 1, bytes };
-    let new = Talker { tally, epoch, zero: 0 };
+    let new = Talker { tally: size, epoch, zero: 0 };
     if maps::TALKERS.insert(key, &new, u64::from(BPF_NOEXIST)).is_err() {
         // Another CPU was first; or there is no room, and the rule's own counter has to do.
-        return again(key, epoch, bytes).unwrap_or(UNKNOWN);
+        return again(key, epoch, size).unwrap_or(UNKNOWN);
     }
     UNKNOWN
 }
 
 #[inline(always)]
-fn again(key: &TalkerKey, epoch: u32, bytes: u64) -> Option<Known> {
+fn again(key: &TalkerKey, epoch: u32, size: Tally) -> Option<Known> {
     let talker = maps::TALKERS.get_ptr_mut(key)?;
     // SAFETY: a checked pointer into a map's value.
     unsafe {
@@ -88,18 +93,18 @@ fn again(key: &TalkerKey, epoch: u32, bytes: u64) -> Option<Known> {
         if known.epoch != epoch {
             (*talker).epoch = epoch;
         }
-        count::add_shared(&raw mut (*talker).tally, bytes);
+        count::add_shared(&raw mut (*talker).tally, size);
         Some(known)
     }
 }
 
 #[inline(always)]
 fn sight<F: Family>(
-    ctx: &XdpContext,
+    ctx: &impl Context,
     packet: &Packet<F>,
     slot: u32,
     before: Tally,
-    bytes: u64,
+    size: Tally,
     wakeup: u64,
 ) {
     // The whole header was there when the source was read.
@@ -124,12 +129,13 @@ fn sight<F: Family>(
     sighting.write(Sighting {
         // SAFETY: a helper without arguments.
         boot_ns: unsafe { bpf_ktime_get_boot_ns() },
-        bytes,
+        // Several packets that came as one are told as the first of them; a sum has the others.
+        bytes: size.bytes / size.packets,
         before,
         source: F::mapped(packet.source),
         destination,
         slot,
-        ifindex: ctx.ingress_ifindex() as u32,
+        ifindex: ctx.interface(),
         source_port: transport.source_port,
         port: transport.port,
         protocol: transport.protocol,

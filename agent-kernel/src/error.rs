@@ -65,7 +65,7 @@ impl Error {
         );
         let source = Some(Box::new(error).into());
         let remedy = (kind == ErrorKind::NoPermission)
-            .then(|| "run as root, or give CAP_BPF and CAP_NET_ADMIN".to_owned());
+            .then(|| "run as root, or give CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN".to_owned());
         Self { kind, object: object.into(), why, remedy, source }
     }
 

@@ -4,7 +4,11 @@ use crate::config::{Config, Token};
 use anyhow::{Context as _, bail};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use kctl_proto::controller::v1::{JoinRequest, join_service_client::JoinServiceClient};
-use kctl_rpc::{Credentials, Identity, channel_over, dial, join_config, new_key_and_csr};
+use kctl_rpc::{
+    ALPN_AGENT, Credentials, Identity, channel_over, client_config, dial, join_config,
+    new_key_and_csr,
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -21,7 +25,10 @@ pub(crate) struct Proof {
     pub(crate) controller: Identity,
 }
 
-/// `identity.toml` in the state folder.
+/// In the state folder.
+const FILE: &str = "identity.toml";
+
+/// What is in it.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
@@ -37,7 +44,7 @@ pub(crate) async fn obtain(
     controller: &str,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Proof> {
-    let path = config.state_dir.join("identity.toml");
+    let path = config.state_dir.join(FILE);
     if let Some(proof) = stored(&path)? {
         return Ok(proof);
     }
@@ -50,7 +57,7 @@ pub(crate) async fn obtain(
         ),
     };
     let token = token.trim().to_owned();
-    let ca = ca_of(&token)?;
+    let ca = pinned_ca(&token, config.ca_file.as_deref())?;
     let mut delay = Duration::from_millis(200);
     loop {
         match join(config, controller, &token, ca).await {
@@ -70,6 +77,31 @@ pub(crate) async fn obtain(
         }
         delay = (delay * 2).min(Duration::from_secs(5));
     }
+}
+
+/// Stores a new certificate for a new key, when it is one for this host that counts.
+pub(crate) fn renewed(
+    state_dir: &Path,
+    old: &Proof,
+    key: String,
+    certificate: String,
+    ca: String,
+) -> anyhow::Result<Proof> {
+    let controller = old.controller.to_string();
+    let new = Stored { controller, ca, certificate, key };
+    let credentials = Credentials::from_pem(&new.ca, &new.certificate, &new.key)?;
+    let own = |credentials: &Credentials| Identity::of_certificate(&credentials.chain[0]);
+    if own(&credentials)? != own(&old.credentials)? {
+        bail!("the controller signed for another host");
+    }
+    if kctl_rpc::is_expired(&credentials.chain[0]) {
+        bail!("the new certificate is over by this host's clock; set it right");
+    }
+    // Certificate and key fit together.
+    client_config(&credentials, &old.controller, ALPN_AGENT)?;
+    let path = state_dir.join(FILE);
+    write(&path, &new)?;
+    stored(&path)?.context("the stored identity can't be read back")
 }
 
 /// Whether trying again can't help: the controller answered no, or is not ours.
@@ -104,14 +136,40 @@ async fn join(
     })
 }
 
-/// The CA's SHA-256, the last part of `kctl1.ID.SECRET.CA-HASH`.
-fn ca_of(token: &str) -> anyhow::Result<[u8; 32]> {
+/// The SHA-256 of the CA's certificate that the controller must show: from the file, or the last part of
+/// `kctl1.ID.SECRET.CA-HASH`. Where both say one they must agree.
+fn pinned_ca(token: &str, ca_file: Option<&Path>) -> anyhow::Result<[u8; 32]> {
     let parts: Vec<_> = token.split('.').collect();
-    let ["kctl1", _, _, hash] = parts.as_slice() else {
-        bail!("token: not like kctl1.ID.SECRET.HASH; copy it whole from \"kctl token create\"");
+    let in_token = match parts.as_slice() {
+        ["kctl1", _, _] => None,
+        ["kctl1", _, _, hash] => {
+            let hash = BASE64_URL_SAFE_NO_PAD.decode(hash).ok().and_then(|it| it.try_into().ok());
+            Some(hash.context(
+                "token: its last part is no SHA-256; copy it whole from \"kctl token create\"",
+            )?)
+        }
+        _ => {
+            bail!("token: not like kctl1.ID.SECRET.HASH; copy it whole from \"kctl token create\"")
+        }
     };
-    let hash = BASE64_URL_SAFE_NO_PAD.decode(hash).ok().and_then(|it| it.try_into().ok());
-    hash.context("token: its last part is no SHA-256; copy it whole from \"kctl token create\"")
+    let in_file = ca_file.map(ca_of_file).transpose()?;
+    match (in_token, in_file) {
+        (Some(token), Some(file)) if token != file => bail!(
+            "token: made by a controller of another CA than that of --ca-file; use a token of its own"
+        ),
+        (Some(ca), _) | (None, Some(ca)) => Ok(ca),
+        (None, None) => bail!(
+            "token: has no hash of the CA; copy it whole from \"kctl token create\", or give --ca-file"
+        ),
+    }
+}
+
+fn ca_of_file(path: &Path) -> anyhow::Result<[u8; 32]> {
+    let pem = std::fs::read(path).with_context(|| format!("CA file {}", path.display()))?;
+    let certificate = CertificateDer::from_pem_slice(&pem)
+        .ok()
+        .with_context(|| format!("CA file {}: not PEM with a certificate", path.display()))?;
+    Ok(kctl_rpc::ca_sha256(&certificate))
 }
 
 /// The stored proof; none when there is none, or when its certificate is over.
@@ -129,7 +187,10 @@ fn stored(path: &Path) -> anyhow::Result<Option<Proof>> {
     let credentials = Credentials::from_pem(&stored.ca, &stored.certificate, &stored.key)
         .with_context(context)?;
     if kctl_rpc::is_expired(&credentials.chain[0]) {
-        tracing::warn!(path = %path.display(), "the stored certificate is over; joining again");
+        tracing::warn!(
+            path = %path.display(),
+            "the stored certificate is over, by this host's clock; it takes a new token: \"kctl token create --host NAME\""
+        );
         return Ok(None);
     }
     let controller = stored.controller.parse().with_context(context)?;
@@ -208,13 +269,28 @@ mod tests {
     }
 
     #[test]
-    fn a_token_carries_the_hash_of_its_ca() {
-        let hash = BASE64_URL_SAFE_NO_PAD.encode([7; 32]);
-        assert_eq!(ca_of(&format!("kctl1.id.secret.{hash}")).expect("valid"), [7; 32]);
+    fn a_token_or_a_file_says_which_ca_is_meant() {
+        let whole =
+            |hash: [u8; 32]| format!("kctl1.id.secret.{}", BASE64_URL_SAFE_NO_PAD.encode(hash));
+        assert_eq!(pinned_ca(&whole([7; 32]), None).expect("valid"), [7; 32]);
         for bad in ["", "kctl1.id.secret", "kctl2.a.b.c", "kctl1.a.b.c"] {
-            let error = ca_of(bad).expect_err(bad).to_string();
+            let error = pinned_ca(bad, None).expect_err(bad).to_string();
             assert!(error.contains("kctl token create"), "{error}");
         }
+
+        let folder = tempfile::tempdir().expect("temp dir");
+        let file = folder.path().join("ca.pem");
+        std::fs::write(&file, "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----\n")
+            .expect("writes");
+        let in_file = kctl_rpc::ca_sha256(&[0, 1, 2][..].into());
+        let pinned = |token: &str| pinned_ca(token, Some(&file));
+        assert_eq!(pinned("kctl1.id.secret").expect("valid"), in_file);
+        assert_eq!(pinned(&whole(in_file)).expect("they agree"), in_file);
+        let error = pinned(&whole([7; 32])).expect_err("another CA").to_string();
+        assert!(error.contains("--ca-file"), "{error}");
+        std::fs::write(&file, "garbage").expect("writes");
+        let error = pinned("kctl1.id.secret").expect_err("no certificate").to_string();
+        assert!(error.contains("ca.pem"), "{error}");
     }
 
     #[test]

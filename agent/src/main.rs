@@ -9,6 +9,7 @@ mod enforcer;
 mod events;
 mod identity;
 mod network;
+mod renewal;
 mod rollback;
 mod run;
 mod service;
@@ -29,8 +30,9 @@ fn main() -> ExitCode {
     kctl_rpc::init_logging();
     let result = command.options.resolve().and_then(|config| match command.task {
         None => run::run(&config).map(|()| ExitCode::SUCCESS),
-        Some(Task::Check) => check::check(&config),
-        Some(Task::Detach) => run::detach(&config).map(|()| ExitCode::SUCCESS),
+        Some(Task::Check { live: false }) => check::check(&config),
+        Some(Task::Check { live: true }) => check::live(&config),
+        Some(Task::Detach { wait }) => run::detach(&config, wait).map(|()| ExitCode::SUCCESS),
     });
     result.unwrap_or_else(|error| {
         tracing::error!("{error:#}");

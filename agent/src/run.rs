@@ -6,7 +6,7 @@ use crate::enforcer::Enforcer;
 use crate::events::{self, Events, Journal};
 use crate::rollback::Rollback;
 use crate::service::{self, Lifeline};
-use crate::{identity, network, socket, uplink};
+use crate::{identity, network, renewal, socket, uplink};
 use agent_kernel::{file::Roots, sys};
 use anyhow::Context as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -62,8 +62,16 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
         }
         Some(controller) => {
             let uplink = async {
-                let credentials = identity::obtain(config, controller, &cancel).await?;
-                uplink::run(controller, credentials, enforcer, lifeline, routes, nudges).await
+                let proof = identity::obtain(config, controller, &cancel).await?;
+                let proof = tokio::sync::watch::Sender::new(proof);
+                let current = proof.subscribe();
+                let renewal = renewal::run(config.state_dir.clone(), proof, lifeline.clone());
+                let uplink =
+                    uplink::run(controller, current, enforcer, lifeline, routes, nudges, &tasks);
+                tokio::select! {
+                    failed = uplink => failed,
+                    () = renewal => anyhow::bail!("identity: its certificate can't be read"),
+                }
             };
             tokio::select! {
                 stopped = stopped() => stopped,
@@ -71,6 +79,9 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
             }
         }
     };
+    if result.is_ok() {
+        tracing::info!("stopping; the kernel goes on filtering");
+    }
     cancel.cancel();
     tasks.close();
     if tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await.is_err() {
@@ -87,24 +98,6 @@ fn journal(config: &Config) -> anyhow::Result<Events> {
     Ok(Events::new(journal, config.name.clone()))
 }
 
-/// Waits for SIGTERM or SIGINT.
-async fn stopped() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
-                tracing::warn!("nothing can be reloaded yet; restart the agent to change its configuration");
-            }
-        }
-    }
-    tracing::info!("stopping; the kernel goes on filtering");
-    Ok(())
-}
-
 async fn tick(enforcer: Enforcer, cancel: CancellationToken) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -119,8 +112,15 @@ async fn tick(enforcer: Enforcer, cancel: CancellationToken) {
     }
 }
 
-/// Takes the filter away and says what was removed.
-pub(crate) fn detach(config: &Config) -> anyhow::Result<()> {
+/// Takes the filter away and says what was removed; with `wait` stays until it is told to end.
+pub(crate) fn detach(config: &Config, wait: bool) -> anyhow::Result<()> {
+    let socket = &config.socket;
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        anyhow::bail!(
+            "an agent answers on {}: it would attach again; stop it first",
+            socket.display()
+        );
+    }
     let removed = agent_kernel::filter::detach(&config.bpffs)?;
     for line in &removed {
         println!("removed {line}");
@@ -128,5 +128,25 @@ pub(crate) fn detach(config: &Config) -> anyhow::Result<()> {
     if removed.is_empty() {
         println!("nothing to remove below {}", config.bpffs.display());
     }
+    if wait {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(stopped())?;
+    }
     Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn stopped() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => {
+                tracing::warn!("nothing can be reloaded yet; restart the agent to change its configuration");
+            }
+        }
+    }
 }

@@ -58,6 +58,16 @@ struct Term {
 pub struct InvalidSelector(String);
 
 impl Selector {
+    /// Whether every host that it selects is one that `other` selects, whatever labels hosts have.
+    pub fn implies(&self, other: &Self) -> bool {
+        other.0.is_subset(&self.0)
+    }
+
+    /// What both select.
+    pub fn and(&self, other: &Self) -> Self {
+        Self(self.0.union(&other.0).cloned().collect())
+    }
+
     fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.0.iter().all(|term| (labels.get(&term.key) == Some(&term.value)) == term.equal)
     }
@@ -127,6 +137,15 @@ mod tests {
         let two: Selector = " role == web , zone!=b".parse().expect("valid");
         assert_eq!(one, two);
         assert_eq!(one.to_string(), "role=web,zone!=b");
+    }
+
+    #[test]
+    fn more_terms_select_less() {
+        let read = |text: &str| text.parse::<Selector>().expect("valid");
+        let (web, narrow) = (read("role=web"), read("zone!=b,role=web"));
+        assert!(narrow.implies(&web) && web.implies(&web) && !web.implies(&narrow));
+        assert!(!read("role!=web").implies(&web));
+        assert_eq!(web.and(&read("zone!=b")), narrow);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 
 use crate::{
     cmd::{
-        block, blocklist, cat, context, cpufreq, disks, events, hosts, ipc, modules, net, perf,
-        proc, protect, ps, signal, stats, sysctl, sysinfo, token, version,
+        audit, block, blocklist, ca, cat, context, cpufreq, disks, events, hosts, ipc, modules,
+        net, perf, proc, protect, ps, signal, stats, sysctl, sysinfo, token, user, version,
     },
     connect::Target,
     exit::usage,
@@ -67,14 +67,14 @@ fn parse_watch(text: &str) -> Result<Duration, String> {
 impl Global {
     /// The format to print in: flag over environment over table.
     pub(crate) fn format(&self) -> anyhow::Result<Format> {
-        match self.format_of_events()? {
-            Format::Csv => Err(usage("-o csv is for events only")),
+        match self.format_with_csv()? {
+            Format::Csv => Err(usage("-o csv is for events and audit only")),
             format => Ok(format),
         }
     }
 
-    /// The same for `events`, which have one more.
-    pub(crate) fn format_of_events(&self) -> anyhow::Result<Format> {
+    /// The same for `events` and `audit`, which have one more.
+    pub(crate) fn format_with_csv(&self) -> anyhow::Result<Format> {
         let named = |name: String| {
             <Format as clap::ValueEnum>::from_str(&name, false)
                 .map_err(|_| usage(format!("KCTL_OUTPUT: {name:?} is no output format")))
@@ -142,6 +142,12 @@ pub(crate) enum Command {
     Net(net::NetArgs),
     /// Tokens that hosts join with
     Token(token::TokenArgs),
+    /// Users of the controller, their roles and certificates
+    User(user::UserArgs),
+    /// Who changed what, from where, and what came of it
+    Audit(audit::AuditArgs),
+    /// The certificate authority of the fleet, and its replacement
+    Ca(ca::CaArgs),
     /// Controllers that this configuration knows
     Context(context::ContextArgs),
     /// Versions of kctl and of what it speaks to
@@ -321,6 +327,15 @@ mod tests {
             "kctl cpufreq --governor performance --all-hosts",
             "kctl cpufreq --frequency 2.4GHz --cpu 1 --host a",
             "kctl token create --ttl 10m --uses 3 --host web-1",
+            "kctl user create ann --role operator --scope role=web --ttl 8h --file ann.toml",
+            "kctl user list",
+            "kctl user renew",
+            "kctl user revoke ann",
+            "kctl audit --since 1h --until 2026-01-02T03:04:05Z --user ann --last 5 -o csv",
+            "kctl audit -f -o jsonl",
+            "kctl audit --verify --head 7:00ff",
+            "kctl ca rotate",
+            "kctl ca finish --force",
             "kctl context import admin.toml --name prod",
             "kctl version --client",
         ] {
@@ -341,6 +356,11 @@ mod tests {
             "kctl block 10.0.0.5 --host bad_name",
             "kctl hosts describe --agent unix:///a --server b",
             "kctl token create --uses 0",
+            "kctl user create ann --role king",
+            "kctl user create ann --scope role",
+            "kctl user create An_n",
+            "kctl audit --verify -f",
+            "kctl audit --head 7:00",
             "kctl protect add 10.0.0.5 --port 22 --all-hosts",
             "kctl protect add --all-hosts",
             "kctl hosts -o xml",

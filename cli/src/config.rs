@@ -77,6 +77,11 @@ impl Config {
         })
     }
 
+    /// The file's text.
+    pub(crate) fn text(&self) -> anyhow::Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+
     /// Writes the file, whole or not at all, readable by its owner alone.
     pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
         let attempt = || -> anyhow::Result<()> {
@@ -86,7 +91,7 @@ impl Config {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             // A new temporary file has mode 0600.
             let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            file.write_all(toml::to_string(self)?.as_bytes())?;
+            file.write_all(self.text()?.as_bytes())?;
             file.as_file().sync_all()?;
             file.persist(&path)?;
             Ok(())

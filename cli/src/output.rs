@@ -81,7 +81,7 @@ fn json_line<T: Serialize>(object: &T) -> anyhow::Result<String> {
 fn serialized<T: Serialize>(format: Format, value: &T) -> anyhow::Result<()> {
     let mut text = match format {
         Format::Yaml => serde_saphyr::to_string(value).context("can't write YAML")?,
-        Format::Csv => return Err(usage("-o csv is for events only")),
+        Format::Csv => return Err(usage("-o csv is for events and audit only")),
         _ => serde_json::to_string_pretty(value).context("can't write JSON")?,
     };
     if !text.ends_with('\n') {
@@ -142,6 +142,15 @@ fn write(bytes: &[u8]) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("can't write to standard output"),
     }
+}
+
+/// Text from elsewhere. A spreadsheet would take what begins with `=` for a formula: an apostrophe goes
+/// before it. Control characters are escaped, so that a row is a line.
+pub(crate) fn csv_cell(text: &str) -> String {
+    let text = plain(text);
+    let formula = text.starts_with(['=', '+', '@']) || text.starts_with('-') && text.len() > 1;
+    let safe = if formula { format!("'{text}") } else { text.into_owned() };
+    if safe.contains(['"', ',']) { format!("\"{}\"", safe.replace('"', "\"\"")) } else { safe }
 }
 
 /// Writes a line for people to standard error. When nobody can read it there is nobody to tell.
@@ -259,5 +268,21 @@ mod tests {
     fn bytes_do_not_steer_a_terminal() {
         assert_eq!(shown(b"a\tb\n\x1b[31m\xff"), "a\tb\n\\x1b[31m\\xff");
         assert_eq!(shown("é\u{9b}".as_bytes()), "é\\x9b");
+    }
+
+    #[test]
+    fn text_is_quoted_and_runs_in_no_spreadsheet() {
+        for (given, cell) in [
+            ("plain", "plain"),
+            ("a,b", "\"a,b\""),
+            ("say \"hi\"", "\"say \"\"hi\"\"\""),
+            ("=1+1", "'=1+1"),
+            ("@cmd,x", "\"'@cmd,x\""),
+            ("-", "-"),
+            ("-1+1", "'-1+1"),
+            ("a\r\nb", "a\\r\\nb"),
+        ] {
+            assert_eq!(csv_cell(given), cell);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Times and durations as people and scripts read and write them. It knows no clock of a host.
 
 use jiff::Timestamp;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970 as RFC 3339 in UTC with milliseconds: `2026-01-02T03:04:05.678Z`. `None`
 /// for 0, which means unknown, and for what no calendar holds.
@@ -68,9 +68,45 @@ pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Nanoseconds since 1970 by this machine's clock.
+pub(crate) fn now_unix_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Reads `10m`, which is ten minutes ago, or a time of RFC 3339, as nanoseconds since 1970.
+pub(crate) fn parse_moment(text: &str) -> Result<i64, String> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        let ns = i64::try_from(time.as_nanosecond()).ok().filter(|ns| *ns > 0);
+        return ns.ok_or_else(|| "must be after 1970".to_owned());
+    }
+    match parse_duration(text) {
+        Ok(ago) => Ok(now_unix_ns()
+            .saturating_sub(i64::try_from(ago.as_nanos()).unwrap_or(i64::MAX))
+            .max(1)),
+        Err(_) => {
+            Err("must be a time such as 2026-01-02T03:04:05Z, or how long ago: 90s, 10m, 2d"
+                .to_owned())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_times_or_durations_ago() {
+        assert_eq!(parse_moment("2026-01-02T03:04:05.678Z"), Ok(1_767_323_045_678_000_000));
+        assert_eq!(parse_moment("2026-01-02T04:04:05.678+01:00"), Ok(1_767_323_045_678_000_000));
+        let since = parse_moment("10m").expect("a duration");
+        let ago = now_unix_ns() - since;
+        assert!((600_000_000_000..610_000_000_000).contains(&ago), "{ago}");
+        assert_eq!(parse_moment("36500d"), Ok(1));
+        for text in ["", "yesterday", "10", "-10m", "2026-01-02", "1969-01-02T03:04:05Z"] {
+            assert!(parse_moment(text).is_err(), "{text:?}");
+        }
+    }
 
     #[test]
     fn durations_read_in_every_unit() {

@@ -29,6 +29,19 @@ pub(crate) struct Options {
     #[arg(long, global = true, env = "KCTL_CONTROLLER_LISTEN", value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
 
+    /// Certificate of the CA, PEM; with --ca-key-file in place of a CA that the first start makes
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+
+    /// Key of the CA, PEM
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_CA_KEY_FILE", value_name = "FILE")]
+    pub(crate) ca_key_file: Option<PathBuf>,
+
+    /// File with a join token, kctl1.ID.SECRET: any number of new hosts may join with it for as long as the
+    /// controller is started with it
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_JOIN_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) join_token_file: Option<PathBuf>,
+
     /// How clients reach this controller; the first goes into admin.toml. Repeatable
     #[arg(
         long,
@@ -42,6 +55,11 @@ pub(crate) struct Options {
     /// Name in the controller's certificate [default: the host name]
     #[arg(long, global = true, env = "KCTL_CONTROLLER_NAME")]
     pub(crate) name: Option<String>,
+
+    /// How long certificates live that are signed from now on, of hosts, users and the controller itself:
+    /// 365d, 30d, 12h [default: 365d]
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_CERTIFICATE_LIFE", value_name = "AGE")]
+    pub(crate) certificate_life: Option<String>,
 
     /// Where desired state is kept: only "embedded" so far
     #[arg(long, global = true, env = "KCTL_CONTROLLER_STORE", value_name = "KIND")]
@@ -72,4 +90,6 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// Print DATA_DIR/admin.toml, a whole configuration for kctl
     AdminConfig,
+    /// Ask the controller that runs here whether it serves, for a probe
+    Check,
 }

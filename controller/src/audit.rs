@@ -7,6 +7,7 @@ use crate::{
 };
 use kctl_blocklist::now_unix_ms;
 use kctl_proto::agent::v1 as pb;
+use kctl_rpc::{Identity, Peer};
 
 /// A request that changes something on hosts.
 pub(crate) trait Audit {
@@ -77,6 +78,25 @@ impl Audited {
         Self { who: caller.source(), from, what, hosts }
     }
 
+    /// Of a call that the gate refuses, by its path; its arguments are not known yet.
+    pub(crate) fn of_call(peer: &Peer, path: &str) -> Self {
+        let who = match &peer.identity {
+            Some(Identity::User(name)) => format!("user:{name}"),
+            Some(Identity::Host(name)) => format!("host:{name}"),
+            Some(Identity::Controller(name)) => format!("controller:{name}"),
+            None => String::new(),
+        };
+        let from = peer.address.map(|address| address.ip().to_canonical().to_string());
+        let what = path.rsplit('/').next().unwrap_or(path).to_owned();
+        Self { who, from: from.unwrap_or_default(), what, hosts: String::new() }
+    }
+
+    /// By a host over its connection.
+    pub(crate) fn of_host(host: &str, what: &str) -> Self {
+        let (who, hosts) = (format!("host:{host}"), host.to_owned());
+        Self { who, from: String::new(), what: what.to_owned(), hosts }
+    }
+
     /// By a host that joins.
     pub(crate) fn of_join(host: &str, from: String, token: &str) -> Self {
         Self {
@@ -126,6 +146,12 @@ impl Audited {
         if let Err(error) = store.write(move |_| Ok((vec![Write::Audit(line)], ()))).await {
             tracing::warn!(%error, "audit: an outcome is not in the store");
         }
+    }
+
+    /// Writes what came of something that is not a change of the store.
+    pub(crate) async fn settled(&self, store: &Store, result: &Result<(), Error>) {
+        let outcome = result.as_ref().map_or_else(ToString::to_string, |()| "ok".to_owned());
+        self.ended(store, outcome).await;
     }
 
     fn line(&self, outcome: String) -> AuditRecord {

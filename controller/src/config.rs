@@ -17,6 +17,10 @@ use std::{
 pub(crate) const PORT: u16 = 7443;
 const CONFIG_FILE: &str = "/etc/kctl/controller.toml";
 const DATA_DIR: &str = "/var/lib/kctl/controller";
+const LIFE: Duration = Duration::from_secs(365 * 86_400);
+/// Agents renew at two thirds of it.
+const SHORTEST_LIFE: Duration = Duration::from_secs(5);
+const LONGEST_LIFE: Duration = Duration::from_secs(3_650 * 86_400);
 const HISTORY_BYTES: u64 = 256 << 20;
 const HISTORY_AGE: Duration = Duration::from_secs(7 * 86_400);
 
@@ -26,10 +30,14 @@ const HISTORY_AGE: Duration = Duration::from_secs(7 * 86_400);
 struct File {
     data_dir: Option<PathBuf>,
     listen: Option<SocketAddr>,
+    ca_file: Option<PathBuf>,
+    ca_key_file: Option<PathBuf>,
+    join_token_file: Option<PathBuf>,
     #[serde(default)]
     advertise: Vec<String>,
     name: Option<String>,
     store: Option<String>,
+    certificate_life: Option<String>,
     #[serde(default)]
     events: EventsFile,
 }
@@ -53,14 +61,25 @@ pub(crate) struct HistoryConfig {
     pub(crate) kinds: Kinds,
 }
 
+/// A CA that somebody else keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CaFiles {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
 /// Checked settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: SocketAddr,
+    pub(crate) ca: Option<CaFiles>,
+    pub(crate) join_token_file: Option<PathBuf>,
     /// `HOST:PORT`, each with its port.
     pub(crate) advertise: Vec<String>,
     pub(crate) name: String,
+    /// Of certificates.
+    pub(crate) life: Duration,
     pub(crate) history: HistoryConfig,
 }
 
@@ -102,11 +121,19 @@ impl Config {
         Ok(Self {
             data_dir: options.data_dir.or(file.data_dir).unwrap_or_else(|| DATA_DIR.into()),
             listen,
+            ca: match (options.ca_file.or(file.ca_file), options.ca_key_file.or(file.ca_key_file)) {
+                (Some(certificate), Some(key)) => Some(CaFiles { certificate, key }),
+                (None, None) => None,
+                (Some(_), None) => bail!("ca-file: wants --ca-key-file beside it"),
+                (None, Some(_)) => bail!("ca-key-file: wants --ca-file beside it"),
+            },
+            join_token_file: options.join_token_file.or(file.join_token_file),
             advertise: advertise
                 .iter()
                 .map(|text| with_port(text, listen.port()))
                 .collect::<Result<_, _>>()?,
             name,
+            life: life(options.certificate_life.or(file.certificate_life))?,
             history: history(
                 options.history_bytes.or(file.events.history_bytes),
                 options.history_age.or(file.events.history_age),
@@ -121,15 +148,27 @@ impl Config {
 
     /// The address for admin.toml, given the one that is really listened on.
     pub(crate) fn server(&self, bound: SocketAddr) -> String {
-        self.advertise.first().cloned().unwrap_or_else(|| {
-            let ip = match bound.ip() {
-                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-                ip => ip,
-            };
-            SocketAddr::new(ip, bound.port()).to_string()
-        })
+        self.advertise.first().cloned().unwrap_or_else(|| from_here(bound).to_string())
     }
+}
+
+/// How long certificates live.
+fn life(text: Option<String>) -> anyhow::Result<Duration> {
+    let life = text.as_deref().map_or(Ok(LIFE), |text| parse_age("certificate-life", text))?;
+    if !(SHORTEST_LIFE..=LONGEST_LIFE).contains(&life) {
+        bail!("certificate-life {}: must be from 5s to 3650d", text.unwrap_or_default());
+    }
+    Ok(life)
+}
+
+/// Where this machine reaches an address that is listened on.
+pub(crate) fn from_here(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
 }
 
 fn history(
@@ -141,7 +180,7 @@ fn history(
     if (1..SMALLEST_BYTES).contains(&bytes) {
         bail!("history-bytes {bytes}: must be 0 or at least {}MiB", SMALLEST_BYTES >> 20);
     }
-    let age = age.as_deref().map_or(Ok(HISTORY_AGE), parse_age)?;
+    let age = age.as_deref().map_or(Ok(HISTORY_AGE), |age| parse_age("history-age", age))?;
     let kinds: Vec<Kind> = types
         .iter()
         .map(|name| name.parse().with_context(|| format!("history-types {name:?}")))
@@ -166,8 +205,8 @@ fn parse_bytes(text: &str) -> anyhow::Result<u64> {
 }
 
 /// `7d`, `12h`, `1d 12h`.
-fn parse_age(text: &str) -> anyhow::Result<Duration> {
-    let wrong = || format!("history-age {text:?}: must be an age like 7d, 12h or 30m");
+fn parse_age(what: &str, text: &str) -> anyhow::Result<Duration> {
+    let wrong = || format!("{what} {text:?}: must be an age like 7d, 12h or 30m");
     let span: jiff::Span = text.parse().with_context(wrong)?;
     let relative = jiff::SpanRelativeTo::days_are_24_hours();
     let age = span.to_duration(relative).with_context(wrong)?;
@@ -241,6 +280,24 @@ mod tests {
             ("0", "7d", &["dorp"], "dorp"),
         ] {
             let error = read(bytes, age, types).expect_err("invalid");
+            assert!(error.contains(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_ca_is_given_whole_or_not_at_all() {
+        let merge = |text: &str| {
+            let file = toml::from_str(&format!("name = \"c\"\n{text}")).expect("valid");
+            Config::merge(Options::default(), file).map_err(|error| error.to_string())
+        };
+        let whole = merge("ca_file = \"/c\"\nca_key_file = \"/k\"").expect("valid");
+        let files = CaFiles { certificate: "/c".into(), key: "/k".into() };
+        assert_eq!(whole.ca, Some(files));
+        assert_eq!(merge("").map(|config| config.ca), Ok(None));
+        for (text, named) in
+            [("ca_file = \"/c\"", "--ca-key-file"), ("ca_key_file = \"/k\"", "--ca-file")]
+        {
+            let error = merge(text).expect_err("half");
             assert!(error.contains(named), "{error}");
         }
     }

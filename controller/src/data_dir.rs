@@ -1,6 +1,9 @@
 //! The data directory: its lock, the CA's files, the server's certificate, the admin context.
 
+mod ca;
+
 use crate::{
+    authority::Trust,
     pki::{Authority, Issued},
     store::{OpenError, Store},
 };
@@ -14,6 +17,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
 
 /// A data directory that no other controller uses.
@@ -28,6 +32,13 @@ pub(crate) struct DataDir {
 struct AdminConfig {
     current: String,
     contexts: BTreeMap<String, AdminContext>,
+}
+
+/// The administrator's configuration as it lies on disk.
+pub(crate) struct Admin {
+    pub(crate) path: PathBuf,
+    /// PEM
+    pub(crate) certificate: String,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,39 +75,12 @@ impl DataDir {
         }
     }
 
-    /// The CA, made at the first start. Half a CA, or one that can't be read, is an error: every host
-    /// trusts the old one.
-    pub(crate) fn authority(&self) -> anyhow::Result<Authority> {
-        let (certificate, key) = (self.path.join("ca.pem"), self.path.join("ca.key"));
-        match (read_if_there(&certificate)?, read_if_there(&key)?) {
-            (Some(certificate_pem), Some(key_pem)) => {
-                Authority::from_pem(&certificate_pem, &key_pem)
-                    .with_context(|| format!("CA in {certificate:?} and {key:?}"))
-            }
-            (None, None) => {
-                if self.store_path().try_exists()? {
-                    bail!(
-                        "CA: {certificate:?} and its key are missing, but there is a store; put \
-                         them back, or use another --data-dir"
-                    );
-                }
-                let Issued { certificate: certificate_pem, key: key_pem } = Authority::generate()?;
-                // The key first: without its certificate it is told apart from a whole CA.
-                write_private(&key, &key_pem)?;
-                write_private(&certificate, &certificate_pem)?;
-                tracing::info!(path = %certificate.display(), "CA: made a new one");
-                Ok(Authority::from_pem(&certificate_pem, &key_pem)?)
-            }
-            (None, Some(_)) => bail!("CA: {certificate:?} is missing; put it back"),
-            (Some(_), None) => bail!("CA: {key:?} is missing; put it back"),
-        }
-    }
-
     /// The server's certificate, made anew when it ends soon or names another controller.
     pub(crate) fn server(
         &self,
         authority: &Authority,
         identity: &Identity,
+        life: Duration,
     ) -> anyhow::Result<Credentials> {
         let (certificate, key) = (self.path.join("server.pem"), self.path.join("server.key"));
         let issued = match (read_if_there(&certificate)?, read_if_there(&key)?) {
@@ -108,7 +92,7 @@ impl DataDir {
                 Issued { certificate: certificate_pem, key: key_pem }
             }
             _ => {
-                let issued = authority.issue(identity)?;
+                let issued = authority.issue(identity, life)?;
                 write_private(&key, &issued.key)?;
                 write_private(&certificate, &issued.certificate)?;
                 issued
@@ -135,10 +119,11 @@ impl DataDir {
     /// Writes the administrator's kctl configuration, or brings the one that is there up to date.
     pub(crate) fn admin_config(
         &self,
-        authority: &Authority,
+        trust: &Trust,
         controller: &Identity,
         server: String,
-    ) -> anyhow::Result<PathBuf> {
+        life: Duration,
+    ) -> anyhow::Result<Admin> {
         let path = admin_config_path(&self.path);
         let admin = Identity::User("admin".to_owned());
         let known = match read_if_there(&path)? {
@@ -150,7 +135,7 @@ impl DataDir {
             None => None,
         };
         let kept = match &known {
-            Some(context) if authority.still_good(&context.certificate, &admin)? => {
+            Some(context) if trust.signing.still_good(&context.certificate, &admin)? => {
                 Some((context.certificate.clone(), context.key.clone()))
             }
             _ => None,
@@ -158,11 +143,12 @@ impl DataDir {
         let (certificate, key) = match kept {
             Some(kept) => kept,
             None => {
-                let issued = authority.issue(&admin)?;
+                let issued = trust.signing.issue(&admin, life)?;
                 (issued.certificate, issued.key)
             }
         };
-        let (ca, controller) = (authority.pem().to_owned(), controller.to_string());
+        let (ca, controller) = (trust.bundle(), controller.to_string());
+        let certificate_pem = certificate.clone();
         let context = AdminContext { server, controller, ca, certificate, key };
         if known.as_ref() != Some(&context) {
             let config = AdminConfig {
@@ -171,8 +157,21 @@ impl DataDir {
             };
             write_private(&path, &toml::to_string_pretty(&config)?)?;
         }
-        Ok(path)
+        Ok(Admin { path, certificate: certificate_pem })
     }
+}
+
+/// The credentials of the administrator, and the controller that they are for.
+pub(crate) fn admin(data_dir: &Path) -> anyhow::Result<(Credentials, Identity)> {
+    let path = admin_config_path(data_dir);
+    let text = fs::read_to_string(&path).with_context(|| format!("{path:?}"))?;
+    // The text holds the key: an error must not quote it.
+    let mut config: AdminConfig =
+        toml::from_str(&text).map_err(|_| anyhow::anyhow!("{path:?}: can't be read"))?;
+    let context = config.contexts.remove("default").with_context(|| format!("{path:?}"))?;
+    let credentials = Credentials::from_pem(&context.ca, &context.certificate, &context.key)
+        .with_context(|| format!("{path:?}"))?;
+    Ok((credentials, context.controller.parse().with_context(|| format!("{path:?}"))?))
 }
 
 /// Where the administrator's kctl configuration is.
@@ -206,7 +205,9 @@ fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{os::unix::fs::PermissionsExt as _, sync::Arc};
+
+    const LIFE: Duration = Duration::from_secs(3600);
 
     #[test]
     fn first_start_makes_everything_and_the_next_keeps_it() {
@@ -214,13 +215,16 @@ mod tests {
         let path = folder.path().join("data");
         let controller = Identity::Controller("c".to_owned());
         let start = |server: &str| {
-            let data = DataDir::open(&path).expect("opens");
-            let authority = data.authority().expect("CA");
-            data.server(&authority, &controller).expect("server certificate");
+            let data = Arc::new(DataDir::open(&path).expect("opens"));
+            let (ca, _) = data.authorities(None).expect("CA");
+            let ca = Arc::new(ca);
+            let credentials = data.server(&ca, &controller, LIFE).expect("server certificate");
+            let (signing, server_credentials) = (Arc::clone(&ca), Arc::new(credentials));
+            let trust = Trust { signing, proving: Arc::clone(&ca), server: server_credentials };
             let admin = data
-                .admin_config(&authority, &controller, server.to_owned())
+                .admin_config(&trust, &controller, server.to_owned(), LIFE)
                 .expect("admin context");
-            (authority.sha256(), fs::read_to_string(admin).expect("readable"))
+            (ca.sha256(), fs::read_to_string(admin.path).expect("readable"))
         };
         let (ca, admin) = start("127.0.0.1:1");
         assert_eq!(start("127.0.0.1:1"), (ca, admin.clone()));
@@ -240,11 +244,11 @@ mod tests {
         let data = DataDir::open(folder.path()).expect("opens");
         let second = DataDir::open(folder.path()).err().expect("locked").to_string();
         assert!(second.contains("another controller"), "{second}");
-        data.authority().expect("CA");
+        data.authorities(None).expect("CA");
         fs::remove_file(folder.path().join("ca.key")).expect("was there");
-        let error = data.authority().err().expect("half").to_string();
+        let error = data.authorities(None).err().expect("half").to_string();
         assert!(error.contains("ca.key"), "{error}");
         fs::write(folder.path().join("ca.key"), "garbage").expect("writes");
-        assert!(data.authority().is_err());
+        assert!(data.authorities(None).is_err());
     }
 }

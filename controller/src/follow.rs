@@ -5,6 +5,7 @@
 
 use crate::{
     registry::{Adopt, Progress, Registry, labels},
+    renewal::Renewal,
     session::Ended,
     status::{connection_lost, error_data, host_error},
     store::{Desired, HostRecord, Store, Write},
@@ -36,13 +37,14 @@ pub(crate) struct Link {
     /// Answers to pings.
     pub(crate) requests: mpsc::Sender<pb::SessionRequest>,
     pub(crate) adopt: mpsc::Receiver<Adopt>,
+    pub(crate) renewal: Renewal,
     pub(crate) cancel: CancellationToken,
 }
 
 /// Answers a ping.
 pub(crate) fn pong(requests: &mpsc::Sender<pb::SessionRequest>, number: u64) {
     // With eight answers waiting the connection stalls, and the asking host is about to find out.
-    let _ = requests.try_send(pb::SessionRequest { pong: number });
+    let _ = requests.try_send(pb::SessionRequest { pong: number, ..Default::default() });
 }
 
 /// What an apply was about, and what came of it.
@@ -107,7 +109,7 @@ impl Follower {
 
     /// Until the session ends.
     pub(crate) async fn run(mut self, link: Link) -> Result<std::convert::Infallible, Ended> {
-        let Link { mut inbound, requests, mut adopt, cancel } = link;
+        let Link { mut inbound, requests, mut adopt, mut renewal, cancel } = link;
         let mut in_flight: OptionFuture<BoxFuture<'static, Answer>> = None.into();
         let mut busy = false;
         let mut saving: OptionFuture<BoxFuture<'static, ()>> = None.into();
@@ -134,9 +136,11 @@ impl Follower {
                             }
                         }
                         Some(Message::Ping(number)) => pong(&requests, number),
+                        Some(Message::Csr(csr)) => renewal.ask(csr),
                         None => {}
                     }
                 }
+                () = renewal.watch() => {}
                 Some(asked) = adopt.recv() => {
                     (self.adopting, self.dirty) = (Some(asked), true);
                 }

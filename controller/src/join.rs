@@ -2,10 +2,10 @@
 
 use crate::{
     audit::Audited,
-    pki::Authority,
-    registry::Registry,
+    authority::Ca,
+    pki::Signed,
     status::Error,
-    store::{Fingerprint, HostRecord, Model, Store, TokenRecord, Write},
+    store::{HostRecord, Model, Store, TokenRecord, Write},
     token::Shown,
 };
 use governor::{Quota, RateLimiter, clock::DefaultClock, state::keyed::DefaultKeyedStateStore};
@@ -24,21 +24,14 @@ const ADDRESSES: usize = 10_000;
 /// Signs certificates of hosts that show a token.
 pub(crate) struct Join {
     store: Store,
-    registry: Registry,
-    authority: Arc<Authority>,
-    controller: Identity,
+    ca: Ca,
     tries: RateLimiter<IpAddr, DefaultKeyedStateStore<IpAddr>, DefaultClock>,
 }
 
 impl Join {
-    pub(crate) fn new(
-        store: Store,
-        registry: Registry,
-        authority: Arc<Authority>,
-        controller: Identity,
-    ) -> Self {
+    pub(crate) fn new(store: Store, ca: Ca) -> Self {
         let tries = RateLimiter::keyed(Quota::per_second(TRIES));
-        Self { store, registry, authority, controller, tries }
+        Self { store, ca, tries }
     }
 
     fn limit(&self, address: Option<IpAddr>) -> Result<(), Error> {
@@ -70,23 +63,16 @@ impl Join {
             return Err(error);
         }
         let identity = Identity::Host(name.clone());
-        let (certificate, fingerprint) =
-            self.authority.sign_request(&identity, &request.csr).map_err(|error| {
-                Error::Invalid(format!("certificate request of host {name:?}: {error}"))
-            })?;
+        let (certificate, signed) = self.ca.sign(&identity, &request.csr, self.ca.life)?;
         let admitted = {
             let name = name.clone();
-            move |model: &Model| admit(model, &shown, &name, fingerprint).map(|writes| (writes, ()))
+            move |model: &Model| admit(model, &shown, &name, &signed).map(|writes| (writes, ()))
         };
         audited.write(&self.store, admitted).await?;
-        if let Some(session) = self.registry.session(&name) {
-            // It was opened with a certificate that is revoked by now.
-            session.cancel.cancel();
-        }
         Ok(JoinResponse {
             certificate,
-            ca: self.authority.pem().to_owned(),
-            controller: self.controller.to_string(),
+            ca: self.ca.trust().bundle(),
+            controller: self.ca.identity().to_string(),
         })
     }
 }
@@ -103,12 +89,7 @@ impl JoinService for Join {
 }
 
 /// The writes that let a host in.
-fn admit(
-    model: &Model,
-    shown: &Shown,
-    name: &str,
-    fingerprint: Fingerprint,
-) -> Result<Vec<Write>, Error> {
+fn admit(model: &Model, shown: &Shown, name: &str, signed: &Signed) -> Result<Vec<Write>, Error> {
     let now = now_unix_ms();
     let token = shown.check(model.records.tokens.get(&shown.id), name, now)?;
     let known = model.records.hosts.get(name);
@@ -118,10 +99,9 @@ fn admit(
              it with `kctl token create --host {name}`"
         )));
     }
-    let identity = Identity::Host(name.to_owned()).to_string();
-    let old = known.into_iter().flat_map(|host| &host.certificates);
-    let mut writes: Vec<Write> =
-        old.map(|certificate| Write::Revoke(*certificate, identity.clone())).collect();
+    let identity = Identity::Host(name.to_owned());
+    let mut writes = model.records.revocation(&identity);
+    writes.push(Write::issued(&identity, signed));
     writes
         .push(Write::Token(TokenRecord { uses: token.uses.map(|uses| uses - 1), ..token.clone() }));
     writes.push(Write::Host(HostRecord {
@@ -129,7 +109,7 @@ fn admit(
         joined_unix_ms: now,
         since_unix_ms: now,
         session: None,
-        certificates: [fingerprint].into(),
+        certificates: [signed.sha256].into(),
         status: known.and_then(|host| host.status.clone()),
     }));
     Ok(writes)

@@ -3,12 +3,14 @@
 //! It knows TLS and addresses, and nothing of what is spoken afterwards.
 
 use crate::{
-    auth::authorize,
+    auth::Gate,
+    authority::Ca,
     session::{Agent, Sessions},
     store::Records,
 };
+use http::HeaderMap;
 use kctl_rpc::{
-    ALPN_AGENT, ALPN_API, ALPN_JOIN, Credentials, Identity, Peer, configure_tcp,
+    ALPN_AGENT, ALPN_API, ALPN_JOIN, Access, Credentials, Identity, Peer, configure_tcp,
     join_server_config, serve_until, server_config,
 };
 use rustls::{CertificateError, ServerConfig, server::Acceptor};
@@ -21,7 +23,7 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::service::Routes;
+use tonic::{Status, service::Routes};
 
 /// Time for a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -33,33 +35,26 @@ const HANDSHAKES: usize = 256;
 /// Where connections go.
 #[derive(Clone)]
 pub(crate) struct Listener {
-    agent: Arc<ServerConfig>,
-    join: Arc<ServerConfig>,
-    api: Arc<ServerConfig>,
-    sessions: Sessions,
-    services: Services,
+    ca: Ca,
+    doors: Arc<watch::Sender<Doors>>,
     records: watch::Receiver<Records>,
+    services: Services,
     tracker: TaskTracker,
     cancel: CancellationToken,
 }
 
-/// What is served to whom.
+/// What a handshake goes by; made anew when certificates change. Open connections go on.
 #[derive(Clone)]
-pub(crate) struct Services {
-    /// To hosts that have no certificate yet.
-    pub(crate) join: Routes,
-    /// To users.
-    pub(crate) api: Routes,
+struct Doors {
+    agent: Arc<ServerConfig>,
+    join: Arc<ServerConfig>,
+    api: Arc<ServerConfig>,
 }
 
-impl Listener {
-    pub(crate) fn new(
+impl Doors {
+    fn new(
         credentials: &Credentials,
-        records: watch::Receiver<Records>,
-        sessions: Sessions,
-        services: Services,
-        tracker: TaskTracker,
-        cancel: CancellationToken,
+        records: &watch::Receiver<Records>,
     ) -> Result<Self, rustls::Error> {
         let check = |hosts_only: bool| {
             let records = records.clone();
@@ -75,12 +70,48 @@ impl Listener {
             agent: server_config(credentials, ALPN_AGENT, check(true))?,
             join: join_server_config(credentials)?,
             api: server_config(credentials, ALPN_API, check(false))?,
-            sessions,
-            services,
-            records,
-            tracker,
-            cancel,
         })
+    }
+}
+
+/// What is served to whom.
+#[derive(Clone)]
+pub(crate) struct Services {
+    /// To hosts that have no certificate yet.
+    pub(crate) join: Routes,
+    /// To users, as far as the gate lets them in.
+    pub(crate) api: Routes,
+    pub(crate) gate: Gate,
+    /// To the controller, by agents.
+    pub(crate) sessions: Sessions,
+}
+
+impl Listener {
+    pub(crate) fn new(
+        ca: Ca,
+        records: watch::Receiver<Records>,
+        services: Services,
+        tracker: TaskTracker,
+        cancel: CancellationToken,
+    ) -> Result<Self, rustls::Error> {
+        let doors = Arc::new(watch::Sender::new(Doors::new(&ca.trust().server, &records)?));
+        Ok(Self { ca, doors, records, services, tracker, cancel })
+    }
+
+    /// Follows changes of certificates.
+    pub(crate) async fn reload(self) {
+        let mut trust = self.ca.watch();
+        loop {
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                changed = trust.changed() => if changed.is_err() { return },
+            }
+            let credentials = Arc::clone(&trust.borrow_and_update().server);
+            match Doors::new(&credentials, &self.records) {
+                Ok(doors) => drop(self.doors.send_replace(doors)),
+                Err(error) => tracing::error!(%error, "listener: the old certificate stays"),
+            }
+        }
     }
 
     /// Accepts until cancelled.
@@ -127,16 +158,17 @@ impl Listener {
             .map(|protocols| protocols.map(<[u8]>::to_vec).collect())
             .unwrap_or_default();
         let offers = |protocol: &[u8]| offered.iter().any(|offered| offered == protocol);
+        let doors = self.doors.borrow().clone();
         let (kind, config) = if offers(ALPN_AGENT) {
-            (Kind::Agent, &self.agent)
+            (Kind::Agent, doors.agent)
         } else if offers(ALPN_JOIN) {
-            (Kind::Join, &self.join)
+            (Kind::Join, doors.join)
         } else if offers(ALPN_API) {
-            (Kind::Api, &self.api)
+            (Kind::Api, doors.api)
         } else {
             return Err(io::Error::other("offers no protocol that is spoken here"));
         };
-        let stream = hello.into_stream(Arc::clone(config)).await?;
+        let stream = hello.into_stream(config).await?;
         let certificates = stream.get_ref().1.peer_certificates();
         let peer = Arc::new(Peer::of_tls(certificates, peer));
         Ok(Accepted { kind, stream, peer, local })
@@ -147,20 +179,32 @@ impl Listener {
         let stop = self.cancel.cancelled();
         let served = match kind {
             Kind::Join => {
-                let served = serve_until(stream, peer, self.services.join, |_, _| Ok(()), stop);
+                let anybody = |_: &Peer, path: &str, _: &HeaderMap| match Access::of(path)? {
+                    Access::Join => Ok(()),
+                    _ => Err(Status::permission_denied("a host that joins may only join")),
+                };
+                let served = serve_until(stream, peer, self.services.join, anybody, stop);
                 timeout(JOIN, served).await.unwrap_or(Ok(()))
             }
             Kind::Api => {
-                let records = self.records.clone();
-                let authorize = move |peer: &Peer, _: &str| authorize(&records.borrow(), peer);
-                serve_until(stream, peer, self.services.api, authorize, stop).await
+                let gate = self.services.gate.clone();
+                let admit = move |peer: &Peer, path: &str, _: &HeaderMap| gate.admit(peer, path);
+                let served = serve_until(stream, Arc::clone(&peer), self.services.api, admit, stop);
+                tokio::select! {
+                    served = served => served,
+                    // Whatever streams are open end with the connection.
+                    () = self.services.gate.cut_off(&peer) => Ok(()),
+                }
             }
             Kind::Agent => {
+                let trust = self.ca.trust();
+                let chain = stream.get_ref().1.peer_certificates();
+                let certificate = chain.and_then(|it| it.first()).map(|it| trust.known(it));
                 if let (Some(Identity::Host(name)), Some(certificate), Some(address)) =
-                    (&peer.identity, peer.certificate_sha256, peer.address)
+                    (&peer.identity, certificate, peer.address)
                 {
                     let agent = Agent { name: name.clone(), certificate, peer: address, local };
-                    self.sessions.run(stream, agent).await;
+                    self.services.sessions.run(stream, agent).await;
                 }
                 Ok(())
             }

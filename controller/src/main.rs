@@ -6,7 +6,9 @@
 mod args;
 mod audit;
 mod auth;
+mod authority;
 mod change;
+mod check;
 mod config;
 mod data_dir;
 mod events;
@@ -17,9 +19,13 @@ mod listen;
 mod pki;
 mod reachable;
 mod registry;
+mod renewal;
 mod run;
+mod scope;
 mod service;
 mod session;
+mod severable;
+mod standing;
 mod status;
 mod store;
 mod sync;
@@ -50,15 +56,16 @@ fn start(command: Option<args::Command>, args: args::Args) -> anyhow::Result<()>
             })?;
             Ok(std::io::stdout().write_all(text.as_bytes())?)
         }
+        Some(args::Command::Check) => runtime()?.block_on(check::check(&config)),
         None => {
             kctl_rpc::init_logging();
             // Several cryptography providers in one process would each want to be the default.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-            tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()
-                .context("runtime")?
-                .block_on(run::run(config))
+            runtime()?.block_on(run::run(config))
         }
     }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("runtime")
 }

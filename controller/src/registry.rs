@@ -140,11 +140,6 @@ impl Registry {
         Some(Arc::clone(&own.status))
     }
 
-    /// The open session of a host.
-    pub(crate) fn session(&self, name: &str) -> Option<Arc<Session>> {
-        self.live.borrow().get(name).map(|row| Arc::clone(&row.session))
-    }
-
     /// Every open session.
     pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
         self.live.borrow().values().map(|row| Arc::clone(&row.session)).collect()

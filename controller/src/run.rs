@@ -1,19 +1,23 @@
 //! Puts the parts together and takes them apart again.
 
 use crate::{
+    auth::Gate,
+    authority::Ca,
     config::{Config, HistoryConfig},
-    data_dir::DataDir,
+    data_dir::{Admin, DataDir},
     events::{BOUND, Events, History, Kept, Limits},
     join::Join,
     listen::{Listener, Services},
     registry::Registry,
     service::Api,
     session::Sessions,
+    standing,
     store::Store,
 };
 use anyhow::Context as _;
 use kctl_blocklist::now_unix_ms;
 use kctl_proto::controller::v1::{
+    audit_service_server::AuditServiceServer, authority_service_server::AuthorityServiceServer,
     blocklist_service_server::BlocklistServiceServer,
     controller_service_server::ControllerServiceServer,
     cpufreq_service_server::CpufreqServiceServer, disk_service_server::DiskServiceServer,
@@ -23,6 +27,7 @@ use kctl_proto::controller::v1::{
     netlink_service_server::NetlinkServiceServer, perf_service_server::PerfServiceServer,
     process_service_server::ProcessServiceServer, stats_service_server::StatsServiceServer,
     system_service_server::SystemServiceServer, token_service_server::TokenServiceServer,
+    user_service_server::UserServiceServer,
 };
 use kctl_rpc::{Identity, MAX_MESSAGE_BYTES};
 use std::{collections::BTreeSet, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
@@ -43,42 +48,50 @@ const MAX_JOIN_BYTES: usize = 64 << 10;
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     // Keys, tokens and the store with its side files: for nobody else.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    let data_dir = DataDir::open(&config.data_dir)?;
-    let authority = Arc::new(data_dir.authority()?);
+    let data_dir = Arc::new(DataDir::open(&config.data_dir)?);
     let identity = Identity::Controller(config.name.clone());
-    let credentials = data_dir.server(&authority, &identity)?;
-    let (store, store_thread) = data_dir.store()?;
     let tcp = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("listen address {}", config.listen))?;
     let bound = tcp.local_addr()?;
-    let admin = data_dir.admin_config(&authority, &identity, config.server(bound))?;
+    let server = config.server(bound);
+    let given = config.ca.as_ref();
+    let ca = Ca::open(Arc::clone(&data_dir), given, identity.clone(), server, config.life)?;
+    let (store, store_thread) = data_dir.store()?;
+    standing::keep(&store, config.join_token_file.as_deref()).await?;
+    let admin = ca.admin(&store).await?;
 
     let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
     let registry = Registry::new(store.records());
-    let sessions = Sessions::new(store.clone(), registry.clone(), cancel.clone());
+    let sessions = Sessions::new(store.clone(), registry.clone(), ca.clone(), cancel.clone());
     let (kept, history_thread) = open_history(&config, &data_dir.events_path())?.unzip();
     let events = Events::start(registry.clone(), kept, BOUND, &tracker, cancel.clone());
     let api = Api {
         events,
         store: store.clone(),
-        registry: registry.clone(),
-        authority: Arc::clone(&authority),
-        identity: identity.clone(),
+        registry,
+        ca: ca.clone(),
         addresses: Arc::new(own_addresses(&config)),
         tasks: tracker.clone(),
     };
-    let join = Join::new(store.clone(), registry, authority, identity.clone());
-    let services = Services { join: join_routes(join), api: api_routes(api).await };
+    let services = Services {
+        join: join_routes(Join::new(store.clone(), ca.clone())),
+        api: api_routes(api).await,
+        gate: Gate::new(store.clone(), tracker.clone()),
+        sessions,
+    };
     let records = store.records();
-    let listener =
-        Listener::new(&credentials, records, sessions, services, tracker.clone(), cancel.clone())?;
+    let listener = Listener::new(ca.clone(), records, services, tracker.clone(), cancel.clone())?;
+    tracker.spawn(ca.keep(store.clone(), cancel.clone()));
     tracker.spawn(sweep(store, cancel.clone()));
+    tracker.spawn(listener.clone().reload());
     tracker.spawn(listener.run(tcp));
 
     let data = &config.data_dir;
     tracing::info!(address = %bound, %identity, data_dir = %data.display(), "controller: listening");
-    tracing::info!("controller: administer it with: KCTL_CONFIG={} kctl hosts", admin.display());
+    if let Some(Admin { path, .. }) = admin {
+        tracing::info!("controller: administer it with: KCTL_CONFIG={} kctl hosts", path.display());
+    }
     wait_for_end().await?;
     tracing::info!("controller: stopping");
     cancel.cancel();
@@ -172,6 +185,9 @@ async fn api_routes(api: Api) -> Routes {
         .add_service(PerfServiceServer::new(api.clone()))
         .add_service(EventsServiceServer::new(api.clone()))
         .add_service(TokenServiceServer::new(api.clone()))
+        .add_service(UserServiceServer::new(api.clone()))
+        .add_service(AuditServiceServer::new(api.clone()))
+        .add_service(AuthorityServiceServer::new(api.clone()))
         .add_service(ControllerServiceServer::new(api))
         .add_service(health)
         .add_service(reflection)

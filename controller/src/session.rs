@@ -2,8 +2,12 @@
 //! connection counts when there are two. What goes over it meanwhile is `follow`'s.
 
 use crate::{
+    authority::Ca,
     follow::{Follower, Link, pong},
+    pki::Signed,
     registry::{Progress, Registry, Session},
+    renewal::Renewal,
+    severable::Severable,
     status::Error,
     store::{Fingerprint, HostRecord, Store, Write},
 };
@@ -11,6 +15,7 @@ use kctl_blocklist::now_unix_ms;
 use kctl_proto::agent::v1::{
     self as pb, host_service_client::HostServiceClient, session_response::Message,
 };
+use kctl_rpc::Identity;
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -37,6 +42,7 @@ const FIRST_STATUS: Duration = Duration::from_secs(5);
 pub(crate) struct Sessions {
     store: Store,
     registry: Registry,
+    ca: Ca,
     numbers: Arc<AtomicU64>,
     shutdown: CancellationToken,
 }
@@ -44,7 +50,7 @@ pub(crate) struct Sessions {
 /// Who is at the other end of a connection.
 pub(crate) struct Agent {
     pub(crate) name: String,
-    pub(crate) certificate: Fingerprint,
+    pub(crate) certificate: Signed,
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
 }
@@ -62,13 +68,20 @@ pub(crate) enum Ended {
     Silent,
     #[error("{0}")]
     Refused(#[from] Error),
-    #[error("superseded, removed, or the controller stops")]
+    #[error("its certificate was revoked")]
+    Revoked,
+    #[error("superseded, or the controller stops")]
     Cancelled,
 }
 
 impl Sessions {
-    pub(crate) fn new(store: Store, registry: Registry, shutdown: CancellationToken) -> Self {
-        Self { store, registry, numbers: Arc::default(), shutdown }
+    pub(crate) fn new(
+        store: Store,
+        registry: Registry,
+        ca: Ca,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { store, registry, ca, numbers: Arc::default(), shutdown }
     }
 
     /// Serves one connection until it ends.
@@ -78,7 +91,18 @@ impl Sessions {
     {
         let (host, peer) = (agent.name.clone(), agent.peer);
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
-        let Err(ended) = self.serve(stream, agent, number).await;
+        let sever = CancellationToken::new();
+        let stream = Severable::new(stream, sever.clone());
+        let certificate = agent.certificate.sha256;
+        let mut records = self.store.records();
+        let ended = tokio::select! {
+            Err(ended) = self.serve(stream, agent, number) => ended,
+            _ = records.wait_for(|records| records.revoked.contains(&certificate)) => {
+                // Calls that run would go on otherwise.
+                sever.cancel();
+                Ended::Revoked
+            }
+        };
         tracing::info!(%host, %peer, session = number, reason = %ended, "host: disconnected");
         let disconnected = self.store.write({
             let host = host.clone();
@@ -138,7 +162,9 @@ impl Sessions {
             old.cancel.cancel();
         }
         tracing::info!(host = %agent.name, peer = %agent.peer, session = number, "host: connected");
-        let link = Link { inbound, requests, adopt, cancel };
+        let (ca, store) = (self.ca.clone(), self.store.clone());
+        let renewal = Renewal::new(agent.name, agent.certificate, ca, store, requests.clone());
+        let link = Link { inbound, requests, adopt, renewal, cancel };
         Follower::new(&self.store, &self.registry, number, channel, status, progress)
             .run(link)
             .await
@@ -152,7 +178,8 @@ impl Sessions {
         number: u64,
         status: Arc<pb::HostStatus>,
     ) -> Result<(), Error> {
-        let (name, certificate) = (agent.name.clone(), agent.certificate);
+        let (name, certificate) = (agent.name.clone(), agent.certificate.sha256);
+        let issued = Write::issued(&Identity::Host(name.clone()), &agent.certificate);
         let record = move |model: &crate::store::Model| {
             if model.records.revoked.contains(&certificate) {
                 return Err(Error::Precondition(format!("host {name:?}: certificate revoked")));
@@ -171,9 +198,17 @@ impl Sessions {
                     status: None,
                 }
             });
+            let issued_to = &model.records.issued;
+            let over =
+                |it: &Fingerprint| issued_to.get(it).is_some_and(|it| it.not_after_unix_ms < now);
+            host.certificates.retain(|it| !over(it));
             host.certificates.insert(certificate);
             (host.session, host.since_unix_ms, host.status) = (Some(number), now, Some(status));
-            Ok((vec![Write::Host(host)], ()))
+            let mut writes = vec![Write::Host(host)];
+            if !model.records.issued.contains_key(&certificate) {
+                writes.push(issued);
+            }
+            Ok((writes, ()))
         };
         self.store.write(record).await.map(drop)
     }
@@ -202,7 +237,7 @@ async fn first_status(
         match response.message {
             Some(Message::Status(status)) => return Ok(status),
             Some(Message::Ping(number)) => pong(requests, number),
-            None => {}
+            Some(Message::Csr(_)) | None => {}
         }
     }
 }

@@ -12,6 +12,9 @@ pub(crate) enum Error {
     /// It names something that does not exist.
     #[error("{0}")]
     NotFound(String),
+    /// The caller may not do it, or not there.
+    #[error("{0}")]
+    Denied(String),
     /// It makes something that exists.
     #[error("{0}")]
     Exists(String),
@@ -40,6 +43,7 @@ impl From<Error> for Status {
         let code = match &error {
             Error::Invalid(_) => Code::InvalidArgument,
             Error::NotFound(_) => Code::NotFound,
+            Error::Denied(_) => Code::PermissionDenied,
             Error::Exists(_) => Code::AlreadyExists,
             Error::Precondition(_) => Code::FailedPrecondition,
             Error::Exhausted(_) => Code::ResourceExhausted,

@@ -1,5 +1,5 @@
-//! Join tokens: `kctl1.ID.SECRET.CA-HASH`. It owns their form and whether one may be used; it knows
-//! neither the store nor the wire.
+//! Join tokens: `kctl1.ID.SECRET.CA-HASH`, without the last part where hosts are told the CA otherwise. It
+//! owns their form and whether one may be used; it knows neither the store nor the wire.
 
 use crate::store::TokenRecord;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -49,7 +49,7 @@ impl Shown {
     /// Reads a token.
     pub(crate) fn parse(text: &str) -> Result<Self, Refused> {
         let mut parts = text.trim().split('.');
-        let (Some("kctl1"), Some(id), Some(secret), Some(_hash), None) =
+        let (Some("kctl1"), Some(id), Some(secret), _hash, None) =
             (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(Refused::Malformed);
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(check(&other), Err(Refused::OtherHost));
         let foreign = TokenRecord { secret_sha256: [0; 32], ..fresh };
         assert_eq!(check(&foreign), Err(Refused::Unknown));
-        for text in ["", "kctl1.a.b", "kctl2.a.YQ.c", "kctl1.a.!!.c", "kctl1.a.YQ.c.d"] {
+        for text in ["", "kctl1.a", "kctl2.a.YQ.c", "kctl1.a.!!.c", "kctl1.a.YQ.c.d"] {
             assert_eq!(Shown::parse(text), Err(Refused::Malformed), "{text:?}");
         }
     }

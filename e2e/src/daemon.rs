@@ -55,6 +55,13 @@ impl Daemon {
         self.command.push(arg.into());
     }
 
+    /// Gives an argument of the process another value, from its next start on.
+    pub fn replace(&mut self, flag: &str, value: &str) -> Result<()> {
+        let at = self.command.iter().position(|word| word == flag);
+        self.command[at.with_context(|| format!("{flag}: not given"))? + 1] = value.to_owned();
+        Ok(())
+    }
+
     /// Lets the process see a wall clock that is off, "+60s", from its next start on. Other clocks are
     /// right.
     pub fn shift_clock(&mut self, by: &str) -> Result<()> {

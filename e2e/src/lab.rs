@@ -321,7 +321,17 @@ impl Lab {
 /// Runs a test in a lab of its own with `hosts` joined hosts, and shows the daemons' logs when it
 /// fails.
 pub fn with_lab(hosts: u8, test: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    with_arguments(hosts, &[], test)
+}
+
+/// The same with further arguments for the controller.
+pub fn with_arguments(
+    hosts: u8,
+    controller: &[&str],
+    test: impl FnOnce(&mut Lab) -> Result<()>,
+) -> Result<()> {
     let mut lab = Lab::lay_out(&Layout::of_tests(hosts)?)?;
+    controller.iter().for_each(|argument| lab.controller.arg(*argument));
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         lab.start_controller()?;
         lab.join_hosts(hosts)?;

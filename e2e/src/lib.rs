@@ -8,6 +8,8 @@
 mod cgroup;
 mod daemon;
 mod events;
+mod flood;
+mod foreign;
 mod frame;
 mod kernel;
 mod lab;
@@ -23,9 +25,11 @@ mod wait;
 
 pub use daemon::Daemon;
 pub use events::EventReader;
+pub use flood::{block_attacker, flood, nothing_passed};
+pub use foreign::Foreign;
 pub use frame::{Capture, Datagram, FrameSender};
 pub use kernel::{KernelRule, delete_rule, rules, xdp_programs};
-pub use lab::{Agent, Kctl, Lab, Layout, with_lab};
+pub use lab::{Agent, Kctl, Lab, Layout, with_arguments, with_lab};
 pub use namespace::Namespace;
 pub use network::{ATTACKER, BYSTANDER, CONTROLLER, Place, WORKSTATION};
 pub use output::Output;

@@ -109,7 +109,7 @@ impl Lab {
         let mut command = Command::new(self.binaries.join("kctl-agent"));
         let agent = self.agent(host)?;
         command.args(subcommand).arg("--bpffs").arg(agent.bpffs());
-        command.arg("--state-dir").arg(&agent.state_dir);
+        command.arg("--state-dir").arg(&agent.state_dir).arg("--socket").arg(&agent.socket);
         self.network.place(host)?.namespace.output(command)
     }
 }

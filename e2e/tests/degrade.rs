@@ -1,14 +1,12 @@
 //! An agent that can't filter starts all the same, serves what it can, and says what is missing.
 
 use std::{
-    fs,
-    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use kctl_e2e::{ATTACKER, Lab, ping, until, with_lab, xdp_programs};
+use kctl_e2e::{ATTACKER, Foreign, Lab, ping, until, with_lab, xdp_programs};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -25,7 +23,11 @@ fn a_foreign_xdp_program_stays_and_the_host_says_so() -> Result<()> {
         let before = xdp_programs(&lab.place("web-1")?.namespace)?;
         assert_eq!(before.len(), 1, "{namespace}");
 
-        lab.agent_mut("web-1")?.daemon.start()?;
+        // Elsewhere it would filter at tcx.
+        let agent = lab.agent_mut("web-1")?;
+        agent.daemon.arg("--mode");
+        agent.daemon.arg("xdp-native");
+        agent.daemon.start()?;
         let mut row = Value::Null;
         until("the host is connected", SOON, || {
             row = lab.host("web-1")?;
@@ -117,41 +119,4 @@ fn in_namespace(lab: &Lab, host: &str) -> Result<Command> {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", lab.place(host)?.namespace.path()));
     Ok(command)
-}
-
-/// Somebody else's XDP program on eth0: that of an agent which knows nothing of the host's own.
-/// Dropping it takes the program away.
-struct Foreign {
-    detach: Command,
-    bpffs: PathBuf,
-}
-
-impl Foreign {
-    fn attach(lab: &Lab, host: &str) -> Result<Self> {
-        let folder = |name: &str| lab.scratch().join(format!("foreign-{name}"));
-        let name = lab.scratch().file_name().context("a named folder")?.to_string_lossy();
-        let bpffs = PathBuf::from("/sys/fs/bpf").join(format!("{name}-foreign"));
-        let binary = lab.binaries().join("kctl-agent");
-        let mut detach = Command::new(&binary);
-        detach.arg("detach").arg("--bpffs").arg(&bpffs);
-        let foreign = Self { detach, bpffs: bpffs.clone() };
-
-        let mut run = in_namespace(lab, host)?;
-        run.args(["setpriv", "--pdeathsig", "KILL"]).arg(&binary);
-        run.args(["--name", "foreign", "--interface", "eth0"]).arg("--bpffs").arg(&bpffs);
-        run.arg("--state-dir").arg(folder("state")).arg("--socket").arg(folder("socket"));
-        let agent = Unprivileged(run.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
-        let namespace = &lab.place(host)?.namespace;
-        until("the foreign program is there", SOON, || Ok(xdp_programs(namespace)?.len() == 1))?;
-        // Its link is pinned: it stays without its agent.
-        drop(agent);
-        Ok(foreign)
-    }
-}
-
-impl Drop for Foreign {
-    fn drop(&mut self) {
-        let _ = self.detach.stdout(Stdio::null()).status();
-        let _ = fs::remove_dir(&self.bpffs);
-    }
 }

@@ -113,6 +113,16 @@ fn rates_are_told_interval_by_interval_and_a_dead_host_is_a_row() -> Result<()> 
         let process = lab.kctl(&of_pid)?.code(0)?;
         ensure!(process.stdout.contains(&pid) && process.stdout.contains("(others)"), "{process}");
 
+        // The same read again and again, in a pipe one after the other.
+        let mut again = lab.lines(&["hosts", "--watch=100ms"])?;
+        again.wait_for("three looks", SOON, |lines| lines.len() >= 9)?;
+        let (_, said, status) = again.interrupt()?;
+        ensure!(status.success() && said.is_empty(), "{status}: {said}");
+        for refused in ["block 10.0.0.5 --all-hosts", "perf", "cpufreq --governor a --all-hosts"] {
+            let args: Vec<_> = refused.split(' ').chain(["--watch"]).collect();
+            lab.kctl(&args)?.code(2)?.stderr_says("watch")?;
+        }
+
         // Hosts without the process, without the counter, and dead.
         let none = lab.kctl(&with(&["--pid", "4194303"]))?.code(1)?;
         ensure!(none.stdout.contains("process 4194303: there is none"), "{none}");

@@ -3,14 +3,13 @@
 
 use std::{
     fs,
-    net::IpAddr,
     sync::mpsc::channel,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use kctl_e2e::{ATTACKER, Lab, Pinger, until, with_lab};
+use kctl_e2e::{ATTACKER, Lab, block_attacker, flood, nothing_passed, until, with_lab};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -193,33 +192,6 @@ fn lose_the_store(lab: &mut Lab) -> Result<()> {
         .with_context(|| row.to_string())?;
         let reason = row["reason"].as_str().unwrap_or_default();
         ensure!(reason.contains("recover"), "{row}");
-    }
-    Ok(())
-}
-
-fn block_attacker(lab: &Lab) -> Result<()> {
-    let [v4, v6] = lab.place(ATTACKER)?.addresses().map(|address| address.to_string());
-    lab.kctl(&["block", &v4, &v6, "--all-hosts", "--timeout", "10s"])?.code(0).map(drop)
-}
-
-/// Continuous pings from the attacker to every address of every host.
-fn flood(lab: &Lab) -> Result<Vec<(IpAddr, Pinger)>> {
-    let attacker = &lab.place(ATTACKER)?.namespace;
-    let mut pingers = Vec::new();
-    for host in lab.hosts() {
-        for address in lab.place(host)?.addresses() {
-            pingers.push((address, Pinger::start(attacker, None, address)?));
-        }
-    }
-    Ok(pingers)
-}
-
-fn nothing_passed(pingers: &[(IpAddr, Pinger)]) -> Result<()> {
-    for (address, pinger) in pingers {
-        // A busy machine sends fewer in the same time.
-        until("enough was sent to tell", SOON, || Ok(pinger.tally().sent > 500))?;
-        let tally = pinger.tally();
-        ensure!(tally.replies == 0, "{address}: {tally:?}");
     }
     Ok(())
 }

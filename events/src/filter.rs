@@ -88,6 +88,11 @@ impl Filter {
         self.kinds
     }
 
+    /// Whether it asks for the arguments of processes, which not everybody may see.
+    pub fn asks_for_arguments(&self) -> bool {
+        self.expression.as_ref().is_some_and(|expression| expression.arguments)
+    }
+
     /// Whether an event is wanted. Lost events always are; an event that this version does not know is
     /// when everything is.
     pub fn matches(&self, origin: &Origin, event: &Event) -> bool {

@@ -1,6 +1,7 @@
 //! Certificates and keys in PEM form.
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What one side of a connection proves itself with, and whom it trusts.
 #[derive(Debug)]
@@ -62,10 +63,35 @@ pub fn new_key_and_csr() -> Result<(String, Vec<u8>), CredentialsError> {
     Ok((key.serialize_pem(), request.der().to_vec()))
 }
 
+/// When a certificate counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// Not earlier.
+    pub not_before: SystemTime,
+    /// Not later.
+    pub not_after: SystemTime,
+}
+
+impl Validity {
+    /// Of a certificate; `None` for what is none.
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        use x509_parser::prelude::FromDer as _;
+        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
+        let time = |time: x509_parser::time::ASN1Time| {
+            UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
+        };
+        let validity = parsed.validity();
+        Some(Self { not_before: time(validity.not_before), not_after: time(validity.not_after) })
+    }
+
+    /// After two thirds of its life: time enough for many tries.
+    pub fn renew_at(&self) -> SystemTime {
+        let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        self.not_before + life * 2 / 3
+    }
+}
+
 /// Whether a certificate's time is over. One that can't be read counts as over.
 pub fn is_expired(certificate: &CertificateDer<'_>) -> bool {
-    use x509_parser::prelude::FromDer as _;
-    x509_parser::certificate::X509Certificate::from_der(certificate).map_or(true, |(_, parsed)| {
-        parsed.validity().not_after < x509_parser::time::ASN1Time::now()
-    })
+    Validity::of(certificate).is_none_or(|validity| validity.not_after < SystemTime::now())
 }

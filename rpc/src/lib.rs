@@ -3,6 +3,7 @@
 //!
 //! It knows neither hosts nor blocklists nor configuration files.
 
+mod access;
 mod channel;
 mod connection;
 mod credentials;
@@ -12,9 +13,10 @@ mod role;
 mod server;
 mod tls;
 
+pub use access::Access;
 pub use channel::{DialError, channel_over, dial};
 pub use connection::{Peer, UnixPeer, configure_tcp};
-pub use credentials::{Credentials, CredentialsError, is_expired, new_key_and_csr};
+pub use credentials::{Credentials, CredentialsError, Validity, is_expired, new_key_and_csr};
 pub use identity::{Identity, IdentityError, valid_name};
 pub use logging::init_logging;
 pub use role::{ROLE_METADATA, Role};

@@ -1,5 +1,7 @@
 //! What a person may see and do. Who has which role is settled elsewhere.
 
+use tonic::Status;
+
 /// A role of a person; each may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
@@ -23,6 +25,19 @@ impl Role {
             Self::Operator => "operator",
             Self::Admin => "admin",
         }
+    }
+
+    /// Whether it may see the arguments of processes: they hold passwords now and then.
+    pub fn shows_arguments(self) -> bool {
+        self >= Self::Operator
+    }
+
+    /// The refusal for one who asks for them and may not see them. `what` is the object.
+    pub fn refuses_arguments(self, what: &str) -> Status {
+        Status::permission_denied(format!(
+            "{what}: arguments of processes are for the role operator; yours is {}",
+            self.name()
+        ))
     }
 
     /// The role of this name.

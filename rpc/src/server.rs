@@ -1,8 +1,16 @@
 //! How every gRPC server of ours speaks on one connection.
 
 use crate::Peer;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{Status, service::Routes};
 use tower::Service as _;
@@ -20,9 +28,10 @@ pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 /// Serves gRPC over one connected stream until it ends. Dropping the future closes the connection,
 /// with whatever runs on it.
 ///
-/// `authorize` sees every call first: who calls, and the path `/PACKAGE.SERVICE/METHOD`. Handlers
-/// find the caller as `Arc<Peer>` in a request's extensions.
-pub async fn serve_over<S, A>(
+/// `authorize` sees every call first: who calls, the path `/PACKAGE.SERVICE/METHOD`, and the headers.
+/// Handlers find the peer as `Arc<Peer>` in a request's extensions, and beside it what `authorize`
+/// answered, which lives until the answer has been sent to its end.
+pub async fn serve_over<S, A, P>(
     stream: S,
     peer: Arc<Peer>,
     routes: Routes,
@@ -30,13 +39,14 @@ pub async fn serve_over<S, A>(
 ) -> Result<(), hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    A: Fn(&Peer, &str) -> Result<(), Status> + Clone + Send + 'static,
+    A: Fn(&Peer, &str, &HeaderMap) -> Result<P, Status> + Clone + Send + 'static,
+    P: Clone + Send + Sync + Unpin + 'static,
 {
     serve_until(stream, peer, routes, authorize, std::future::pending()).await
 }
 
 /// As [`serve_over`]; once `stop` is ready, calls that run may end and no others are taken.
-pub async fn serve_until<S, A>(
+pub async fn serve_until<S, A, P>(
     stream: S,
     peer: Arc<Peer>,
     routes: Routes,
@@ -45,17 +55,22 @@ pub async fn serve_until<S, A>(
 ) -> Result<(), hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    A: Fn(&Peer, &str) -> Result<(), Status> + Clone + Send + 'static,
+    A: Fn(&Peer, &str, &HeaderMap) -> Result<P, Status> + Clone + Send + 'static,
+    P: Clone + Send + Sync + Unpin + 'static,
 {
     let service = hyper::service::service_fn(move |mut request: http::Request<_>| {
-        let refused = authorize(&peer, request.uri().path()).err();
+        let pass = authorize(&peer, request.uri().path(), request.headers());
         request.extensions_mut().insert(Arc::clone(&peer));
         let mut routes = routes.clone();
         async move {
-            tracing::debug!(path = request.uri().path(), refused = refused.is_some(), "call");
-            match refused {
-                Some(status) => Ok::<_, Infallible>(status.into_http()),
-                None => routes.call(request).await,
+            tracing::debug!(path = request.uri().path(), refused = pass.is_err(), "call");
+            match pass {
+                Err(status) => Ok::<_, Infallible>(status.into_http()),
+                Ok(pass) => {
+                    request.extensions_mut().insert(pass.clone());
+                    let answer = routes.call(request).await?;
+                    Ok(answer.map(|body| tonic::body::Body::new(Passed { body, _pass: pass })))
+                }
             }
         }
     });
@@ -72,4 +87,30 @@ where
     }
     connection.as_mut().graceful_shutdown();
     connection.await
+}
+
+/// An answer, and what must live as long as it.
+struct Passed<P> {
+    body: tonic::body::Body,
+    _pass: P,
+}
+
+impl<P: Unpin> Body for Passed<P> {
+    type Data = <tonic::body::Body as Body>::Data;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

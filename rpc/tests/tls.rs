@@ -170,8 +170,8 @@ async fn a_dropped_server_closes_its_connection() {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let peer = Peer { identity: None, certificate_sha256: None, address: None, unix: None };
     let routes = tonic::service::Routes::default();
-    let server = tokio::spawn(serve_over(theirs, Arc::new(peer), routes, |_, path| {
-        Err(tonic::Status::permission_denied(path))
+    let server = tokio::spawn(serve_over(theirs, Arc::new(peer), routes, |_, path, _| {
+        Err::<(), _>(tonic::Status::permission_denied(path))
     }));
     let channel = channel_over(ours).await.expect("connects");
     let call = |channel: tonic::transport::Channel| async {

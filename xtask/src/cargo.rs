@@ -20,6 +20,11 @@ pub(crate) fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the project's folder")
 }
 
+/// The folder that builds go into.
+pub(crate) fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| project().join("target"), PathBuf::from)
+}
+
 /// Where binaries of this build, or of an optimized one, are.
 pub(crate) fn binaries(release: bool) -> Result<PathBuf> {
     let own = env::current_exe()?;

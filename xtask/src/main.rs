@@ -2,10 +2,14 @@
 
 mod bench;
 mod cargo;
+mod chart;
+mod debs;
 mod demo;
 mod ebpf;
+mod images;
 mod interrupt;
 mod packages;
+mod pods;
 mod test;
 
 use std::process::ExitCode;
@@ -24,6 +28,12 @@ enum Task {
         /// or one of events, flow, feeds, filter, which take some minutes each and run by name alone
         filter: Option<String>,
     },
+    /// Lint, render and check the Helm chart; cargo xtask test does it too
+    Chart,
+    /// Build the Debian packages, and install, upgrade and purge them in a fresh Debian (root)
+    ///
+    /// It builds with optimization, and installs debootstrap where it is missing.
+    Debs,
     /// Show the main job for real: block an attacker on three hosts in network namespaces (root)
     Demo {
         /// Leave everything up, and print commands to play with, until Enter or Ctrl-C
@@ -39,6 +49,14 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Build the images of agent, controller and kctl, with static binaries and without a registry
+    ///
+    /// It builds with optimization. podman and buildah find them afterwards.
+    Images,
+    /// Run the chart's own pods with the images on hosts in network namespaces, and block an attacker (root)
+    ///
+    /// It builds with optimization, and installs buildah and podman where they are missing.
+    Pods,
     /// Run every check and test: format, lints, unit, kernel and end-to-end tests (root)
     Test {
         /// Only what needs no root: leave the kernel and end-to-end tests out
@@ -50,8 +68,15 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Task::parse() {
         Task::Bench { filter } => bench::run(filter.as_deref()).map(|()| ExitCode::SUCCESS),
+        Task::Chart => chart::run().map(|(passed, failed)| {
+            println!("{passed} passed, {failed} failed");
+            if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }),
+        Task::Debs => debs::run().map(|()| ExitCode::SUCCESS),
         Task::Demo { keep, release } => demo::run(keep, release).map(|()| ExitCode::SUCCESS),
         Task::Ebpf { check } => ebpf::build(check).map(|()| ExitCode::SUCCESS),
+        Task::Images => images::run().map(|()| ExitCode::SUCCESS),
+        Task::Pods => pods::run().map(|()| ExitCode::SUCCESS),
         Task::Test { unprivileged } => test::run(unprivileged),
     };
     outcome.unwrap_or_else(|error| {

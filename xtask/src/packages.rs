@@ -33,6 +33,16 @@ const BENCH: [(&str, &str); 3] = [
     ("ps", "procps"),
 ];
 
+/// Programs that build images and run pods; podman wants a runtime, an init for its pause image and network
+/// plugins beside it.
+const IMAGES: [(&str, &str); 5] = [
+    ("buildah", "buildah"),
+    ("podman", "podman"),
+    ("runc", "runc"),
+    ("catatonit", "catatonit"),
+    ("newuidmap", "uidmap"),
+];
+
 /// Sees to it that we are root and the lab's programs are there; an error says what to do.
 pub(crate) fn ensure_lab(task: &str) -> Result<()> {
     ensure_programs(&LAB, task)
@@ -43,6 +53,16 @@ pub(crate) fn ensure_bench(task: &str) -> Result<()> {
     ensure_programs(&BENCH, task)
 }
 
+/// The same for images and pods.
+pub(crate) fn ensure_images(task: &str) -> Result<()> {
+    ensure_programs(&IMAGES, task)
+}
+
+/// The same for Debian packages.
+pub(crate) fn ensure_debian(task: &str) -> Result<()> {
+    ensure_programs(&[("debootstrap", "debootstrap")], task)
+}
+
 fn ensure_programs(programs: &[(&str, &'static str)], task: &str) -> Result<()> {
     let mut missing: Vec<_> = programs
         .iter()
@@ -50,26 +70,47 @@ fn ensure_programs(programs: &[(&str, &'static str)], task: &str) -> Result<()> 
         .map(|(_, package)| *package)
         .collect();
     missing.dedup();
-    let install = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    let installed = install(&missing);
     if !geteuid().is_root() {
-        if !missing.is_empty() {
-            eprintln!("missing programs; install them as root: {install}");
+        if let Err(error) = installed {
+            eprintln!("{error}");
         }
         bail!(
             "network namespaces and eBPF need root; run: \
              sudo env \"PATH=$PATH:/usr/sbin:/sbin\" cargo xtask {task}"
         );
     }
+    installed
+}
+
+/// Sees to it that Python can make an environment of its own.
+pub(crate) fn ensure_python() -> Result<()> {
+    let able = Command::new("python3").args(["-c", "import ensurepip"]).output();
+    if able.is_ok_and(|able| able.status.success()) {
+        return Ok(());
+    }
+    install(&["python3", "python3-venv"])
+}
+
+/// Sees to it that npm is there.
+pub(crate) fn ensure_npm() -> Result<()> {
+    if is_installed("npm") { Ok(()) } else { install(&["npm"]) }
+}
+
+/// Installs packages, or says who has to.
+fn install(missing: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    let install = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    ensure!(geteuid().is_root(), "missing programs; install them as root: {install}");
     println!("$ {install}");
     let apt = |args: &[&str]| -> Result<bool> {
         let mut command = Command::new("apt-get");
         command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
         Ok(command.status().context("apt-get")?.success())
     };
-    let args = [&["install", "-y", "-qq", "--no-install-recommends"], missing.as_slice()].concat();
+    let args = [&["install", "-y", "-qq", "--no-install-recommends"], missing].concat();
     // A fresh image has no package lists yet.
     let installed = apt(&args)? || (apt(&["update", "-qq"])? && apt(&args)?);
     ensure!(installed, "packages could not be installed; try: {install}");

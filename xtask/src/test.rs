@@ -1,4 +1,5 @@
-//! `cargo xtask test`: format, lints and every test of the workspace, with one total at the end.
+//! `cargo xtask test`: format, lints, every test of the workspace and the checks of the chart, with one total
+//! at the end.
 
 use std::{
     io::{BufRead, BufReader},
@@ -8,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{cargo::cargo, packages};
+use crate::{cargo::cargo, chart, packages};
 
 /// Crates whose tests want root: they load programs into the kernel and make network namespaces.
 const PRIVILEGED: [&str; 2] = ["agent-kernel", "kctl-e2e"];
@@ -57,6 +58,9 @@ pub(crate) fn run(unprivileged: bool) -> Result<ExitCode> {
             )?;
         }
     }
+    let (passed, failed) = chart::run()?;
+    total += Total { passed, failed };
+    healthy &= failed == 0;
     if !healthy && total.failed == 0 {
         eprintln!("error: a check or a test binary failed; see above");
     }

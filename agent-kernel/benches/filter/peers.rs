@@ -2,7 +2,7 @@
 
 use crate::lists::{Family, List, Sources};
 use crate::median;
-use agent_kernel::filter::Filter;
+use agent_kernel::filter::{Filter, Hook};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, ProgramArray};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
@@ -142,9 +142,10 @@ pub(crate) fn frame(family: Family) -> Vec<u8> {
 }
 
 /// The program of a filter.
-pub(crate) fn program_of(filter: &Filter, pin: &std::path::Path) -> Xdp {
+pub(crate) fn program_of(filter: &mut Filter, pin: &std::path::Path) -> Xdp {
     let _ = std::fs::remove_file(pin);
-    crate::world::run(&format!("bpftool prog pin id {} {}", filter.program_id(), pin.display()));
+    let id = filter.program_id(Hook::Xdp).expect("it is loaded");
+    crate::world::run(&format!("bpftool prog pin id {id} {}", pin.display()));
     let attach = aya_obj::programs::XdpAttachType::Interface;
     Xdp::from_pin(pin, attach).expect("the pinned program")
 }

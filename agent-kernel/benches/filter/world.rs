@@ -47,7 +47,7 @@ impl World {
         let start = Instant::now();
         filter.update(&changes).expect("room");
         let took = start.elapsed();
-        let program = program_of(&filter, &self.folder.path().join(format!("program-{name}")));
+        let program = program_of(&mut filter, &self.folder.path().join(format!("program-{name}")));
         (Filled { filter, program }, took)
     }
 }

@@ -9,7 +9,7 @@ mod set;
 mod values;
 
 pub use path::Roots;
-pub use policy::{DEFAULT_WRITABLE, Writable};
+pub use policy::{DEFAULT_WRITABLE, Holds, Writable};
 pub use read::{KernelFile, open};
 pub use set::{Change, Setting, restore, set};
 pub use values::{LONGEST_VALUE, Value, matching, value};

@@ -53,6 +53,9 @@ const SECRET: &[&str] = &[
     "/sys/kernel/notes",
 ];
 
+/// The arguments of processes.
+const ARGUMENTS: &[&str] = &["/proc/[0-9]*/cmdline", "/proc/[0-9]*/task/*/cmdline"];
+
 /// What nobody sets through kctl, whatever the configuration: what runs a program as root, what can't
 /// be set back before a reboot, what stops the host, what belongs to a process, and keys.
 const NEVER: &[&str] = &[
@@ -189,6 +192,7 @@ pub const DEFAULT_WRITABLE: &[&str] = &[
 ];
 
 static DANGEROUS_PATTERNS: LazyLock<Vec<Pattern>> = LazyLock::new(|| compiled(DANGEROUS));
+static ARGUMENTS_PATTERNS: LazyLock<Vec<Pattern>> = LazyLock::new(|| compiled(ARGUMENTS));
 static SECRET_PATTERNS: LazyLock<Vec<Pattern>> = LazyLock::new(|| compiled(SECRET));
 static NEVER_PATTERNS: LazyLock<Vec<Pattern>> = LazyLock::new(|| compiled(NEVER));
 
@@ -222,9 +226,26 @@ fn plain(path: &str) -> String {
     path.split('/').filter(|name| !name.is_empty()).flat_map(|name| ["/", name]).collect()
 }
 
-/// Whether it is for admins alone.
-pub(super) fn is_secret(place: &Place) -> bool {
-    place.is_private() || any(&SECRET_PATTERNS, &place.resolved)
+/// What a file holds that is not for everybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// Nothing of that kind.
+    Nothing,
+    /// The arguments of a process.
+    Arguments,
+    /// What is for admins alone.
+    Secrets,
+}
+
+/// What it holds.
+pub(super) fn holds(place: &Place) -> Holds {
+    if place.is_private() || any(&SECRET_PATTERNS, &place.resolved) {
+        Holds::Secrets
+    } else if any(&ARGUMENTS_PATTERNS, &place.resolved) {
+        Holds::Arguments
+    } else {
+        Holds::Nothing
+    }
 }
 
 /// What can be set on a host.
@@ -317,17 +338,20 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
             assert!(error.to_string().contains("always refused"), "{error}");
         }
-        let secret = |path: &str| is_secret(&readable(&roots(), path).expect(path));
+        let holds = |path: &str| holds(&readable(&roots(), path).expect(path));
         for path in
             ["/proc/self/environ", "/proc/thread-self/maps", "/proc/kallsyms", "/proc/self/io"]
         {
-            assert!(secret(path), "{path}");
+            assert_eq!(holds(path), Holds::Secrets, "{path}");
         }
         for path in
             ["/proc/version", "/proc/self/status", "/proc/sys/vm/swappiness", "/proc/net/dev"]
         {
-            assert!(!secret(path), "{path}");
+            assert_eq!(holds(path), Holds::Nothing, "{path}");
         }
+        assert_eq!(holds("/proc/self/cmdline"), Holds::Arguments);
+        assert_eq!(holds("/proc/thread-self/cmdline"), Holds::Arguments);
+        assert_eq!(holds("/proc/cmdline"), Holds::Nothing);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A file's bytes.
 
 use super::path::{Roots, io_error};
-use super::policy::{is_secret, readable};
+use super::policy::{Holds, holds, readable};
 use crate::error::Error;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -13,20 +13,20 @@ use std::io::{self, Read as _};
 pub struct KernelFile {
     file: File,
     path: String,
-    secret: bool,
+    holds: Holds,
 }
 
 /// Opens one. Invalid: a path that leads elsewhere, or a file that must not be read. NotFound: none.
 pub fn open(roots: &Roots, path: &str) -> Result<KernelFile, Error> {
     let place = readable(roots, path)?;
     let file = place.open(OFlag::O_RDONLY)?;
-    Ok(KernelFile { file, path: path.to_owned(), secret: is_secret(&place) })
+    Ok(KernelFile { file, path: path.to_owned(), holds: holds(&place) })
 }
 
 impl KernelFile {
-    /// Whether it is for admins alone.
-    pub fn is_secret(&self) -> bool {
-        self.secret
+    /// What it holds that is not for everybody.
+    pub fn holds(&self) -> Holds {
+        self.holds
     }
 
     /// Reads on: at most as much as there is room for, nothing at the end.

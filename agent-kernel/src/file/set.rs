@@ -1,7 +1,7 @@
 //! Setting a value, and what the kernel made of it.
 
 use super::path::{Place, Roots, invalid, io_error};
-use super::policy::Writable;
+use super::policy::{Holds, Writable};
 use super::values::{LONGEST_VALUE, value};
 use crate::error::Error;
 use nix::errno::Errno;
@@ -38,7 +38,12 @@ pub fn set(roots: &Roots, writable: &Writable, setting: &Setting) -> Result<Chan
     }
     let place = writable.find(roots, path)?;
     // What can't be read back, or must not be shown, can still be set.
-    let seen = || value(roots, path).ok().filter(|value| !value.secret).map(|value| value.value);
+    let seen = || {
+        value(roots, path)
+            .ok()
+            .filter(|value| value.holds != Holds::Secrets)
+            .map(|value| value.value)
+    };
     let old = seen();
     write(&place, wanted)?;
     Ok(Change { old, new: seen() })

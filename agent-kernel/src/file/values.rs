@@ -1,7 +1,7 @@
 //! Short files as values, by path or by pattern.
 
 use super::path::{Place, Roots, invalid};
-use super::policy::readable;
+use super::policy::{Holds, readable};
 use super::read::open;
 use crate::error::{Error, ErrorKind};
 use glob::Pattern;
@@ -16,20 +16,20 @@ const MOST: usize = 20_000;
 pub struct Value {
     /// Without the line feed at its end.
     pub value: Vec<u8>,
-    /// Whether it is for admins alone.
-    pub secret: bool,
+    /// What it holds that is not for everybody.
+    pub holds: Holds,
 }
 
 /// Reads one.
 pub fn value(roots: &Roots, path: &str) -> Result<Value, Error> {
     let file = open(roots, path)?;
-    let secret = file.is_secret();
+    let holds = file.holds();
     let too_long = || Error::new(ErrorKind::Full, super::path::object(path), TOO_LONG);
     let mut value = file.whole(LONGEST_VALUE)?.ok_or_else(too_long)?;
     if value.last() == Some(&b'\n') {
         value.pop();
     }
-    Ok(Value { value, secret })
+    Ok(Value { value, holds })
 }
 
 const TOO_LONG: &str = "it is longer than 64 KiB; read it with kctl cat";
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn a_value_has_no_line_feed_at_its_end() {
         let ostype = value(&roots(), "/proc/sys/kernel/ostype").expect("a value");
-        assert_eq!((ostype.value.as_slice(), ostype.secret), (&b"Linux"[..], false));
+        assert_eq!((ostype.value.as_slice(), ostype.holds), (&b"Linux"[..], Holds::Nothing));
     }
 
     #[test]

@@ -12,13 +12,40 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
+/// Programs that a tcx hook has at most.
+const MAX_ON_HOOK: usize = 64;
 /// Elements read by one system call. A bucket of a hash must fit, and none comes near this.
 const STEP: u32 = 4096;
+
+/// Where a link puts a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// XDP in the driver.
+    XdpDriver,
+    /// XDP in the stack.
+    XdpStack,
+    /// tcx ingress, before all that is there.
+    Tcx,
+}
+
+impl Place {
+    /// `enum bpf_attach_type`, and the flags: XDP_FLAGS_* or BPF_F_BEFORE.
+    fn attach_type(self) -> (u32, u32) {
+        match self {
+            Self::XdpDriver => (37, 1 << 2),
+            Self::XdpStack => (37, 1 << 1),
+            Self::Tcx => (46, 1 << 3),
+        }
+    }
+}
 
 /// `union bpf_attr`, its `batch` member.
 #[repr(C)]
@@ -40,6 +67,27 @@ struct PinAttr {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// `union bpf_attr`, its `query` member as far as it is used.
+#[repr(C)]
+struct QueryAttr {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    padding: u32,
+}
+
+/// `union bpf_attr`, its `link_create` member as far as it is used.
+#[repr(C)]
+struct CreateAttr {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 /// `union bpf_attr`, its `link_update` member.
@@ -141,10 +189,49 @@ pub(super) fn record<T: Pod>(bytes: &[u8]) -> Option<T> {
 pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = PinAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    bpf(BPF_OBJ_GET, &mut attr).map(owned)
+}
+
+/// A descriptor that a call has just returned.
+fn owned(fd: libc::c_long) -> OwnedFd {
     let fd = libc::c_int::try_from(fd).expect("a descriptor is an int");
     // SAFETY: the kernel just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Pins a link there.
+pub(super) fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = PinAttr { pathname: path.as_ptr() as u64, bpf_fd: number(link), file_flags: 0 };
+    bpf(BPF_OBJ_PIN, &mut attr).map(|_| ())
+}
+
+/// Puts a program onto an interface of this network namespace, for as long as the link is held.
+pub(super) fn create_link(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    place: Place,
+) -> io::Result<OwnedFd> {
+    let (attach_type, flags) = place.attach_type();
+    let mut attr =
+        CreateAttr { prog_fd: number(program), target_ifindex: ifindex, attach_type, flags };
+    bpf(BPF_LINK_CREATE, &mut attr).map(owned)
+}
+
+/// Ids of the programs at tcx ingress of an interface of this network namespace.
+pub(super) fn programs_at_tcx(ifindex: u32) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; MAX_ON_HOOK];
+    let mut attr = QueryAttr {
+        target_ifindex: ifindex,
+        attach_type: Place::Tcx.attach_type().0,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr() as u64,
+        count: u32::try_from(MAX_ON_HOOK).expect("few"),
+        padding: 0,
+    };
+    bpf(BPF_PROG_QUERY, &mut attr)?;
+    Ok(ids.into_iter().take(attr.count as usize).collect())
 }
 
 /// Puts another program onto a link, atomically.

@@ -1,4 +1,4 @@
-//! The XDP filter: loading, pinning, attaching, and its tables.
+//! The filter: loading, pinning, attaching, and its tables.
 //!
 //! [`Filter`] is the one owner of the kernel's maps; two of them on one bpffs folder would undo each
 //! other's work. Its calls block for system calls, so an async caller runs them on a blocking thread.
@@ -26,8 +26,10 @@ pub use tell::{CYCLE, Sighted, Telling};
 use crate::Error;
 use counts::Counts;
 use guard::Guards;
+use link::Links;
 use migrate::Old;
 use pins::{Pin, Pins};
+pub use program::Hook;
 use program::Program;
 pub(crate) use program::{LOAD_ATTEMPTS, interrupted};
 use rules::Rules;
@@ -49,13 +51,15 @@ pub struct FilterConfig {
 /// How to attach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Native where the driver has it, generic otherwise.
+    /// Native where the driver has it, generic otherwise, and tcx where XDP can't be had.
     #[default]
     Auto,
     /// In the driver.
     Native,
     /// In the stack, before everything else.
     Generic,
+    /// Where the stack takes packets in, beside others' programs.
+    Tcx,
 }
 
 /// How it is attached.
@@ -65,15 +69,22 @@ pub enum Attached {
     Native,
     /// In the stack.
     Generic,
+    /// Where the stack takes packets in.
+    Tcx,
 }
 
 impl Attached {
-    /// `xdp-native` or `xdp-generic`.
+    /// `xdp-native`, `xdp-generic` or `tcx`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Native => "xdp-native",
             Self::Generic => "xdp-generic",
+            Self::Tcx => "tcx",
         }
+    }
+
+    fn is_xdp(self) -> bool {
+        self != Self::Tcx
     }
 }
 
@@ -86,13 +97,15 @@ pub struct Attachment {
     pub ifindex: u32,
     /// How.
     pub mode: Attached,
+    /// Why not as was asked for, or why at tcx where that is the last choice.
+    pub reason: Option<String>,
 }
 
 /// The filter of one host.
 pub struct Filter {
     pins: Pins,
     program: Program,
-    program_id: u32,
+    links: Links,
     rules: Rules,
     guards: Guards,
     counts: Counts,
@@ -104,7 +117,7 @@ pub struct Filter {
 impl fmt::Debug for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Filter")
-            .field("program_id", &self.program_id)
+            .field("links", &self.links)
             .field("entries", &self.entries())
             .finish_non_exhaustive()
     }
@@ -122,36 +135,41 @@ impl Filter {
             old.share(&pins)?;
         }
         let mut program = Program::load(max_entries, &pins)?;
-        let program_id = program.id()?;
         let carried = old.as_ref().map_or_else(|| Ok(Vec::new()), Old::entries)?;
         let rules = Rules::open(&mut program, &pins, carried)?;
         let guards = Guards::open(&mut program, &pins)?;
         let counts = Counts::open(&mut program, &pins)?;
         let teller = Teller::open(&mut program, &pins)?;
         if let Some(old) = old {
-            link::adopt(&mut program, old.pins())?;
+            link::adopt(&mut program, &pins, old.pins())?;
             old.end(&pins)?;
         }
-        link::adopt(&mut program, &pins)?;
-        Ok(Self { pins, program, program_id, rules, guards, counts, teller, untaken: Vec::new() })
+        link::adopt(&mut program, &pins, &pins)?;
+        let links = Links::new(pins.clone());
+        Ok(Self { pins, program, links, rules, guards, counts, teller, untaken: Vec::new() })
     }
 
     /// Filters an interface of this thread's network namespace; does nothing when it is filtered
     /// already.
     ///
-    /// `Busy` when somebody else's XDP program is there: it stays.
+    /// One that is filtered in another way than asked for gets the new program before it loses the old.
+    /// Where what is asked for can't be had, it stays filtered as it is; [`Attachment::reason`] says why.
+    ///
+    /// `Busy` when somebody else's XDP program is there, and XDP alone was asked for: it stays.
+    /// `Unsupported` on a kernel without tcx, and for XDP where packets have no Ethernet header.
     pub fn attach(&mut self, interface: &str, mode: Mode) -> Result<Attached, Error> {
-        link::attach(&mut self.program, &self.pins, interface, mode)
+        self.links.attach(&mut self.program, interface, mode)
     }
 
     /// The interfaces that are filtered right now. One that went away is forgotten, with its pin.
     pub fn attachments(&self) -> Result<Vec<Attachment>, Error> {
-        link::attachments(self.program_id, &self.pins)
+        self.links.attachments(&self.program)
     }
 
-    /// The kernel's id of the program.
-    pub fn program_id(&self) -> u32 {
-        self.program_id
+    /// The kernel's id of a hook's program, which is loaded if no interface needed it yet.
+    pub fn program_id(&mut self, hook: Hook) -> Result<u32, Error> {
+        self.program.ready(hook, &self.pins)?;
+        self.program.id(hook).map(|id| id.expect("it is loaded"))
     }
 
     /// The rules in force, expired ones too until they are removed.
@@ -263,6 +281,13 @@ pub(crate) fn pin_folder(bpffs: &Path) -> Result<PathBuf, Error> {
     Ok(Pins::open(bpffs)?.folder().to_owned())
 }
 
+/// Whether this kernel has tcx, which came with Linux 6.6.
+pub fn has_tcx() -> bool {
+    // The loopback is always the first; whoever may not ask, may not attach either.
+    let asked = bpf::programs_at_tcx(1);
+    !asked.is_err_and(|error| error.kind() == std::io::ErrorKind::InvalidInput)
+}
+
 /// Takes every link, map and pin of the filter below `bpffs` away, with no agent running, and says
 /// what it removed: `link eth0`, `map records`.
 pub fn detach(bpffs: &Path) -> Result<Vec<String>, Error> {
@@ -270,9 +295,10 @@ pub fn detach(bpffs: &Path) -> Result<Vec<String>, Error> {
     for pins in Pins::existing(bpffs)? {
         for pin in pins.list()? {
             match &pin {
-                Pin::Link(interface) => {
+                Pin::Link(hook, interface) => {
                     link::detach(&pins, &pin)?;
-                    removed.push(format!("link {interface}"));
+                    let kind = if *hook == Hook::Xdp { "" } else { "tcx " };
+                    removed.push(format!("{kind}link {interface}"));
                 }
                 Pin::Map(name) => {
                     pins.remove(&pin)?;

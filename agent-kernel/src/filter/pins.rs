@@ -1,5 +1,6 @@
 //! The folder on a bpffs where maps and links are pinned. It must not know what they mean.
 
+use super::program::Hook;
 use crate::error::{Error, ErrorKind, named};
 use agent_records::LAYOUT;
 use nix::mount::{MsFlags, mount};
@@ -8,7 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 const BPFFS: &str = "/sys/fs/bpf";
-const LINK: &str = "link-";
+/// What the names of links begin with.
+const LINKS: [(Hook, &str); 3] =
+    [(Hook::Xdp, "link-"), (Hook::Tcx, "tcx-"), (Hook::TcxIp, "tcxip-")];
 
 /// One layout's folder.
 #[derive(Debug, Clone)]
@@ -17,8 +20,8 @@ pub(super) struct Pins(PathBuf);
 /// What is pinned.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Pin {
-    /// The link of an interface.
-    Link(String),
+    /// The link of an interface's hook.
+    Link(Hook, String),
     /// A map.
     Map(String),
 }
@@ -67,20 +70,23 @@ impl Pins {
 
     pub(super) fn path(&self, pin: &Pin) -> PathBuf {
         match pin {
-            Pin::Link(interface) => self.0.join(format!("{LINK}{}", escape(interface))),
+            Pin::Link(hook, interface) => {
+                let (_, prefix) = LINKS.iter().find(|(it, _)| it == hook).expect("all are there");
+                self.0.join(format!("{prefix}{}", escape(interface)))
+            }
             Pin::Map(name) => self.0.join(name),
         }
     }
 
     /// Everything that is pinned, in order.
     pub(super) fn list(&self) -> Result<Vec<Pin>, Error> {
-        let mut pins: Vec<Pin> = names(&self.0)?
-            .into_iter()
-            .map(|name| match name.strip_prefix(LINK) {
-                Some(interface) => Pin::Link(unescape(interface)),
-                None => Pin::Map(name),
-            })
-            .collect();
+        let link = |name: &str| {
+            let of = |(hook, prefix): &(Hook, &str)| Some((*hook, name.strip_prefix(prefix)?));
+            let (hook, interface) = LINKS.iter().find_map(of)?;
+            Some(Pin::Link(hook, unescape(interface)))
+        };
+        let names = names(&self.0)?.into_iter();
+        let mut pins: Vec<Pin> = names.map(|name| link(&name).unwrap_or(Pin::Map(name))).collect();
         pins.sort();
         Ok(pins)
     }

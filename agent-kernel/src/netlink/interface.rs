@@ -6,7 +6,8 @@ use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+    InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    XdpAttached,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -39,6 +40,8 @@ pub struct Interface {
     pub addresses: Vec<Address>,
     /// Id of the XDP program on it, ours or another's.
     pub xdp_program: Option<u32>,
+    /// Whether its packets have an Ethernet header.
+    pub ethernet: bool,
 }
 
 /// The XDP program on an interface.
@@ -49,6 +52,15 @@ pub(crate) struct Xdp {
     pub(crate) generic: bool,
 }
 
+/// What matters of an interface to a program that is to be attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hooks {
+    /// The XDP program that is on it.
+    pub(crate) xdp: Option<Xdp>,
+    /// Whether its packets have an Ethernet header.
+    pub(crate) ethernet: bool,
+}
+
 /// Every interface with its addresses, by index.
 pub fn interfaces() -> Result<Vec<Interface>, Error> {
     let links = request::dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
@@ -56,15 +68,17 @@ pub fn interfaces() -> Result<Vec<Interface>, Error> {
     Ok(join(links, addresses))
 }
 
-/// The XDP program on an interface; no such device is an error.
-pub(crate) fn xdp_on(index: u32) -> io::Result<Option<Xdp>> {
+/// The hooks of an interface; no such device is an error.
+pub(crate) fn hooks_of(index: u32) -> io::Result<Hooks> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     let answers = request::one(&RouteNetlinkMessage::GetLink(message))?;
-    Ok(answers.iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewLink(link) => xdp(&link.attributes),
+    let link = answers.iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(link),
         _ => None,
-    }))
+    });
+    let link = link.ok_or(io::ErrorKind::NotFound)?;
+    Ok(Hooks { xdp: xdp(&link.attributes), ethernet: ethernet(link) })
 }
 
 fn join(links: Vec<RouteNetlinkMessage>, addresses: Vec<RouteNetlinkMessage>) -> Vec<Interface> {
@@ -94,6 +108,7 @@ fn interface(link: &LinkMessage) -> Interface {
         bridge_port: false,
         addresses: Vec::new(),
         xdp_program: xdp(&link.attributes).map(|xdp| xdp.program),
+        ethernet: ethernet(link),
     };
     for attribute in &link.attributes {
         match attribute {
@@ -111,6 +126,10 @@ fn interface(link: &LinkMessage) -> Interface {
         }
     }
     interface
+}
+
+fn ethernet(link: &LinkMessage) -> bool {
+    [LinkLayerType::Ether, LinkLayerType::Loopback].contains(&link.header.link_layer_type)
 }
 
 fn xdp(attributes: &[LinkAttribute]) -> Option<Xdp> {

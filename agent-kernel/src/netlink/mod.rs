@@ -29,7 +29,7 @@ pub use conntrack::{Connection, ConnectionFilter, Flow, connections, ip_protocol
 pub use family::Family;
 pub use gateway::default_gateways;
 pub use interface::{Address, Interface, interfaces};
-pub(crate) use interface::{Xdp, xdp_on};
+pub(crate) use interface::{Hooks, Xdp, hooks_of};
 pub use link::{Link, Statistics, XdpProgram, links};
 pub use neighbour::{Neighbour, NeighbourFilter, neighbours};
 pub use rate::{Rates, rates};

@@ -10,4 +10,5 @@ mod lists;
 mod netlink;
 mod support;
 mod tables;
+mod tcx;
 mod tell;

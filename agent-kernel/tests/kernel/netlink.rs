@@ -58,7 +58,10 @@ fn interfaces_are_those_that_ip_shows() {
             .collect();
         assert_eq!(addresses, known, "{}", interface.name);
     }
-    assert_eq!(find(&ours, "kt0").xdp_program, Some(filter.program_id()));
+    assert_eq!(
+        find(&ours, "kt0").xdp_program,
+        filter.program_id(agent_kernel::filter::Hook::Xdp).ok()
+    );
     assert_eq!(find(&ours, "lo").xdp_program, None);
 }
 

@@ -1,20 +1,29 @@
 //! A world of its own for one test: fresh network and mount namespaces with a bpffs, which vanish
 //! with the test's thread whatever happens in it.
 
-use agent_kernel::filter::{Filter, FilterConfig, Protocol, Rule, RuleKey, Until};
-use aya::programs::Xdp;
+use agent_kernel::filter::{
+    Attached, Filter, FilterConfig, Hook, Mode, Protocol, Rule, RuleKey, Until,
+};
+use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TestRun, Xdp};
+use aya::programs::{TestRunOptions, TestRunResult};
+use aya_obj::generated::bpf_prog_type;
 use aya_obj::programs::XdpAttachType;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
+use std::io::Read as _;
 use std::marker::PhantomData;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Namespaces of this thread; it must not leave it.
 pub(crate) struct World {
     folder: tempfile::TempDir,
+    /// Where filters are tried.
+    hook: Hook,
     _not_send: PhantomData<*const ()>,
 }
 
@@ -23,6 +32,11 @@ pub(crate) const PEER: &str = "peer";
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::on(Hook::Xdp)
+    }
+
+    /// One in which the filter is tried at that hook.
+    pub(crate) fn on(hook: Hook) -> Self {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
             .expect("this test needs root: namespaces");
         let none = None::<&str>;
@@ -33,11 +47,21 @@ impl World {
         std::fs::create_dir_all("/run/netns").expect("a folder for names");
         mount(Some("tmpfs"), "/run/netns", Some("tmpfs"), MsFlags::empty(), none).expect("a tmpfs");
         run("ip link set lo up");
-        Self { folder, _not_send: PhantomData }
+        Self { folder, hook, _not_send: PhantomData }
     }
 
     pub(crate) fn bpffs(&self) -> PathBuf {
         self.folder.path().join("kctl")
+    }
+
+    /// How to attach there.
+    pub(crate) fn mode(&self) -> Mode {
+        if self.hook == Hook::Xdp { Mode::Auto } else { Mode::Tcx }
+    }
+
+    /// How it is attached then.
+    pub(crate) fn attached(&self) -> Attached {
+        if self.hook == Hook::Xdp { Attached::Native } else { Attached::Tcx }
     }
 
     /// A pin of the test's own.
@@ -57,7 +81,7 @@ impl World {
 
     /// The same, which need not answer yet.
     pub(crate) fn veth_without_check(&self) {
-        if !std::path::Path::new("/run/netns").join(PEER).exists() {
+        if !Path::new("/run/netns").join(PEER).exists() {
             run(&format!("ip netns add {PEER}"));
         }
         run(&format!("ip link add kt0 type veth peer name kt1 netns {PEER}"));
@@ -88,6 +112,40 @@ pub(crate) fn answers(source: &str) -> bool {
     command(&ping).status.success()
 }
 
+/// A ping from an address of the peer every 2 ms.
+pub(crate) struct Flood(Child);
+
+impl Flood {
+    pub(crate) fn start(source: &str) -> Self {
+        let ping = Command::new("ip")
+            .args(["netns", "exec", PEER, "ping", "-n", "-q", "-i", "0.002", "-W", "0.2"])
+            .args(["-I", source, "10.9.0.1"])
+            .stdout(Stdio::piped())
+            .spawn();
+        Self(ping.expect("ping"))
+    }
+
+    /// How many were sent and how many answered, when all on the way have come.
+    pub(crate) fn end(mut self) -> (u64, u64) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a pid"));
+        kill(pid, Signal::SIGINT).expect("it runs");
+        let mut text = String::new();
+        let mut stdout = self.0.stdout.take().expect("a pipe");
+        stdout.read_to_string(&mut text).expect("text");
+        self.0.wait().expect("it ended");
+        let said = text.lines().find(|line| line.contains("packets transmitted"));
+        let mut numbers = said.expect(&text).split(' ').filter_map(|word| word.parse().ok());
+        (numbers.next().expect(&text), numbers.next().expect(&text))
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Waits for a condition.
 pub(crate) fn within(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -97,12 +155,85 @@ pub(crate) fn within(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The filter's program, for running frames through it.
-pub(crate) fn program(world: &World, filter: &Filter) -> Xdp {
+/// The filter's program of the world's hook, for running frames through it.
+pub(crate) fn program(world: &World, filter: &mut Filter) -> Program {
     let pin = world.pin("program");
-    run(&format!("bpftool prog pin id {} {}", filter.program_id(), pin.display()));
-    Xdp::from_pin(&pin, XdpAttachType::Interface).expect("the pinned program")
+    let id = filter.program_id(world.hook).expect("it is loaded");
+    run(&format!("bpftool prog pin id {id} {}", pin.display()));
+    Program::from_pin(&pin)
 }
+
+/// A program of one of the hooks.
+#[derive(Debug)]
+pub(crate) enum Program {
+    Xdp(Xdp),
+    Tcx(SchedClassifier),
+}
+
+impl Program {
+    pub(crate) fn from_pin(pin: &Path) -> Self {
+        let info = ProgramInfo::from_pin(pin).expect("the pinned program");
+        match info.program_type() {
+            bpf_prog_type::BPF_PROG_TYPE_XDP => {
+                Self::Xdp(Xdp::from_pin(pin, XdpAttachType::Interface).expect("XDP"))
+            }
+            _ => Self::Tcx(SchedClassifier::from_pin(pin).expect("tcx")),
+        }
+    }
+
+    /// Whether it drops a frame.
+    pub(crate) fn drops(&self, frame: &[u8]) -> bool {
+        const XDP_PASS: u32 = 2;
+        const TCX_NEXT: u32 = u32::MAX;
+        let verdict = self.run(frame, 1).return_value;
+        match (self, verdict) {
+            (Self::Xdp(_), 1) | (Self::Tcx(_), 2) => true,
+            (Self::Xdp(_), XDP_PASS) | (Self::Tcx(_), TCX_NEXT) => false,
+            _ => panic!("verdict {verdict}"),
+        }
+    }
+
+    /// Runs a frame that often. A signal to this thread ends the runs before their end: then again.
+    pub(crate) fn run(&self, frame: &[u8], repeat: u32) -> TestRunResult {
+        let options =
+            || TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
+        loop {
+            let ran = match self {
+                Self::Xdp(program) => program.test_run(options()),
+                Self::Tcx(program) => program.test_run(options()),
+            };
+            match ran {
+                Err(ProgramError::SyscallError(error))
+                    if error.io_error.kind() == std::io::ErrorKind::Interrupted => {}
+                ran => return ran.expect("the program runs"),
+            }
+        }
+    }
+}
+
+/// Makes tests of functions of a world's hook: one for XDP and one for tcx.
+macro_rules! on_each_hook {
+    ($($test:ident),+ $(,)?) => {
+        mod xdp {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(agent_kernel::filter::Hook::Xdp);
+                }
+            )+
+        }
+
+        mod tcx {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(agent_kernel::filter::Hook::Tcx);
+                }
+            )+
+        }
+    };
+}
+pub(crate) use on_each_hook;
 
 /// Runs a command of words without blanks.
 pub(crate) fn command(line: &str) -> Output {

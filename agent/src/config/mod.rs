@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use counters::CounterOptions;
 use events::EventOptions;
+use glob::Pattern;
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -29,22 +30,32 @@ pub(crate) struct Command {
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub(crate) enum Task {
     /// Say, line by line, what this kernel and these privileges allow, with the remedy
-    Check,
+    Check {
+        /// Only ask the agent that runs here whether it answers, for a probe
+        #[arg(long)]
+        live: bool,
+    },
     /// Take every link, map and pin of the filter away; needs neither controller nor running agent
-    Detach,
+    Detach {
+        /// Then stay until SIGTERM, as the container of a DaemonSet has to
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 /// How to attach the filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FilterMode {
-    /// Native where the driver has it, generic otherwise
+    /// In the driver where it has it, else in the stack, and tcx where XDP can't be had
     #[default]
     Auto,
     /// In the driver
     XdpNative,
     /// In the stack, before everything else
     XdpGeneric,
+    /// Where the stack takes packets in, beside others' programs; wants Linux 6.6
+    Tcx,
     /// Don't filter
     Off,
 }
@@ -56,6 +67,7 @@ impl FilterMode {
             Self::Auto => Some(Mode::Auto),
             Self::XdpNative => Some(Mode::Native),
             Self::XdpGeneric => Some(Mode::Generic),
+            Self::Tcx => Some(Mode::Tcx),
             Self::Off => None,
         }
     }
@@ -81,6 +93,10 @@ pub(crate) struct Options {
     #[arg(long, env = "KCTL_AGENT_TOKEN", hide_env_values = true)]
     #[serde(skip)]
     token: Option<String>,
+    /// File with the certificate of the controller's CA, for tokens that don't carry its hash; only
+    /// looked at when there is no valid certificate yet
+    #[arg(long, env = "KCTL_AGENT_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// Name of this host in the fleet [default: the host name]
     #[arg(long, global = true, env = "KCTL_AGENT_NAME")]
     name: Option<String>,
@@ -97,12 +113,13 @@ pub(crate) struct Options {
     #[arg(skip)]
     #[serde(default)]
     labels: BTreeMap<String, String>,
-    /// Interface to filter, or "auto": every up interface with a global address, except loopback,
-    /// bridge ports, veth and container bridges; repeatable [default: auto]
+    /// Interface to filter, a pattern like "eth*" of those that are there or come later, or "auto":
+    /// every up interface with a global address, except loopback, bridge ports, veth and container
+    /// bridges; repeatable [default: auto]
     #[arg(
         long = "interface",
         env = "KCTL_AGENT_INTERFACE",
-        value_name = "NAME|auto",
+        value_name = "NAME|PATTERN|auto",
         value_delimiter = ','
     )]
     #[serde(default)]
@@ -156,6 +173,7 @@ pub(crate) struct Options {
 pub(crate) struct Config {
     pub(crate) controller: Option<String>,
     pub(crate) token: Option<Token>,
+    pub(crate) ca_file: Option<PathBuf>,
     pub(crate) name: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) interfaces: Interfaces,
@@ -172,11 +190,13 @@ pub(crate) struct Config {
 }
 
 /// Which interfaces to filter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Interfaces {
     pub(crate) auto: bool,
     /// Named ones, in the order given.
     pub(crate) names: Vec<String>,
+    /// Any that match, whenever they are there.
+    pub(crate) patterns: Vec<Pattern>,
 }
 
 /// A join token, or where it is; its text is never shown.
@@ -221,9 +241,10 @@ impl Options {
         Ok(Config {
             controller: self.controller.or(file.controller).map(with_port).transpose()?,
             token: self.token.map(Token::Text).or(token_file),
+            ca_file: self.ca_file.or(file.ca_file),
             name,
             labels,
-            interfaces: interfaces(chosen),
+            interfaces: interfaces(chosen)?,
             mode: self.mode.or(file.mode).unwrap_or_default(),
             max_entries,
             state_dir: path(self.state_dir, file.state_dir, "/var/lib/kctl/agent"),
@@ -268,9 +289,19 @@ fn writable(listed: &[String], only: Option<bool>) -> Result<Writable, agent_ker
     Writable::new(usual.iter().copied().chain(listed.iter().map(String::as_str)))
 }
 
-fn interfaces(chosen: Vec<String>) -> Interfaces {
-    let auto = chosen.is_empty() || chosen.iter().any(|name| name == "auto");
-    Interfaces { auto, names: chosen.into_iter().filter(|name| name != "auto").collect() }
+fn interfaces(chosen: Vec<String>) -> anyhow::Result<Interfaces> {
+    let mut interfaces = Interfaces { auto: chosen.is_empty(), ..Interfaces::default() };
+    for name in chosen {
+        if name == "auto" {
+            interfaces.auto = true;
+        } else if name.contains(['*', '?', '[']) {
+            let pattern = Pattern::new(&name).with_context(|| format!("interface {name:?}"))?;
+            interfaces.patterns.push(pattern);
+        } else {
+            interfaces.names.push(name);
+        }
+    }
+    Ok(interfaces)
 }
 
 /// `HOST`, `HOST:PORT`, `[V6]`, `[V6]:PORT` or a bare IPv6 address, with port 7443 where none is given.
@@ -325,7 +356,8 @@ mod tests {
         .expect("writes");
         let config = parse(&["--config", path, "--interface", "auto"]).expect("valid");
         assert_eq!(config.controller.as_deref(), Some("c:7443"));
-        assert_eq!(config.interfaces, Interfaces { auto: true, names: vec![] });
+        let auto = Interfaces { auto: true, ..Interfaces::default() };
+        assert_eq!(config.interfaces, auto);
         assert_eq!((config.max_entries, config.mode), (100, FilterMode::XdpGeneric));
         assert_eq!(config.labels["role"], "web");
         assert_eq!(config.sys_root, PathBuf::from("/host/sys"));
@@ -350,7 +382,8 @@ mod tests {
     fn malformed_values_are_refused() {
         assert!(parse(&["--label", "role"]).is_err());
         assert!(parse(&["--max-entries", "0"]).is_err());
-        assert!(parse(&["--mode", "tcx"]).is_err());
+        assert!(parse(&["--mode", "tc"]).is_err());
+        assert!(parse(&["--interface", "eth["]).is_err());
         assert!(
             Command::try_parse_from(["kctl-agent", "--name", "a b"])
                 .expect("parses")

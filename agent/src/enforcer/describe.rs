@@ -53,6 +53,7 @@ impl Enforcement {
             ifindex: it.ifindex,
             mode: it.attached.as_ref().map_or("", |mode| mode.name()).to_owned(),
             error: it.attached.as_ref().err().cloned().unwrap_or_default(),
+            reason: it.reason.clone().unwrap_or_default(),
         };
         self.interfaces.iter().map(describe).collect()
     }

@@ -9,7 +9,7 @@ mod tell;
 
 pub(crate) use apply::{Apply, FeedEdit};
 pub(crate) use local::{Block, Unblock};
-pub(crate) use network::{Network, is_suitable};
+pub(crate) use network::Network;
 
 use crate::config::Config;
 use crate::set::{self, Change, Set};
@@ -153,6 +153,8 @@ pub(crate) struct Enforcement {
 struct Interface {
     ifindex: u32,
     attached: Result<Attached, String>,
+    /// Why it is attached so, where another way would come first.
+    reason: Option<String>,
 }
 
 impl Enforcement {
@@ -294,7 +296,7 @@ impl Enforcement {
         let message = match &self.filter {
             Err(missing) => format!("filter: {}; {}", missing.why, missing.remedy),
             Ok(_) if self.interfaces.is_empty() => {
-                "filter: no interface with a global address; name one with --interface".to_owned()
+                "filter: no interface to filter is there; name one with --interface".to_owned()
             }
             Ok(_) => self.interfaces.iter().find_map(|(name, it)| {
                 let error = it.attached.as_ref().err()?;

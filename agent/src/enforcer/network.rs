@@ -1,7 +1,8 @@
 //! Which interfaces are filtered, and what the guard keeps open, as the host's network changes.
 
 use super::{Enforcement, Interface};
-use agent_kernel::filter::Guard;
+use crate::config::Interfaces;
+use agent_kernel::filter::{Attachment, Filter, Guard};
 use agent_kernel::netlink;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,27 +76,26 @@ impl Enforcement {
         let (Ok(filter), Some(mode)) = (&mut self.filter, self.config.mode.kernel()) else {
             return;
         };
-        let by_name: BTreeMap<_, _> =
-            self.network.interfaces.iter().map(|it| (it.name.as_str(), it)).collect();
         let mut chosen: BTreeSet<String> = self.config.interfaces.names.iter().cloned().collect();
-        match filter.attachments() {
-            Ok(attached) => chosen.extend(attached.into_iter().map(|it| it.interface)),
-            Err(error) => tracing::error!(%error, "filtered interfaces can't be listed"),
-        }
-        if self.config.interfaces.auto {
-            let suitable = self.network.interfaces.iter().filter(|it| is_suitable(it));
-            chosen.extend(suitable.map(|it| it.name.clone()));
-        }
+        chosen.extend(attachments(filter).into_iter().map(|it| it.interface));
+        let taken = self.network.interfaces.iter().filter(|it| self.config.interfaces.takes(it));
+        chosen.extend(taken.map(|it| it.name.clone()));
+        let attached: Vec<_> =
+            chosen.iter().map(|interface| filter.attach(interface, mode)).collect();
+        let reasons = attachments(filter).into_iter();
+        let reasons: BTreeMap<_, _> =
+            reasons.filter_map(|it| Some((it.interface, it.reason?))).collect();
+        let indexes: BTreeMap<_, _> =
+            self.network.interfaces.iter().map(|it| (it.name.as_str(), it.index)).collect();
         let mut interfaces = BTreeMap::new();
-        for name in chosen {
-            let ifindex = by_name.get(name.as_str()).map_or(0, |it| it.index);
-            let attached = filter.attach(&name, mode).map_err(|error| super::with_remedy(&error));
-            let interface = Interface { ifindex, attached };
+        for (name, attached) in chosen.into_iter().zip(attached) {
+            let interface = Interface {
+                ifindex: indexes.get(name.as_str()).copied().unwrap_or(0),
+                attached: attached.map_err(|error| super::with_remedy(&error)),
+                reason: reasons.get(&name).cloned(),
+            };
             if self.interfaces.get(&name) != Some(&interface) {
-                match &interface.attached {
-                    Ok(mode) => tracing::info!(interface = name, mode = mode.name(), "filtering"),
-                    Err(error) => tracing::error!(interface = name, error, "not filtering"),
-                }
+                interface.log(&name);
             }
             interfaces.insert(name, interface);
         }
@@ -112,8 +112,36 @@ impl Enforcement {
     }
 }
 
+impl Interface {
+    fn log(&self, name: &str) {
+        match (&self.attached, &self.reason) {
+            (Ok(mode), Some(reason)) => {
+                tracing::warn!(interface = name, mode = mode.name(), reason, "filtering");
+            }
+            (Ok(mode), None) => tracing::info!(interface = name, mode = mode.name(), "filtering"),
+            (Err(error), _) => tracing::error!(interface = name, error, "not filtering"),
+        }
+    }
+}
+
+fn attachments(filter: &Filter) -> Vec<Attachment> {
+    filter.attachments().unwrap_or_else(|error| {
+        tracing::error!(%error, "filtered interfaces can't be listed");
+        Vec::new()
+    })
+}
+
+impl Interfaces {
+    /// Whether an interface that is there is to be filtered.
+    pub(crate) fn takes(&self, interface: &netlink::Interface) -> bool {
+        self.names.contains(&interface.name)
+            || self.patterns.iter().any(|pattern| pattern.matches(&interface.name))
+            || (self.auto && is_suitable(interface))
+    }
+}
+
 /// Whether `auto` takes an interface: up, with a global address, and a way out of the host.
-pub(crate) fn is_suitable(interface: &netlink::Interface) -> bool {
+fn is_suitable(interface: &netlink::Interface) -> bool {
     const CONTAINER_BRIDGES: [&str; 7] =
         ["docker", "cni", "cbr", "virbr", "lxcbr", "podman", "br-"];
     let kind = interface.kind.as_deref();
@@ -143,6 +171,7 @@ mod tests {
             bridge_port: false,
             addresses: vec![Address { net, global: true }],
             xdp_program: None,
+            ethernet: true,
         }
     }
 
@@ -151,6 +180,16 @@ mod tests {
         assert!(is_suitable(&interface("eth0", None)));
         assert!(is_suitable(&interface("bond0", Some("bond"))));
         assert!(is_suitable(&interface("br0", Some("bridge"))));
+    }
+
+    #[test]
+    fn a_pattern_takes_what_it_matches() {
+        let lan = glob::Pattern::new("lan*").expect("valid");
+        let names = vec!["eth0".to_owned()];
+        let chosen = Interfaces { auto: false, names, patterns: vec![lan] };
+        assert!(chosen.takes(&interface("eth0", None)));
+        assert!(chosen.takes(&interface("lan7", Some("veth"))));
+        assert!(!chosen.takes(&interface("eth1", None)));
     }
 
     #[test]

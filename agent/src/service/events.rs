@@ -41,6 +41,7 @@ impl EventsService for EventStreams {
         };
         let filter = Filter::new(subscribe.filter)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        access::filter(role, &filter)?;
         let subscription =
             Subscription::start(self.events.clone(), filter, subscribe.start, subscribe.follow);
         let subscription = subscription.await?.with_requests(requests, role);

@@ -5,7 +5,7 @@ use crate::access;
 use crate::rollback::{GUARDED, Rollback};
 use crate::status::{as_data, kernel};
 use crate::text::text;
-use agent_kernel::file::{self, Roots, Setting, Writable};
+use agent_kernel::file::{self, Holds, Roots, Setting, Writable};
 use kctl_proto::agent::v1::{self as pb, file_service_server::FileService};
 use kctl_rpc::Role;
 use std::sync::Arc;
@@ -76,10 +76,8 @@ impl FileService for Files {
         &self,
         request: Request<pb::SetValueRequest>,
     ) -> Result<Response<Self::SetValueStream>, Status> {
-        let role = access::role(&request);
         let local = access::local(&request);
         let pb::SetValueRequest { path, value } = request.into_inner();
-        access::setting(role, &object(&path))?;
         // Asked for before: afterwards there may be none any more.
         let guarded = path.starts_with(NETWORK) && self.rollback.has_controller().await;
         let rollback = guarded.then(|| self.rollback.clone());
@@ -118,10 +116,8 @@ fn read(
     parts: &Parts<pb::ReadFileResponse>,
 ) -> Result<(), Status> {
     let mut file = file::open(roots, path).map_err(kernel)?;
-    let secret = file.is_secret();
-    if secret {
-        access::secret(role, &object(path))?;
-    }
+    access::read(role, file.holds(), &object(path))?;
+    let secret = file.holds() == Holds::Secrets;
     let mut left = end;
     loop {
         let mut data = vec![0; PART];
@@ -176,10 +172,9 @@ fn no_value(path: &str, status: &Status) -> pb::Value {
 }
 
 fn value(roots: &Roots, path: &str, role: Role) -> Result<pb::Value, Status> {
-    let file::Value { value, secret } = file::value(roots, path).map_err(kernel)?;
-    if secret {
-        access::secret(role, &object(path))?;
-    }
+    let file::Value { value, holds } = file::value(roots, path).map_err(kernel)?;
+    access::read(role, holds, &object(path))?;
+    let secret = holds == Holds::Secrets;
     Ok(pb::Value { path: path.to_owned(), value: text(&value), error: None, secret })
 }
 

@@ -10,16 +10,54 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Pings that the agent sends to its controller, and their answers.
+/// What the agent asks of its controller over the session, and the answers: pings, and certificates.
 #[derive(Debug, Clone)]
 pub(crate) struct Lifeline {
     ping: watch::Sender<u64>,
     pong: watch::Sender<u64>,
+    csr: watch::Sender<Vec<u8>>,
+    renewed: watch::Sender<Option<pb::Renewed>>,
+    /// Counts how often the controller wanted a new certificate to be asked for.
+    renew: watch::Sender<u64>,
 }
 
 impl Lifeline {
     pub(crate) fn new() -> Self {
-        Self { ping: watch::Sender::new(0), pong: watch::Sender::new(0) }
+        Self {
+            ping: watch::Sender::new(0),
+            pong: watch::Sender::new(0),
+            csr: watch::Sender::default(),
+            renewed: watch::Sender::default(),
+            renew: watch::Sender::new(0),
+        }
+    }
+
+    /// Changes when the controller wants a new certificate to be asked for.
+    pub(crate) fn asked_to_renew(&self) -> watch::Receiver<u64> {
+        self.renew.subscribe()
+    }
+
+    /// Asks for a certificate; `None` without an answer within `limit`.
+    pub(crate) async fn renew(&self, csr: Vec<u8>, limit: Duration) -> Option<pb::Renewed> {
+        self.renewed.send_replace(None);
+        let mut renewed = self.renewed.subscribe();
+        self.csr.send_replace(csr);
+        let answer = tokio::time::timeout(limit, renewed.wait_for(Option::is_some)).await;
+        answer.ok()?.ok()?.clone()
+    }
+
+    /// Takes what the controller says.
+    fn take(&self, request: pb::SessionRequest) {
+        let pb::SessionRequest { pong, renewed, renew } = request;
+        if pong > 0 {
+            self.pong.send_replace(pong);
+        }
+        if renewed.is_some() {
+            self.renewed.send_replace(renewed);
+        }
+        if renew {
+            self.renew.send_modify(|count| *count += 1);
+        }
     }
 
     /// Whether there is a controller to answer.
@@ -72,13 +110,15 @@ impl HostService for Host {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let statuses = WatchStream::new(self.enforcer.status()).map(Message::Status);
         let pings = WatchStream::from_changes(self.lifeline.ping.subscribe()).map(Message::Ping);
-        let pong = self.lifeline.pong.clone();
+        let csrs = WatchStream::from_changes(self.lifeline.csr.subscribe()).map(Message::Csr);
+        let lifeline = self.lifeline.clone();
         // Answers are read as part of the stream, so both end together.
         let answers = request.into_inner().filter_map(move |answer| {
-            let ended = answer.map(|answer| pong.send_replace(answer.pong)).err();
+            let ended = answer.map(|answer| lifeline.take(answer)).err();
             std::future::ready(ended.map(Err))
         });
-        let messages = futures_util::stream::select(statuses, pings)
+        let asked = futures_util::stream::select(pings, csrs);
+        let messages = futures_util::stream::select(statuses, asked)
             .map(|message| Ok(pb::SessionResponse { message: Some(message) }));
         Ok(Response::new(Box::pin(futures_util::stream::select(messages, answers))))
     }

@@ -1,7 +1,9 @@
 //! One module a noun: its arguments, and what it asks of the controller or an agent.
 
+pub(crate) mod audit;
 pub(crate) mod block;
 pub(crate) mod blocklist;
+pub(crate) mod ca;
 pub(crate) mod cat;
 mod change;
 pub(crate) mod context;
@@ -25,6 +27,7 @@ pub(crate) mod stats;
 pub(crate) mod sysctl;
 pub(crate) mod sysinfo;
 pub(crate) mod token;
+pub(crate) mod user;
 pub(crate) mod version;
 
 use crate::{
@@ -36,7 +39,7 @@ use crate::{
 /// Does what the command line says.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
     let global = &cli.global;
-    if !matches!(cli.command, Command::Events(_)) {
+    if !matches!(cli.command, Command::Events(_) | Command::Audit(_)) {
         global.format()?;
     }
     match cli.command {
@@ -61,6 +64,9 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Perf(args) => perf::run(global, args).await,
         Command::Net(args) => net::run(global, args).await,
         Command::Token(args) => token::run(global, args).await,
+        Command::User(args) => user::run(global, args).await,
+        Command::Audit(args) => audit::run(global, args).await,
+        Command::Ca(args) => ca::run(global, args).await,
         Command::Context(args) => context::run(global, args).await,
         Command::Version(args) => version::run(global, &args).await,
     }

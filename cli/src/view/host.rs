@@ -239,7 +239,10 @@ pub(crate) fn description(row: &HostRow, now_unix_ms: i64) -> String {
     fact("labels:", labels_text(&row.labels));
     for interface in &filter.interfaces {
         let state = match (&interface.mode, &interface.error) {
-            (Some(mode), _) => mode.clone(),
+            (Some(mode), _) => match &interface.reason {
+                Some(why) => format!("{mode}, because {why}"),
+                None => mode.clone(),
+            },
             (None, Some(error)) => format!("not filtered: {error}"),
             (None, None) => "not filtered".to_owned(),
         };
@@ -288,6 +291,7 @@ mod tests {
             ifindex: 2,
             mode: "xdp-native".to_owned(),
             error: String::new(),
+            reason: String::new(),
         };
         controller::Host {
             name: "web-1".to_owned(),
@@ -358,5 +362,13 @@ mod tests {
         assert!(text.contains("connected, since 3m ago"), "{text}");
         assert!(text.contains("eth0 xdp-native"), "{text}");
         assert!(!text.contains("missing"), "{text}");
+        let mut host = host();
+        let filter = host.status.as_mut().and_then(|it| it.filter.as_mut()).expect("known");
+        filter.interfaces[0].mode = "tcx".to_owned();
+        filter.interfaces[0].reason = "XDP program 7 of somebody else is attached".to_owned();
+        let text = description(&HostRow::from(host.clone()), 1_767_323_225_678);
+        assert!(text.contains("eth0 tcx, because XDP program 7 of somebody else"), "{text}");
+        let json = serde_json::to_value(HostRow::from(host)).expect("json");
+        assert_eq!(json["filter"]["interfaces"][0]["mode"], "tcx");
     }
 }

@@ -75,11 +75,19 @@ pub(crate) struct InterfaceView {
     pub(crate) mode: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
+    /// Why the mode is not one that would be tried first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
 }
 
 impl From<pb::filter_status::Interface> for InterfaceView {
     fn from(interface: pb::filter_status::Interface) -> Self {
-        Self { name: interface.name, mode: some(interface.mode), error: some(interface.error) }
+        Self {
+            name: interface.name,
+            mode: some(interface.mode),
+            error: some(interface.error),
+            reason: some(interface.reason),
+        }
     }
 }
 

@@ -40,7 +40,7 @@ impl Agent {
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let peer = Arc::new(kctl_rpc::Peer::of_unix(&stream).expect("peer"));
-                let served = kctl_rpc::serve_over(stream, peer, routes.clone(), |_, _| Ok(()));
+                let served = kctl_rpc::serve_over(stream, peer, routes.clone(), |_, _, _| Ok(()));
                 // kctl may hang up as it likes; one command after the other.
                 let _ = served.await;
             }

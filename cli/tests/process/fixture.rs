@@ -107,7 +107,7 @@ async fn serve(listener: TcpListener, credentials: Credentials, answers: Arc<Ans
             // A client that is refused or goes away is no failure of the server.
             if let Ok(stream) = acceptor.accept(tcp).await {
                 let peer = Arc::new(Peer::of_tls(stream.get_ref().1.peer_certificates(), address));
-                let _ = kctl_rpc::serve_over(stream, peer, routes, |_, _| Ok(())).await;
+                let _ = kctl_rpc::serve_over(stream, peer, routes, |_, _, _| Ok(())).await;
             }
         });
     }

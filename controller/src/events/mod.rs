@@ -175,7 +175,7 @@ impl Events {
         };
         if let Some(last) = request.last {
             let most = usize::try_from(last).unwrap_or(usize::MAX);
-            let shows_arguments = (view.shows_arguments)();
+            let shows_arguments = view.shows_arguments;
             let seen = |source: &Source, event: &Event| {
                 let in_time = watch.times.contains(&event.time_unix_ns);
                 in_time.then(|| view.seen(&source.origin(), event, shows_arguments)).flatten()

@@ -18,9 +18,6 @@ use std::{
     sync::Arc,
 };
 
-/// Whether the reader may see arguments, looked up anew each time: roles change.
-pub(crate) type ShowsArguments = Box<dyn Fn() -> bool + Send + Sync>;
-
 /// Where a reader is in a host's events.
 #[derive(Debug, Clone)]
 struct Known {
@@ -32,9 +29,11 @@ struct Known {
 /// What one reader sees.
 pub(crate) struct View {
     pub(super) registry: Registry,
-    pub(super) selection: Selection,
+    /// What the reader asks for, and what it may see.
+    selections: [Selection; 2],
     pub(super) filter: Filter,
-    pub(super) shows_arguments: ShowsArguments,
+    /// Whether it may see the arguments of processes.
+    pub(super) shows_arguments: bool,
     lines: Lines,
     known: BTreeMap<Arc<str>, Known>,
 }
@@ -53,12 +52,12 @@ struct Part {
 impl View {
     pub(crate) fn new(
         registry: Registry,
-        selection: Selection,
+        selections: [Selection; 2],
         filter: Filter,
-        shows_arguments: ShowsArguments,
+        shows_arguments: bool,
     ) -> Self {
         let (lines, known) = (Lines::new(), BTreeMap::new());
-        Self { registry, selection, filter, shows_arguments, lines, known }
+        Self { registry, selections, filter, shows_arguments, lines, known }
     }
 
     /// The reader has everything up to these places, if it is not further already.
@@ -81,15 +80,18 @@ impl View {
 
     /// The sources that the reader sees; `None` when it sees all.
     pub(super) fn selected_hosts(&self) -> Option<BTreeSet<Arc<str>>> {
-        if self.selection == Selection::All {
+        if self.selections.iter().all(|selection| *selection == Selection::All) {
             return None;
         }
-        let hosts = self.registry.hosts_of(&self.selection);
+        let [selection, scope] = &self.selections;
+        let mut hosts = self.registry.hosts_of(selection);
+        hosts.retain(|host| scope.matches(&host.name, &host.labels()));
         Some(hosts.into_iter().map(|host| host.name.into()).chain([OWN_HOST.into()]).collect())
     }
 
     fn is_selected(&self, host: &str) -> bool {
-        host == OWN_HOST || self.registry.is_selected(&self.selection, host)
+        let selected = |selection| self.registry.is_selected(selection, host);
+        host == OWN_HOST || self.selections.iter().all(selected)
     }
 
     /// The event as the reader may see it, if it wants it so.
@@ -132,7 +134,7 @@ impl View {
     ) {
         let mut parts: Vec<Part> =
             merged.segments.iter().map(|segment| self.begin(out, segment, stage)).collect();
-        let shows_arguments = (self.shows_arguments)();
+        let shows_arguments = self.shows_arguments;
         let before = out.len();
         for event in &merged.events {
             let part = &mut parts[event.origin as usize];

@@ -12,7 +12,6 @@ use crate::{
 use futures_util::{Stream, StreamExt as _};
 use kctl_blocklist::Selection;
 use kctl_proto::{Piece, Twin, agent::v1 as pb};
-use kctl_rpc::Role;
 use std::collections::BTreeSet;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,8 +35,8 @@ impl Api {
         T: Twin<Part: Send> + Send + 'static,
         F: Future<Output = Result<Response<Streaming<T::Part>>, Status>> + Send + 'static,
     {
-        let hosts = self.registry.select(&read_selection(selection)?)?;
-        let role = self.role(&caller);
+        let hosts = caller.scope.read(&self.registry, &read_selection(selection)?)?;
+        let role = caller.role;
         let call = move |channel| call(channel, asked(request.clone(), role));
         let parts = forward(hosts, wait(timeout_ms, READ_WAIT), call);
         Ok(Response::new(parts.map(Ok).boxed()))
@@ -58,7 +57,7 @@ impl Api {
         T: Twin<Part: Send> + Send + 'static,
         F: Future<Output = Result<Response<Streaming<T::Part>>, Status>> + Send + 'static,
     {
-        let chosen = self.chosen::<Q>(selection);
+        let chosen = self.chosen::<Q>(&caller, selection);
         let names = |hosts: &Vec<HostView>| list(&names(hosts));
         let hosts = chosen.as_ref().map(names).unwrap_or_default();
         let audited = Audited::of_user(&caller, request.what(), hosts);
@@ -72,7 +71,7 @@ impl Api {
         audited.begun(&self.store).await?;
         let called = hosts.iter().filter(|host| host.session.is_some());
         let called: BTreeSet<_> = called.map(|host| host.name.clone()).collect();
-        let role = self.role(&caller);
+        let role = caller.role;
         let call = move |channel| call(channel, asked(request.clone(), role));
         let parts = forward::<T, F>(hosts, wait(timeout_ms, READ_WAIT), call);
         let (sender, receiver) = mpsc::channel(WAITING);
@@ -85,12 +84,16 @@ impl Api {
     }
 
     /// The hosts of a change, which must say whom it is about.
-    fn chosen<Q: Audit>(&self, selection: Option<pb::Selection>) -> Result<Vec<HostView>, Error> {
+    fn chosen<Q: Audit>(
+        &self,
+        caller: &Caller,
+        selection: Option<pb::Selection>,
+    ) -> Result<Vec<HostView>, Error> {
         let selection = selection
             .ok_or_else(|| Error::Invalid("selection: none given; say which hosts".to_owned()))?;
         let selection =
             Selection::try_from(selection).map_err(|error| Error::Invalid(error.to_string()))?;
-        let hosts = self.registry.select(&selection)?;
+        let hosts = caller.scope.change(&self.registry, &selection)?;
         match hosts.len() {
             1 => Ok(hosts),
             count if Q::ONE_HOST => {
@@ -98,13 +101,6 @@ impl Api {
             }
             _ => Ok(hosts),
         }
-    }
-
-    /// The role that the store has for a user; the least for one of another version.
-    pub(super) fn role(&self, caller: &Caller) -> Role {
-        let records = self.store.records();
-        let role = records.borrow().users.get(&caller.user).and_then(|name| Role::named(name));
-        role.unwrap_or(Role::Viewer)
     }
 }
 

@@ -73,7 +73,7 @@ impl BlocklistService for Api {
         let what = format!("unblock {}{}", list(&request.prefixes), port(request.port));
         let audited = Audited::of_user(&caller, what, hosts(&request.selection));
         let checked = Unblock::parse(request).and_then(|unblock| {
-            let hosts = self.registry.select(&unblock.selection)?;
+            let hosts = caller.scope.change(&self.registry, &unblock.selection)?;
             unblock.check(&hosts)?;
             Ok((unblock, hosts))
         });
@@ -106,16 +106,17 @@ impl BlocklistService for Api {
 
     async fn list_feeds(
         &self,
-        _request: Request<api::ListFeedsRequest>,
+        request: Request<api::ListFeedsRequest>,
     ) -> Result<Response<api::ListFeedsResponse>, Status> {
-        Ok(Response::new(self.feeds()))
+        Ok(Response::new(self.feeds(&Caller::of(&request)?)))
     }
 
     async fn list_blocklist(
         &self,
         request: Request<api::ListBlocklistRequest>,
     ) -> Result<Response<Self::ListBlocklistStream>, Status> {
-        let messages = self.listing(request.into_inner()).await?;
+        let caller = Caller::of(&request)?;
+        let messages = self.listing(&caller, request.into_inner()).await?;
         Ok(Response::new(stream::iter(messages.into_iter().map(Ok)).boxed()))
     }
 
@@ -141,7 +142,7 @@ impl Api {
         request: api::BlockRequest,
     ) -> Result<(Block, Selection, Told), Error> {
         let block = Block::parse(request, caller.source(), now_unix_ms())?;
-        let hosts = self.registry.select(&block.selection)?;
+        let hosts = caller.scope.change(&self.registry, &block.selection)?;
         let desired = self.store.desired();
         let desired = desired.borrow();
         let reachable =

@@ -16,7 +16,7 @@ impl ControllerService for Api {
         let desired = desired.borrow();
         Ok(Response::new(GetVersionResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            identity: self.identity.to_string(),
+            identity: self.ca.identity().to_string(),
             store_id: desired.store_id.clone(),
             revision: desired.revision,
         }))

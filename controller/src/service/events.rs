@@ -11,7 +11,6 @@ use kctl_events::Filter;
 use kctl_proto::controller::v1::{
     HostCursor, WatchEventsRequest, WatchEventsResponse, events_service_server::EventsService,
 };
-use kctl_rpc::Role;
 use std::{collections::BTreeMap, sync::Arc};
 use tonic::{Request, Response, Status};
 
@@ -26,12 +25,15 @@ impl EventsService for Api {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let selection = read_selection(request.selection.clone())?;
-        self.registry.select(&selection)?;
+        caller.scope.read(&self.registry, &selection)?;
         let filter = Filter::new(request.filter.clone())
             .map_err(|error| Error::Invalid(format!("filter: {error}")))?;
-        let api = self.clone();
-        let shows_arguments = Box::new(move || api.role(&caller) >= Role::Operator);
-        let view = View::new(self.registry.clone(), selection, filter, shows_arguments);
+        if filter.asks_for_arguments() && !caller.role.shows_arguments() {
+            return Err(caller.role.refuses_arguments("filter: it asks for argv"));
+        }
+        let selections = [selection, caller.scope.selection().clone()];
+        let shows_arguments = caller.role.shows_arguments();
+        let view = View::new(self.registry.clone(), selections, filter, shows_arguments);
         let watch = self.events.watch(wanted(request)?, view).await?;
         let messages = stream::unfold(watch, async |mut watch| Some((watch.next().await?, watch)));
         Ok(Response::new(messages.boxed()))

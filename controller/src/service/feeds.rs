@@ -15,6 +15,7 @@ use crate::{
     reachable::Reachable,
     registry::HostView,
     status::Error,
+    store::Model,
 };
 use futures_util::{StreamExt as _, stream};
 use kctl_blocklist::now_unix_ms;
@@ -69,13 +70,21 @@ impl Api {
             return Ok(self.foresee(import, checked));
         }
         let selection = import.head.selection.clone();
-        let committed = audited.write(&self.store, move |model| Ok(import.decide(model))).await?;
+        let (scope, registry) = (caller.scope.clone(), self.registry.clone());
+        let decide = move |model: &Model| {
+            // Who replaces a feed takes it from the hosts that it was for.
+            if let Some(before) = model.desired.feed(&import.head.name) {
+                scope.permit(&registry, &before.head().selection)?;
+            }
+            Ok(import.decide(model))
+        };
+        let committed = audited.write(&self.store, decide).await?;
         let accepted = accepted(committed.value, checked.warnings);
         Ok(answers(accepted, &committed, self.registry.hosts_of(&selection), limit))
     }
 
     fn check(&self, caller: &Caller, import: &Import) -> Result<Checked, Error> {
-        let hosts = self.registry.select(&import.head.selection)?;
+        let hosts = caller.scope.change(&self.registry, &import.head.selection)?;
         import.check(&hosts)?;
         let desired = self.store.desired();
         let reachable =
@@ -94,8 +103,13 @@ impl Api {
         forecast(accepted(imported, warnings), desired.revision, forecasts)
     }
 
-    /// Every feed.
-    pub(super) fn feeds(&self) -> api::ListFeedsResponse {
+    /// Every feed that is about a host of the caller's.
+    pub(super) fn feeds(&self, caller: &Caller) -> api::ListFeedsResponse {
+        let hosts = self.registry.hosts_of(caller.scope.selection());
+        let concerns = |feed: &kctl_blocklist::Feed| {
+            let concerns = |host: &HostView| feed.concerns(&host.name, &host.labels());
+            caller.scope.is_all() || hosts.iter().any(concerns)
+        };
         let desired = self.store.desired();
         let desired = desired.borrow();
         let now = now_unix_ms();
@@ -105,7 +119,13 @@ impl Api {
                 entries: feed.prefixes().len() as u64,
                 revision: *revision,
             };
-        api::ListFeedsResponse { feeds: desired.feeds_with_revisions().map(feed).collect() }
+        api::ListFeedsResponse {
+            feeds: desired
+                .feeds_with_revisions()
+                .filter(|(it, _)| concerns(it))
+                .map(feed)
+                .collect(),
+        }
     }
 }
 

@@ -24,8 +24,9 @@ impl HostsService for Api {
         &self,
         request: Request<api::ListHostsRequest>,
     ) -> Result<Response<api::ListHostsResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let selection = read_selection(request.into_inner().selection)?;
-        let hosts = self.registry.select(&selection)?;
+        let hosts = caller.scope.read(&self.registry, &selection)?;
         let desired = self.store.desired();
         let desired = desired.borrow();
         let hosts = hosts.iter().map(|host| host.to_proto(&desired)).collect();
@@ -40,7 +41,8 @@ impl HostsService for Api {
         let api::RemoveHostsRequest { names, detach } = request.into_inner();
         let verb = if detach { "hosts remove with detach" } else { "hosts remove" };
         let audited = Audited::of_user(&caller, verb.to_owned(), list(&names));
-        let hosts = match named(names).and_then(|named| self.registry.select(&named)) {
+        let chosen = named(names).and_then(|named| caller.scope.change(&self.registry, &named));
+        let hosts = match chosen {
             Ok(hosts) => hosts,
             Err(error) => {
                 audited.refused(&self.store, &error).await;
@@ -74,27 +76,19 @@ impl HostsService for Api {
 }
 
 impl Api {
-    /// Revokes and forgets hosts, then cuts them off.
+    /// Revokes and forgets hosts, which cuts them off.
     async fn forget(&self, audited: Audited, names: Vec<String>) -> Result<(), Error> {
-        let sessions: Vec<_> =
-            names.iter().filter_map(|name| self.registry.session(name)).collect();
         audited
             .write(&self.store, move |model| {
                 let mut writes = Vec::new();
                 for name in names {
-                    let identity = Identity::Host(name.clone()).to_string();
-                    let known = model.records.hosts.get(&name);
-                    let known = known.into_iter().flat_map(|host| &host.certificates);
-                    writes.extend(known.map(|known| Write::Revoke(*known, identity.clone())));
+                    writes.extend(model.records.revocation(&Identity::Host(name.clone())));
                     writes.push(Write::ForgetHost(name));
                 }
                 Ok((writes, ()))
             })
-            .await?;
-        for session in sessions {
-            session.cancel.cancel();
-        }
-        Ok(())
+            .await
+            .map(drop)
     }
 }
 

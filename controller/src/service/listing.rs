@@ -2,6 +2,7 @@
 
 use super::{Api, READ_WAIT, read_selection, wait};
 use crate::{
+    auth::Caller,
     fanout::{ask, collected},
     registry::HostView,
     status::Error,
@@ -134,9 +135,10 @@ impl Api {
     /// The messages of one answer.
     pub(super) async fn listing(
         &self,
+        caller: &Caller,
         request: api::ListBlocklistRequest,
     ) -> Result<Vec<ListBlocklistResponse>, Error> {
-        let filter = self.filter(&request)?;
+        let filter = self.filter(caller, &request)?;
         let now = now_unix_ms();
         let mut listed = {
             let desired = self.store.desired();
@@ -156,7 +158,11 @@ impl Api {
         Ok(listed.messages(errors, now))
     }
 
-    fn filter(&self, request: &api::ListBlocklistRequest) -> Result<Filter, Error> {
+    fn filter(
+        &self,
+        caller: &Caller,
+        request: &api::ListBlocklistRequest,
+    ) -> Result<Filter, Error> {
         let selection = read_selection(request.selection.clone())?;
         let prefix = match request.prefix.as_str() {
             "" => None,
@@ -164,11 +170,11 @@ impl Api {
         };
         let actions = Action::from_proto(request.action())
             .map_or_else(|| vec![Action::Drop, Action::Monitor], |action| vec![action]);
-        let hosts = self.registry.select(&selection)?;
+        let hosts = caller.scope.read(&self.registry, &selection)?;
         Ok(Filter {
             labels: hosts.iter().map(|host| (host.name.clone(), host.labels())).collect(),
             hosts,
-            all: selection == kctl_blocklist::Selection::All,
+            all: selection == kctl_blocklist::Selection::All && caller.scope.is_all(),
             prefix,
             source: request.source.clone(),
             actions,

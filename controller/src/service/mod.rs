@@ -1,6 +1,8 @@
 //! The API: one file a noun. Handlers parse, act and convert; who calls is settled by `auth`.
 
 mod ask;
+mod audit;
+mod authority;
 mod blocklist;
 mod controller;
 mod events;
@@ -11,12 +13,12 @@ mod recovery;
 mod stats;
 mod token;
 mod twins;
+mod user;
 
-use crate::{events::Events, pki::Authority, registry::Registry, status::Error, store::Store};
+use crate::{authority::Ca, events::Events, registry::Registry, status::Error, store::Store};
 use futures_util::Stream;
 use kctl_blocklist::Selection;
 use kctl_proto::agent::v1 as pb;
-use kctl_rpc::Identity;
 use std::{collections::BTreeSet, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -34,8 +36,7 @@ pub(crate) struct Api {
     pub(crate) store: Store,
     pub(crate) registry: Registry,
     pub(crate) events: Events,
-    pub(crate) authority: Arc<Authority>,
-    pub(crate) identity: Identity,
+    pub(crate) ca: Ca,
     /// Addresses that the configuration says are ours.
     pub(crate) addresses: Arc<BTreeSet<IpAddr>>,
     /// Changes that go on without their caller.

@@ -133,7 +133,9 @@ impl Api {
         let limit = wait(request.timeout_ms, READ_WAIT);
         let names = list(&request.names);
         let audited = Audited::of_user(caller, "hosts adopt".to_owned(), names);
-        let hosts = match named(request.names).and_then(|named| self.registry.select(&named)) {
+        let chosen =
+            named(request.names).and_then(|named| caller.scope.change(&self.registry, &named));
+        let hosts = match chosen {
             Ok(hosts) => hosts,
             Err(error) => {
                 audited.refused(&self.store, &error).await;

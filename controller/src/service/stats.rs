@@ -1,7 +1,10 @@
 //! `kctl.controller.v1.StatsService`.
 
 use super::{Answers, Api, READ_WAIT, read_selection, wait};
-use crate::fanout::ask;
+use crate::{
+    auth::{Caller, asked},
+    fanout::ask,
+};
 use futures_util::StreamExt as _;
 use kctl_proto::{
     agent::v1::{self as pb, stats_service_client::StatsServiceClient},
@@ -19,11 +22,13 @@ impl StatsService for Api {
         &self,
         request: Request<GetStatsRequest>,
     ) -> Result<Response<Self::GetStatsStream>, Status> {
+        let caller = Caller::of(&request)?;
         let GetStatsRequest { selection, top, timeout_ms } = request.into_inner();
-        let hosts = self.registry.select(&read_selection(selection)?)?;
+        let hosts = caller.scope.read(&self.registry, &read_selection(selection)?)?;
+        let role = caller.role;
         let call = move |channel: Channel| async move {
             let mut client = StatsServiceClient::new(channel);
-            let answer = client.get_stats(pb::GetStatsRequest { top }).await?;
+            let answer = client.get_stats(asked(pb::GetStatsRequest { top }, role)).await?;
             Ok(answer.into_inner().stats.unwrap_or_default())
         };
         let answers = ask(hosts, wait(timeout_ms, READ_WAIT), call).map(|answer| {

@@ -34,7 +34,7 @@ impl TokenService for Api {
         }
         let ttl_ms = if ttl_ms == 0 { DEFAULT_TTL_MS } else { ttl_ms };
         let now = now_unix_ms();
-        let (text, made) = token::make(&self.authority.sha256());
+        let (text, made) = token::make(&self.ca.trust().proving.sha256());
         let record = TokenRecord {
             id: made.id.clone(),
             secret_sha256: made.secret_sha256(),

@@ -3,50 +3,24 @@
 //! It owns the tables and knows nothing of who reads them.
 
 use super::{
-    AuditRecord, Desired, Epoch, Fingerprint, HostRecord, Model, Records, TokenRecord, Write,
+    AuditRecord, Desired, Epoch, HostRecord, Model, Records, TokenRecord, Write,
+    chain::{Head, Line, Page, Query},
+    layout,
+    rows::{
+        audit_of, entry_of, epoch_of, feed_of, host_of, invalid, issued_of, rows, signed, token_of,
+        unsigned, user_of,
+    },
 };
-use kctl_blocklist::{Entry, EntryKey, Feed, FeedHead, now_unix_ms, pack, unpack};
+use kctl_blocklist::{Entry, EntryKey, Feed, now_unix_ms, pack};
 use kctl_proto::agent::v1 as pb;
 use prost::Message as _;
-use rusqlite::{Connection, Row, Transaction, named_params, params};
+use rusqlite::{Connection, Transaction, named_params, params};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
-
-/// Grows with each change of the tables that an older controller could not read.
-const LAYOUT: &str = "2";
-/// That of a store without feeds, which gets their table.
-const WITHOUT_FEEDS: &str = "1";
-
-/// A feed is one row: as a row an entry, an import would touch nearly every page of the file.
-const FEEDS: &str = "
-CREATE TABLE feeds(name TEXT PRIMARY KEY, head BLOB NOT NULL, prefixes BLOB NOT NULL,
-    expires_unix_ms INTEGER, revision INTEGER NOT NULL);
-";
-
-const SCHEMA: &str = "
-CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE epochs(epoch INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER);
-CREATE TABLE entries(key BLOB PRIMARY KEY, entry BLOB NOT NULL, expires_unix_ms INTEGER,
-    revision INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE hosts(name TEXT PRIMARY KEY, joined_unix_ms INTEGER NOT NULL,
-    since_unix_ms INTEGER NOT NULL, connected INTEGER NOT NULL, certificates BLOB NOT NULL,
-    status BLOB) WITHOUT ROWID;
-CREATE TABLE tokens(id TEXT PRIMARY KEY, secret_sha256 BLOB NOT NULL,
-    expires_unix_ms INTEGER NOT NULL, uses INTEGER, host TEXT NOT NULL, revoked INTEGER NOT NULL,
-    created_by TEXT NOT NULL, created_unix_ms INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE users(name TEXT PRIMARY KEY, role TEXT NOT NULL, created_unix_ms INTEGER NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE revoked(certificate BLOB PRIMARY KEY, identity TEXT NOT NULL,
-    time_unix_ms INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE audit(id INTEGER PRIMARY KEY, time_unix_ms INTEGER NOT NULL, who TEXT NOT NULL,
-    origin TEXT NOT NULL, what TEXT NOT NULL, hosts TEXT NOT NULL, outcome TEXT NOT NULL);
-CREATE INDEX audit_time ON audit(time_unix_ms);
-";
 
 /// Why the store can't be opened. None of these makes a new one: an unread store may still be the
 /// only place that knows what the fleet must block.
@@ -69,6 +43,8 @@ pub(crate) enum OpenError {
 /// An open store.
 pub(super) struct Database {
     connection: Connection,
+    /// Where the audit log ends.
+    pub(super) head: Head,
 }
 
 impl Database {
@@ -83,8 +59,8 @@ impl Database {
         let mut connection = Connection::open(path).map_err(unreadable)?;
         check(&connection).map_err(|why| OpenError::Unreadable(path.into(), why))?;
         configure(&connection).map_err(unreadable)?;
-        let model = load(&mut connection).map_err(unreadable)?;
-        Ok((Self { connection }, model))
+        let (model, head) = load(&mut connection).map_err(unreadable)?;
+        Ok((Self { connection, head }, model))
     }
 
     /// Makes writes durable, all or none.
@@ -98,11 +74,46 @@ impl Database {
             return Ok(());
         }
         let transaction = self.connection.transaction()?;
+        let mut head = self.head;
         for write in writes {
-            save(&transaction, write, revision)?;
+            match write {
+                Write::Audit(record) => {
+                    head = head.after(record);
+                    insert_audit(&transaction, record, &head)?;
+                }
+                other => save(&transaction, other, revision)?,
+            }
+        }
+        if head != self.head {
+            save_head(&transaction, &head)?;
         }
         set_meta(&transaction, "revision", &revision.to_string())?;
-        transaction.commit()
+        transaction.commit()?;
+        self.head = head;
+        Ok(())
+    }
+
+    /// Lines of the audit log.
+    pub(super) fn audit(&self, query: &Query) -> rusqlite::Result<Page> {
+        let order = if query.newest { "DESC" } else { "ASC" };
+        let sql = format!(
+            "SELECT * FROM audit WHERE number > ?1 AND time_unix_ms >= ?2 AND time_unix_ms <= ?3
+             AND (?4 = '' OR who = ?4 OR who = 'user:' || ?4) ORDER BY number {order} LIMIT ?5"
+        );
+        let values = params![
+            signed(query.after),
+            query.since_unix_ms.unwrap_or(i64::MIN),
+            query.until_unix_ms.unwrap_or(i64::MAX),
+            query.who,
+            signed(query.limit),
+        ];
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut lines: Vec<Line> =
+            statement.query_map(values, audit_of)?.collect::<Result<_, _>>()?;
+        if query.newest {
+            lines.reverse();
+        }
+        Ok(Page { lines, head: self.head })
     }
 }
 
@@ -123,14 +134,15 @@ fn create(path: &Path) -> Result<(), OpenError> {
     let make = || -> rusqlite::Result<()> {
         let mut connection = Connection::open(&new)?;
         let transaction = connection.transaction()?;
-        transaction.execute_batch(SCHEMA)?;
-        transaction.execute_batch(FEEDS)?;
+        transaction.execute_batch(layout::FIRST)?;
+        layout::upgrade(&transaction, "1")?;
         let store_id = format!("{:032x}", rand::random::<u128>());
-        set_meta(&transaction, "layout", LAYOUT)?;
         set_meta(&transaction, "store_id", &store_id)?;
         set_meta(&transaction, "revision", "0")?;
-        transaction
-            .execute("INSERT INTO users VALUES('admin', 'admin', ?1)", params![now_unix_ms()])?;
+        transaction.execute(
+            "INSERT INTO users(name, role, created_unix_ms) VALUES('admin', 'admin', ?1)",
+            params![now_unix_ms()],
+        )?;
         transaction.commit()?;
         tracing::info!(%store_id, path = %path.display(), "store: made a new one");
         Ok(())
@@ -146,9 +158,10 @@ fn check(connection: &Connection) -> Result<(), String> {
     let layout = connection.query_row("SELECT value FROM meta WHERE key = 'layout'", [], |row| {
         row.get::<_, String>(0)
     });
-    match layout.map_err(text)?.as_str() {
-        LAYOUT | WITHOUT_FEEDS => {}
-        other => return Err(format!("its layout is {other}, this controller knows {LAYOUT}")),
+    let layout = layout.map_err(text)?;
+    if !layout::is_known(&layout) {
+        let known = layout::LAYOUT;
+        return Err(format!("its layout is {layout}, this controller knows {known}"));
     }
     let verdict: String =
         connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(text)?;
@@ -162,16 +175,13 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")
 }
 
-fn load(connection: &mut Connection) -> rusqlite::Result<Model> {
+fn load(connection: &mut Connection) -> rusqlite::Result<(Model, Head)> {
     let transaction = connection.transaction()?;
     let meta: BTreeMap<String, String> =
         rows(&transaction, "SELECT key, value FROM meta", |row| Ok((row.get(0)?, row.get(1)?)))?;
     let field =
         |key: &str| meta.get(key).cloned().ok_or_else(|| invalid(format!("meta has no {key}")));
-    if field("layout")? == WITHOUT_FEEDS {
-        transaction.execute_batch(FEEDS)?;
-        set_meta(&transaction, "layout", LAYOUT)?;
-    }
+    layout::upgrade(&transaction, &field("layout")?)?;
     let store_id = field("store_id")?;
     let revision: u64 = field("revision")?.parse().map_err(invalid)?;
     transaction
@@ -190,85 +200,46 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Model> {
     let records = Records {
         hosts: rows(&transaction, "SELECT * FROM hosts", host_of)?,
         tokens: rows(&transaction, "SELECT * FROM tokens", token_of)?,
-        users: rows(&transaction, "SELECT name, role FROM users", |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?,
+        users: rows(&transaction, "SELECT * FROM users", user_of)?,
+        issued: rows(&transaction, "SELECT * FROM issued", issued_of)?,
         revoked: rows(&transaction, "SELECT certificate FROM revoked", |row| row.get(0))?,
     };
+    let head = transaction.query_row("SELECT count, hash FROM audit_head", [], |row| {
+        Ok(Head { count: unsigned(row.get(0)?), hash: row.get(1)? })
+    })?;
     transaction.commit()?;
-    Ok(Model { desired: Desired::new(store_id, epochs, revision, entries, feeds), records })
+    let desired = Desired::new(store_id, epochs, revision, entries, feeds);
+    Ok((Model { desired, records }, head))
 }
 
-fn rows<T, C: FromIterator<T>>(
+/// Writes the line with which the log ends at `head`.
+pub(super) fn insert_audit(
     transaction: &Transaction<'_>,
-    query: &str,
-    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-) -> rusqlite::Result<C> {
-    transaction.prepare(query)?.query_map([], read)?.collect()
+    record: &AuditRecord,
+    head: &Head,
+) -> rusqlite::Result<()> {
+    let AuditRecord { time_unix_ms, who, from, what, hosts, outcome } = record;
+    transaction
+        .prepare_cached("INSERT INTO audit VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
+        .execute(params![
+            signed(head.count),
+            time_unix_ms,
+            who,
+            from,
+            what,
+            hosts,
+            outcome,
+            head.hash
+        ])
+        .map(drop)
 }
 
-fn epoch_of(row: &Row<'_>) -> rusqlite::Result<Epoch> {
-    Ok(Epoch {
-        epoch: unsigned(row.get(0)?),
-        first: unsigned(row.get(1)?),
-        last: row.get::<_, Option<i64>>(2)?.map(unsigned),
-    })
-}
-
-fn entry_of(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    let entry = pb::Entry::decode(row.get::<_, Vec<u8>>(0)?.as_slice()).map_err(invalid)?;
-    let mut entry = Entry::from_proto(entry, 0).map_err(invalid)?;
-    entry.expires_unix_ms = row.get(1)?;
-    Ok(entry)
-}
-
-fn feed_of(row: &Row<'_>) -> rusqlite::Result<(Feed, u64)> {
-    let head = pb::FeedHead::decode(row.get::<_, Vec<u8>>(0)?.as_slice()).map_err(invalid)?;
-    let mut head = FeedHead::from_proto(head, 0).map_err(invalid)?;
-    head.expires_unix_ms = row.get(2)?;
-    let packed = pb::Prefixes::decode(row.get::<_, Vec<u8>>(1)?.as_slice()).map_err(invalid)?;
-    let mut prefixes = Vec::new();
-    unpack(&packed, &mut prefixes).map_err(invalid)?;
-    Ok((Feed::new(head, prefixes.into_iter().collect()), unsigned(row.get(3)?)))
-}
-
-fn host_of(row: &Row<'_>) -> rusqlite::Result<(String, HostRecord)> {
-    let certificates: Vec<u8> = row.get("certificates")?;
-    let certificates: BTreeSet<Fingerprint> = certificates.as_chunks().0.iter().copied().collect();
-    let status = row
-        .get::<_, Option<Vec<u8>>>("status")?
-        .map(|bytes| pb::HostStatus::decode(bytes.as_slice()).map(Arc::new))
-        .transpose()
-        .map_err(invalid)?;
-    let name: String = row.get("name")?;
-    let connected: bool = row.get("connected")?;
-    // A host that was connected when the controller stopped is not any more, as far as we know.
-    let since_unix_ms = if connected { now_unix_ms() } else { row.get("since_unix_ms")? };
-    let joined_unix_ms = row.get("joined_unix_ms")?;
-    let host = HostRecord {
-        name: name.clone(),
-        joined_unix_ms,
-        since_unix_ms,
-        session: None,
-        certificates,
-        status,
-    };
-    Ok((name, host))
-}
-
-fn token_of(row: &Row<'_>) -> rusqlite::Result<(String, TokenRecord)> {
-    let id: String = row.get("id")?;
-    let token = TokenRecord {
-        id: id.clone(),
-        secret_sha256: row.get("secret_sha256")?,
-        expires_unix_ms: row.get("expires_unix_ms")?,
-        uses: row.get("uses")?,
-        host: row.get("host")?,
-        revoked: row.get("revoked")?,
-        created_by: row.get("created_by")?,
-        created_unix_ms: row.get("created_unix_ms")?,
-    };
-    Ok((id, token))
+/// Writes where the log ends.
+pub(super) fn save_head(transaction: &Transaction<'_>, head: &Head) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO audit_head VALUES(1, ?1, ?2)")?
+        .execute(params![signed(head.count), head.hash])
+        .map(drop)
 }
 
 fn save(transaction: &Transaction<'_>, write: &Write, revision: u64) -> rusqlite::Result<()> {
@@ -312,11 +283,31 @@ fn save(transaction: &Transaction<'_>, write: &Write, revision: u64) -> rusqlite
             "INSERT OR REPLACE INTO revoked VALUES(?1, ?2, ?3)",
             &[certificate, identity, &now_unix_ms()],
         ),
-        Write::Audit(AuditRecord { time_unix_ms, who, from, what, hosts, outcome }) => execute(
-            "INSERT INTO audit(time_unix_ms, who, origin, what, hosts, outcome)
-             VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
-            &[time_unix_ms, who, from, what, hosts, outcome],
+        Write::User(user) => {
+            let scope = user.scope.as_ref().map(ToString::to_string).unwrap_or_default();
+            execute(
+                "INSERT OR REPLACE INTO users(name, role, scope, limited, created_by, created_unix_ms)
+                 VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+                &[
+                    &user.name,
+                    &user.role.name(),
+                    &scope,
+                    &user.limited,
+                    &user.created_by,
+                    &user.created_unix_ms,
+                ],
+            )
+        }
+        Write::ForgetUser(name) => execute("DELETE FROM users WHERE name = ?1", &[name]),
+        Write::Issue(certificate, issued) => execute(
+            "INSERT OR REPLACE INTO issued VALUES(?1, ?2, ?3, ?4)",
+            &[certificate, &issued.identity, &issued.issuer, &issued.not_after_unix_ms],
         ),
+        Write::ForgetIssued(certificate) => {
+            execute("DELETE FROM issued WHERE certificate = ?1", &[certificate])
+        }
+        // Its hash depends on the line before: `commit` writes it.
+        Write::Audit(_) => Ok(()),
     }
 }
 
@@ -365,7 +356,12 @@ fn save_token(transaction: &Transaction<'_>, token: &TokenRecord) -> rusqlite::R
         .map(drop)
 }
 
-fn set_meta(transaction: &Transaction<'_>, key: &str, value: &str) -> rusqlite::Result<()> {
+/// Sets what there is one of.
+pub(super) fn set_meta(
+    transaction: &Transaction<'_>,
+    key: &str,
+    value: &str,
+) -> rusqlite::Result<()> {
     transaction
         .prepare_cached("INSERT OR REPLACE INTO meta VALUES(?1, ?2)")?
         .execute(params![key, value])
@@ -375,16 +371,4 @@ fn set_meta(transaction: &Transaction<'_>, key: &str, value: &str) -> rusqlite::
 /// Names in a key are sorted, so equal keys have equal bytes.
 fn key_bytes(key: &EntryKey) -> Vec<u8> {
     pb::EntryKey::from(key).encode_to_vec()
-}
-
-fn signed(value: u64) -> i64 {
-    value.cast_signed()
-}
-
-fn unsigned(value: i64) -> u64 {
-    value.cast_unsigned()
-}
-
-fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, error.into())
 }

@@ -4,14 +4,20 @@
 //! share one durable commit, and nobody sees or is told of a change before it is on disk. It knows
 //! nothing of connections or requests.
 
+mod chain;
 mod database;
 mod desired;
+mod layout;
 mod records;
+mod rows;
 mod write;
 
+pub(crate) use chain::{Head, Line, Page, Query};
 pub(crate) use database::OpenError;
 pub(crate) use desired::{Changed, Desired, Epoch, FeedChange};
-pub(crate) use records::{AuditRecord, Fingerprint, HostRecord, Records, TokenRecord};
+pub(crate) use records::{
+    AuditRecord, Fingerprint, HostRecord, IssuedRecord, Records, TokenRecord, UserRecord,
+};
 pub(crate) use write::{Model, Write};
 
 use crate::status::Error;
@@ -27,6 +33,13 @@ type Decision = Box<dyn FnOnce(&Model) -> (Vec<Write>, Reply) + Send>;
 /// Called once the writes are durable and published, or with what failed.
 type Reply = Box<dyn FnOnce(Result<Committed<()>, Error>) + Send>;
 
+/// What the owner is asked for.
+enum Job {
+    Decide(Decision),
+    /// To read the audit log, which is not held in memory.
+    Audit(Query, oneshot::Sender<Result<Page, Error>>),
+}
+
 /// A decision that is durable and published.
 #[derive(Debug)]
 pub(crate) struct Committed<T> {
@@ -41,9 +54,10 @@ pub(crate) struct Committed<T> {
 /// The face of the store. Its clones speak to the same owner.
 #[derive(Clone)]
 pub(crate) struct Store {
-    decisions: mpsc::Sender<Decision>,
+    jobs: mpsc::Sender<Job>,
     desired: watch::Receiver<Desired>,
     records: watch::Receiver<Records>,
+    head: watch::Receiver<Head>,
 }
 
 impl Store {
@@ -51,16 +65,23 @@ impl Store {
     /// the last clone is gone and everything queued is written.
     pub(crate) fn open(path: &Path) -> Result<(Self, thread::JoinHandle<()>), OpenError> {
         let (database, model) = Database::open(path)?;
-        let (decisions, queue) = mpsc::channel(QUEUE);
+        let (jobs, queue) = mpsc::channel(QUEUE);
         let (desired_sender, desired) = watch::channel(model.desired.clone());
         let (records_sender, records) = watch::channel(model.records.clone());
-        let owner =
-            Owner { database, model, queue, desired: desired_sender, records: records_sender };
+        let (head_sender, head) = watch::channel(database.head);
+        let owner = Owner {
+            database,
+            model,
+            queue,
+            desired: desired_sender,
+            records: records_sender,
+            head: head_sender,
+        };
         let thread = thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || owner.run())
             .map_err(OpenError::Thread)?;
-        Ok((Self { decisions, desired, records }, thread))
+        Ok((Self { jobs, desired, records, head }, thread))
     }
 
     /// Decides on the current model what to write, writes it durably and publishes it. An error of
@@ -84,9 +105,20 @@ impl Store {
             });
             (writes, reply)
         });
-        let stopped = || Error::Store("stopped; the controller is shutting down".to_owned());
-        self.decisions.send(decision).await.map_err(|_| stopped())?;
+        self.jobs.send(Job::Decide(decision)).await.map_err(|_| stopped())?;
         receiver.await.map_err(|_| stopped())?
+    }
+
+    /// Lines of the audit log.
+    pub(crate) async fn audit(&self, query: Query) -> Result<Page, Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.jobs.send(Job::Audit(query, sender)).await.map_err(|_| stopped())?;
+        receiver.await.map_err(|_| stopped())?
+    }
+
+    /// Where the audit log ends, as published last.
+    pub(crate) fn audit_head(&self) -> watch::Receiver<Head> {
+        self.head.clone()
     }
 
     /// The blocklist, as published last.
@@ -100,26 +132,46 @@ impl Store {
     }
 }
 
+fn stopped() -> Error {
+    Error::Store("stopped; the controller is shutting down".to_owned())
+}
+
 /// The thread that owns database and model.
 struct Owner {
     database: Database,
     /// Ahead of what is published by the decisions of the running commit.
     model: Model,
-    queue: mpsc::Receiver<Decision>,
+    queue: mpsc::Receiver<Job>,
     desired: watch::Sender<Desired>,
     records: watch::Sender<Records>,
+    head: watch::Sender<Head>,
 }
 
 impl Owner {
     fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
-            let mut group = vec![first];
-            while group.len() < QUEUE
-                && let Ok(next) = self.queue.try_recv()
-            {
-                group.push(next);
+            let (mut group, mut asked) = (Vec::new(), Vec::new());
+            let mut next = Some(first);
+            while let Some(job) = next {
+                match job {
+                    Job::Decide(decision) => group.push(decision),
+                    Job::Audit(query, reply) => asked.push((query, reply)),
+                }
+                next = if group.len() + asked.len() < QUEUE {
+                    self.queue.try_recv().ok()
+                } else {
+                    None
+                };
             }
-            self.commit(group);
+            if !group.is_empty() {
+                self.commit(group);
+            }
+            for (query, reply) in asked {
+                let page = self.database.audit(&query);
+                let page = page.map_err(|error| Error::Store(format!("audit log: {error}")));
+                // Whoever asked may be gone.
+                let _ = reply.send(page);
+            }
         }
     }
 
@@ -135,6 +187,9 @@ impl Owner {
             Ok(()) => {
                 let at = Instant::now();
                 self.publish(&decided);
+                if *self.head.borrow() != self.database.head {
+                    self.head.send_replace(self.database.head);
+                }
                 for (_, reply, revision) in decided {
                     reply(Ok(Committed { revision, at, value: () }));
                 }
@@ -274,18 +329,77 @@ mod tests {
         assert_eq!(store.desired().borrow().entries().len(), 0);
     }
 
+    /// As a controller left it that had no feeds yet, or no chain of the audit log.
+    fn older(path: &Path, layout: &str) {
+        let older = rusqlite::Connection::open(path).expect("opens");
+        older.execute_batch(layout::FIRST).expect("its tables");
+        if layout == "2" {
+            older.execute_batch(layout::FEEDS).expect("and feeds");
+        }
+        let rows = format!(
+            "INSERT INTO meta VALUES('layout', '{layout}'), ('store_id', 'abc'), ('revision', '0');
+             INSERT INTO users VALUES('admin', 'admin', 1);
+             INSERT INTO audit VALUES(1, 5, 'user:admin', '::1', 'block 10.0.0.1', 'all', 'ok');
+             INSERT INTO audit VALUES(2, 6, 'user:admin', '::1', 'unblock 10.0.0.1', 'all', 'ok');"
+        );
+        older.execute_batch(&rows).expect("and rows");
+    }
+
+    /// What is wrong with the audit log.
+    async fn problem(store: &Store) -> Option<String> {
+        let page = store.audit(Query { limit: 100, ..Query::default() }).await.expect("reads");
+        let mut head = Head::default();
+        let wrong = page.lines.iter().find_map(|line| head.follow(line).err());
+        wrong.or_else(|| (head != page.head).then(|| "the end is missing".to_owned()))
+    }
+
+    #[tokio::test]
+    async fn the_log_of_an_older_store_is_chained_and_goes_on() {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let path = folder.path().join("store.db");
+        older(&path, "2");
+        let (store, thread) = Store::open(&path).expect("opens");
+        assert_eq!((problem(&store).await, store.audit_head().borrow().count), (None, 2));
+        let record = AuditRecord {
+            time_unix_ms: 9,
+            who: "user:eve".to_owned(),
+            from: String::new(),
+            what: "token create".to_owned(),
+            hosts: String::new(),
+            outcome: "ok".to_owned(),
+        };
+        let line = Write::Audit(record);
+        store.write(move |_| Ok((vec![line.clone(), line], ()))).await.expect("commits");
+        let head = *store.audit_head().borrow();
+        assert_eq!((problem(&store).await, head.count), (None, 4));
+        let query = Query { limit: 1, newest: true, who: "eve".to_owned(), ..Query::default() };
+        let page = store.audit(query).await.expect("reads");
+        assert_eq!(page.lines.iter().map(|line| line.number).collect::<Vec<_>>(), [4]);
+        assert!(store.records().borrow().users.contains_key("admin"));
+        drop(store);
+        thread.join().expect("ends");
+
+        for (edit, says) in [
+            ("UPDATE audit SET outcome = 'no' WHERE number = 1", "line 1"),
+            ("DELETE FROM audit WHERE number = 4", "the end"),
+            ("DELETE FROM audit WHERE number = 2", "line 2: missing"),
+        ] {
+            let copy = folder.path().join("copy.db");
+            let _ = std::fs::remove_file(&copy);
+            let original = rusqlite::Connection::open(&path).expect("opens");
+            original.execute("VACUUM INTO ?1", [copy.to_str()]).expect("copies");
+            rusqlite::Connection::open(&copy).expect("opens").execute(edit, []).expect(edit);
+            let (store, _thread) = Store::open(&copy).expect("opens");
+            let found = problem(&store).await.expect(edit);
+            assert!(found.contains(says), "{edit}: {found}");
+        }
+    }
+
     #[tokio::test]
     async fn feeds_come_back_and_a_store_without_their_table_gets_it() {
         let folder = tempfile::tempdir().expect("temporary directory");
         let path = folder.path().join("store.db");
-        let (store, thread) = Store::open(&path).expect("opens");
-        drop(store);
-        thread.join().expect("ends");
-        let older = rusqlite::Connection::open(&path).expect("opens");
-        let layout = "UPDATE meta SET value = '1' WHERE key = 'layout'; DROP TABLE feeds;";
-        older.execute_batch(layout).expect("as an older controller left it");
-        drop(older);
-
+        older(&path, "1");
         let (store, thread) = Store::open(&path).expect("opens");
         let head = kctl_blocklist::FeedHead {
             name: "drop".to_owned(),

@@ -1,7 +1,9 @@
 //! What the store keeps beside the blocklist: hosts, tokens, users, revoked certificates, the audit log.
 
 use super::Write;
+use kctl_blocklist::Selector;
 use kctl_proto::agent::v1::HostStatus;
+use kctl_rpc::{Identity, Role};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -48,6 +50,33 @@ pub(crate) struct TokenRecord {
     pub(crate) created_unix_ms: i64,
 }
 
+/// Somebody who may use the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UserRecord {
+    /// Its unique name.
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    /// The only hosts that it sees and changes; `None` means all.
+    pub(crate) scope: Option<Selector>,
+    /// An admin said when its certificate ends, so it can't renew it.
+    pub(crate) limited: bool,
+    /// The user who made it.
+    pub(crate) created_by: String,
+    /// Milliseconds since 1970.
+    pub(crate) created_unix_ms: i64,
+}
+
+/// A certificate that was signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IssuedRecord {
+    /// The URI that it names.
+    pub(crate) identity: String,
+    /// SHA-256 of the CA's certificate.
+    pub(crate) issuer: Fingerprint,
+    /// Milliseconds since 1970.
+    pub(crate) not_after_unix_ms: i64,
+}
+
 /// A line of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AuditRecord {
@@ -72,13 +101,36 @@ pub(crate) struct Records {
     pub(crate) hosts: BTreeMap<String, HostRecord>,
     /// By id.
     pub(crate) tokens: BTreeMap<String, TokenRecord>,
-    /// Roles by name of the user.
-    pub(crate) users: BTreeMap<String, String>,
+    /// By name.
+    pub(crate) users: BTreeMap<String, UserRecord>,
+    /// Certificates that were signed and are not over: those of users, which must be among these, and
+    /// those of hosts since this is kept.
+    pub(crate) issued: BTreeMap<Fingerprint, IssuedRecord>,
     /// Certificates of our CA that no longer count.
     pub(crate) revoked: BTreeSet<Fingerprint>,
 }
 
 impl Records {
+    /// The certificates of somebody that may still count.
+    pub(crate) fn certificates(&self, identity: &Identity) -> BTreeSet<Fingerprint> {
+        let uri = identity.to_string();
+        let issued = self.issued.iter().filter(|(_, issued)| issued.identity == uri);
+        let mut certificates: BTreeSet<Fingerprint> = issued.map(|(sha256, _)| *sha256).collect();
+        if let Identity::Host(name) = identity {
+            // Those from before what is issued was kept.
+            let host = self.hosts.get(name);
+            certificates.extend(host.into_iter().flat_map(|host| &host.certificates));
+        }
+        certificates
+    }
+
+    /// The writes that make all certificates of somebody useless.
+    pub(crate) fn revocation(&self, identity: &Identity) -> Vec<Write> {
+        let uri = identity.to_string();
+        let revoke = |sha256| [Write::Revoke(sha256, uri.clone()), Write::ForgetIssued(sha256)];
+        self.certificates(identity).into_iter().flat_map(revoke).collect()
+    }
+
     /// Makes the changes of one decision.
     pub(super) fn apply(&mut self, writes: &[Write]) {
         for write in writes {
@@ -94,6 +146,18 @@ impl Records {
                 }
                 Write::ForgetToken(id) => {
                     self.tokens.remove(id);
+                }
+                Write::User(user) => {
+                    self.users.insert(user.name.clone(), user.clone());
+                }
+                Write::ForgetUser(name) => {
+                    self.users.remove(name);
+                }
+                Write::Issue(fingerprint, issued) => {
+                    self.issued.insert(*fingerprint, issued.clone());
+                }
+                Write::ForgetIssued(fingerprint) => {
+                    self.issued.remove(fingerprint);
                 }
                 Write::Revoke(fingerprint, _) => {
                     self.revoked.insert(*fingerprint);

@@ -1,9 +1,12 @@
 //! The changes that the store knows.
 
 use super::{
-    AuditRecord, Desired, Epoch, FeedChange, Fingerprint, HostRecord, Records, TokenRecord,
+    AuditRecord, Desired, Epoch, FeedChange, Fingerprint, HostRecord, IssuedRecord, Records,
+    TokenRecord, UserRecord,
 };
+use crate::pki::Signed;
 use kctl_blocklist::{Entry, EntryKey};
+use kctl_rpc::Identity;
 use std::sync::Arc;
 
 /// Everything that the store holds.
@@ -49,6 +52,14 @@ pub(crate) enum Write {
     Token(TokenRecord),
     /// Removes a token.
     ForgetToken(String),
+    /// Adds or replaces a user.
+    User(UserRecord),
+    /// Removes a user.
+    ForgetUser(String),
+    /// A certificate that was signed.
+    Issue(Fingerprint, IssuedRecord),
+    /// A certificate that is over or revoked need not be known as signed.
+    ForgetIssued(Fingerprint),
     /// A certificate that no longer counts, and whose it was.
     Revoke(Fingerprint, String),
     /// Adds a line to the audit log.
@@ -56,6 +67,16 @@ pub(crate) enum Write {
 }
 
 impl Write {
+    /// That a certificate was signed for somebody.
+    pub(crate) fn issued(identity: &Identity, signed: &Signed) -> Self {
+        let issued = IssuedRecord {
+            identity: identity.to_string(),
+            issuer: signed.issuer,
+            not_after_unix_ms: signed.not_after_unix_ms,
+        };
+        Self::Issue(signed.sha256, issued)
+    }
+
     /// Whether a decision makes a new revision.
     pub(super) fn change_entries(writes: &[Self]) -> bool {
         writes.iter().any(|write| {
@@ -78,6 +99,10 @@ impl Write {
             | Self::ForgetHost(_)
             | Self::Token(_)
             | Self::ForgetToken(_)
+            | Self::User(_)
+            | Self::ForgetUser(_)
+            | Self::Issue(..)
+            | Self::ForgetIssued(_)
             | Self::Revoke(..) => true,
         }
     }

@@ -1,6 +1,7 @@
 //! The real controller binary on loopback, against agents that speak the real protocol without a
 //! kernel.
 
+mod audit;
 mod converge;
 mod events;
 mod feeds;
@@ -8,5 +9,7 @@ mod history;
 mod parts;
 mod rate;
 mod refusals;
+mod revocation;
+mod roles;
 mod signal;
 mod support;

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod events;
 mod lists;
 pub(crate) mod stream;
+pub(crate) mod users;
 
 use kctl_proto::{
     agent::v1 as pb,
@@ -148,7 +149,12 @@ impl Controller {
     }
 
     pub(crate) async fn api(&self) -> Api {
-        let config = client_config(&self.admin(), &Self::identity(), ALPN_API).expect("config");
+        self.api_as(&self.admin()).await
+    }
+
+    /// The API as somebody else sees it.
+    pub(crate) async fn api_as(&self, credentials: &Credentials) -> Api {
+        let config = client_config(credentials, &Self::identity(), ALPN_API).expect("config");
         let stream = dial(&self.address, config, LIMIT).await.expect("connects");
         Api(channel_over(stream).await.expect("speaks HTTP/2"))
     }

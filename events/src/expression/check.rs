@@ -11,12 +11,15 @@ use crate::{
     view::payload_key,
 };
 use cel::common::ast::{Expr, IdedExpr, LiteralValue, SourceInfo};
+use std::cell::Cell;
 
 /// The whole expression and what it will meet.
 pub(super) struct Check<'a> {
     text: &'a str,
     source: &'a SourceInfo,
     kinds: Kinds,
+    /// Whether it asks for the arguments of processes.
+    arguments: Cell<bool>,
 }
 
 /// Inside `exists` and `all`: the name and type of the element.
@@ -31,7 +34,12 @@ pub(super) type Typed = (Node, Type);
 
 impl<'a> Check<'a> {
     pub(super) fn new(text: &'a str, source: &'a SourceInfo, kinds: Kinds) -> Self {
-        Self { text, source, kinds }
+        Self { text, source, kinds, arguments: Cell::new(false) }
+    }
+
+    /// Whether what was looked at asks for the arguments of processes.
+    pub(super) fn asks_for_arguments(&self) -> bool {
+        self.arguments.get()
     }
 
     /// A part that is true or false.
@@ -193,6 +201,7 @@ impl<'a> Check<'a> {
         name: &str,
     ) -> Result<Type, String> {
         let whole = operand.expr.path();
+        self.arguments.set(self.arguments.get() || name.starts_with("argv"));
         match object {
             Type::Object(fields) => fields.get(name).cloned().ok_or_else(|| {
                 let why = format!("{whole} has no field {name:?}; there are {}", names(fields));

@@ -27,7 +27,11 @@ const STACK_BYTES: usize = 16 << 20;
 
 /// An expression that is either true of an event or not.
 #[derive(Debug, Clone)]
-pub(crate) struct Expression(Arc<Node>);
+pub(crate) struct Expression {
+    node: Arc<Node>,
+    /// It asks for the arguments of processes.
+    pub(crate) arguments: bool,
+}
 
 impl Expression {
     /// Reads an expression that events of these kinds will meet. The error says where and why.
@@ -52,7 +56,7 @@ impl Expression {
     /// Whether it is true of an event.
     pub(crate) fn is_true(&self, origin: &Origin, event: &Event, kind: Kind) -> bool {
         let scope = Scope::new(origin, event, kind);
-        matches!(self.0.evaluate(&scope, None), Some(Term::Bool(true)))
+        matches!(self.node.evaluate(&scope, None), Some(Term::Bool(true)))
     }
 }
 
@@ -60,8 +64,9 @@ fn read(text: &str, kinds: Kinds) -> Result<Expression, String> {
     let parser = Env::default().parser().enable_optional_syntax(false);
     let parser = parser.max_recursion_depth(MAX_DEPTH);
     let (tree, source) = parser.parse_with_source_info(text).map_err(|errors| syntax(&errors))?;
-    let node = Check::new(text, &source, kinds).condition(&tree)?;
-    Ok(Expression(Arc::new(node)))
+    let check = Check::new(text, &source, kinds);
+    let node = check.condition(&tree)?;
+    Ok(Expression { node: Arc::new(node), arguments: check.asks_for_arguments() })
 }
 
 /// How many operators and fields are in it at most. Text in quotes counts too, as what is text and what

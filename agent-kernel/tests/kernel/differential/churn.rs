@@ -1,10 +1,9 @@
 //! Lists that grow, shrink and change, in random order: what the program makes of them, at any time.
 
-use super::{XDP_DROP, XDP_PASS, frames, program, seed};
-use crate::support::{DROP, World};
-use agent_kernel::filter::{Drift, Protocol, Rule, RuleKey, Until};
+use super::{frames, seed};
+use crate::support::{DROP, World, on_each_hook, program};
+use agent_kernel::filter::{Drift, Hook, Protocol, Rule, RuleKey, Until};
 use agent_kernel::sys::boottime_ns;
-use aya::programs::{TestRun, TestRunOptions, Xdp};
 use ipnet::IpNet;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -20,13 +19,17 @@ const MAX_ENTRIES: u32 = 20_000;
 
 type List = HashMap<RuleKey, Rule>;
 
-#[test]
-fn a_million_packets_meet_what_their_list_says() {
+on_each_hook!(
+    a_million_packets_meet_what_their_list_says,
+    what_does_not_change_is_judged_alike_while_everything_else_does,
+);
+
+fn a_million_packets_meet_what_their_list_says(hook: Hook) {
     let seed = seed();
     println!("seed {seed}; another one: KCTL_TEST_SEED=N");
-    let world = World::new();
+    let world = World::on(hook);
     let mut filter = world.filter(MAX_ENTRIES);
-    let xdp = program(&world, &filter);
+    let tried = program(&world, &mut filter);
     let mut random = StdRng::seed_from_u64(seed);
     let mut list = List::new();
     let (mut dropped, mut long) = (0, 0);
@@ -38,8 +41,8 @@ fn a_million_packets_meet_what_their_list_says() {
         for _ in 0..PAIRS / LISTS {
             let packet = packet(&mut random, &keys);
             let wanted = drops(&list, &packet);
-            let verdict = run(&xdp, &packet.frame());
-            assert_eq!(verdict == XDP_DROP, wanted, "seed {seed} list {number} {packet:?}");
+            let drops = tried.drops(&packet.frame());
+            assert_eq!(drops, wanted, "seed {seed} list {number} {packet:?}");
             dropped += u64::from(wanted);
         }
         long = long.max(list.len());
@@ -51,25 +54,24 @@ fn a_million_packets_meet_what_their_list_says() {
     assert!(dropped > u64::from(PAIRS) / 10 && dropped < u64::from(PAIRS) * 9 / 10);
 
     // What is left is what a fresh build of it is.
-    let other = World::new();
+    let other = World::on(hook);
     let mut fresh = other.filter(MAX_ENTRIES);
     let all: Vec<_> = list.iter().map(|(key, rule)| (*key, Some(*rule))).collect();
     fresh.update(&all).expect("room");
     assert_eq!(fresh.rules(), filter.rules());
     assert_eq!(fresh.rules(), &list);
-    let fresh = program(&other, &fresh);
+    let fresh = program(&other, &mut fresh);
     let keys: Vec<RuleKey> = list.keys().copied().collect();
     for _ in 0..20_000 {
         let frame = packet(&mut random, &keys).frame();
-        assert_eq!(run(&xdp, &frame), run(&fresh, &frame));
+        assert_eq!(tried.drops(&frame), fresh.drops(&frame));
     }
 }
 
-#[test]
-fn what_does_not_change_is_judged_alike_while_everything_else_does() {
-    let world = World::new();
+fn what_does_not_change_is_judged_alike_while_everything_else_does(hook: Hook) {
+    let world = World::on(hook);
     let mut filter = world.filter(60_000);
-    let xdp = program(&world, &filter);
+    let tried = program(&world, &mut filter);
     let stays = ["10.0.0.1/32", "10.1.0.0/16", "172.16.0.0/12", "fd00::1/128", "2001:db8::/40"];
     let stays: Vec<RuleKey> = stays.iter().map(|it| crate::support::key(it)).collect();
     let drops: Vec<_> = stays.iter().map(|key| (*key, DROP)).collect();
@@ -85,10 +87,10 @@ fn what_does_not_change_is_judged_alike_while_everything_else_does() {
         let traffic = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 for frame in &dropped {
-                    assert_eq!(run(&xdp, frame), XDP_DROP, "{frame:02x?}");
+                    assert!(tried.drops(frame), "{frame:02x?}");
                 }
                 for frame in &passed {
-                    assert_eq!(run(&xdp, frame), XDP_PASS, "{frame:02x?}");
+                    assert!(!tried.drops(frame), "{frame:02x?}");
                 }
                 judged.fetch_add(10, Ordering::Relaxed);
             }
@@ -135,11 +137,6 @@ fn elsewhere(random: &mut StdRng) -> RuleKey {
         IpNet::new(IpAddr::from(address.to_be_bytes()), random.random_range(33..=128))
     };
     RuleKey { prefix: prefix.expect("a length of the family").trunc(), service: None }
-}
-
-fn run(xdp: &Xdp, frame: &[u8]) -> u32 {
-    let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() };
-    xdp.test_run(options).expect("the program runs").return_value
 }
 
 /// Adds and removes: the list grows in the first rounds, and shrinks again.

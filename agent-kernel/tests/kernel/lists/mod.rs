@@ -10,7 +10,7 @@ use crate::ip::{
     route_as_ip, routes_of_ip,
 };
 use crate::support::{World, run};
-use agent_kernel::filter::Mode;
+use agent_kernel::filter::{Hook, Mode};
 use agent_kernel::netlink::{
     Addr, AddrFilter, Family, Link, Neighbour, NeighbourFilter, Route, RouteFilter, addrs, links,
     neighbours, routes,
@@ -195,7 +195,7 @@ fn links_are_those_that_ip_shows() {
     assert_same(ours, before);
     let kt0 = read(Some("kt0"));
     assert_eq!(kt0.len(), 1);
-    assert_eq!(kt0[0].xdp.first().map(|xdp| xdp.id), Some(filter.program_id()));
+    assert_eq!(kt0[0].xdp.first().map(|xdp| xdp.id), filter.program_id(Hook::Xdp).ok());
     let error = links(Some("eth7".to_owned())).map(drop).expect_err("no such link");
     assert_eq!(error.to_string(), "link \"eth7\": no such device");
 }

@@ -1,8 +1,8 @@
 //! First packets, as frames on a wire: told at once, and right in every field.
 
 use super::{Listener, Wakes};
-use crate::support::{DROP, PEER, World, answers, key, port, within};
-use agent_kernel::filter::{Action, Filter, Guard, Mode, Protocol, Rule, RuleKey, Telling, Until};
+use crate::support::{DROP, PEER, World, answers, key, on_each_hook, port, within};
+use agent_kernel::filter::{Action, Filter, Guard, Hook, Protocol, Rule, RuleKey, Telling, Until};
 use agent_kernel::sys::boottime_ns;
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns};
@@ -108,17 +108,22 @@ fn awaited(filter: &mut Filter, wakes: &Wakes) -> Vec<Telling> {
     told
 }
 
-fn world() -> (World, Filter, Sender) {
-    let world = World::new();
+fn world(hook: Hook) -> (World, Filter, Sender) {
+    let world = World::on(hook);
     world.veth();
     let mut filter = world.filter(100);
-    filter.attach("kt0", Mode::Auto).expect("attached");
+    assert_eq!(filter.attach("kt0", world.mode()).expect("attached"), world.attached());
     (world, filter, Sender::open())
 }
 
-#[test]
-fn a_first_packet_is_told_at_once_with_every_field() {
-    let (world, mut filter, sender) = world();
+on_each_hook!(
+    a_first_packet_is_told_at_once_with_every_field,
+    a_monitored_packet_is_told_and_a_guarded_one_is_not,
+    only_news_wakes,
+);
+
+fn a_first_packet_is_told_at_once_with_every_field(hook: Hook) {
+    let (world, mut filter, sender) = world(hook);
     let wakes = Wakes::of(&filter);
     let mut listener = Listener::default();
     let wide = [key("10.9.64.0/18"), key("fd09:1::/64"), port("10.9.128.0/18", Protocol::Udp, 53)];
@@ -177,9 +182,8 @@ fn a_first_packet_is_told_at_once_with_every_field() {
     assert!(sums.all(|it| it.packets == 1 && it.src.is_some() && it.interface.is_none()));
 }
 
-#[test]
-fn a_monitored_packet_is_told_and_a_guarded_one_is_not() {
-    let (world, mut filter, sender) = world();
+fn a_monitored_packet_is_told_and_a_guarded_one_is_not(hook: Hook) {
+    let (world, mut filter, sender) = world(hook);
     let wakes = Wakes::of(&filter);
     let forever = Some(Until::FOREVER);
     let both = Some(Rule { drop: forever, monitor: forever });
@@ -217,9 +221,8 @@ fn a_monitored_packet_is_told_and_a_guarded_one_is_not() {
 }
 
 /// Whoever goes on wakes nobody; the next sum has it.
-#[test]
-fn only_news_wakes() {
-    let (world, mut filter, sender) = world();
+fn only_news_wakes(hook: Hook) {
+    let (world, mut filter, sender) = world(hook);
     let wakes = Wakes::of(&filter);
     filter.update(&[(key("10.9.0.21"), DROP)]).expect("room");
     let one = frame(&[], "10.9.0.21", 0, UDP, &ports(0));

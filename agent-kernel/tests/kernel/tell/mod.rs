@@ -6,13 +6,10 @@ mod restart;
 mod sums;
 
 use crate::differential::frames;
-use crate::support::{World, json};
+use crate::support::{Program, World, json};
 use agent_kernel::filter::{Action, Filter, RuleKey, Telling};
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
-use aya_obj::programs::XdpAttachType;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -117,19 +114,9 @@ pub(crate) fn number(bytes: &serde_json::Value, place: usize, size: usize) -> u6
     })
 }
 
-/// Runs a frame that often; more often when a signal comes.
-fn send(xdp: &Xdp, frame: &[u8], repeat: u32) {
-    loop {
-        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
-        match xdp.test_run(options) {
-            Err(ProgramError::SyscallError(error))
-                if error.io_error.kind() == ErrorKind::Interrupted => {}
-            ran => {
-                ran.expect("the program runs");
-                break;
-            }
-        }
-    }
+/// Runs a frame that often.
+fn send(program: &Program, frame: &[u8], repeat: u32) {
+    program.run(frame, repeat);
 }
 
 /// CPU time of this thread.
@@ -145,10 +132,10 @@ fn from(number: u32) -> Vec<u8> {
 
 /// Sends frames of one source after the other until it is told to stop.
 fn flood(pin: &Path, sources: u32, stop: &AtomicBool) {
-    let xdp = Xdp::from_pin(pin, XdpAttachType::Interface).expect("the pinned program");
+    let program = Program::from_pin(pin);
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
-        send(&xdp, &from(number % sources), 1);
+        send(&program, &from(number % sources), 1);
         number += 1;
     }
 }
@@ -176,6 +163,11 @@ impl Wakes {
     /// Whether it woke since the last question, or does within that time.
     fn came(&self, within: Duration) -> bool {
         let timeout = EpollTimeout::try_from(within).expect("short");
-        self.0.wait(&mut [EpollEvent::empty()], timeout).expect("asked") > 0
+        loop {
+            match self.0.wait(&mut [EpollEvent::empty()], timeout) {
+                Err(nix::errno::Errno::EINTR) => {}
+                came => return came.expect("asked") > 0,
+            }
+        }
     }
 }

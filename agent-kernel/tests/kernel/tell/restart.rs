@@ -1,19 +1,24 @@
 //! What is told stays told when another process takes over.
 
 use super::{Listener, Stop, flood, from, send};
-use crate::support::{DROP, World, key, program};
-use agent_kernel::filter::Action;
+use crate::support::{DROP, World, key, on_each_hook, program};
+use agent_kernel::filter::{Action, Hook};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+on_each_hook!(
+    a_flood_over_restarts_adds_up,
+    what_came_while_nobody_listened_is_told_later,
+    a_rule_that_went_before_a_restart_is_told_to_the_end,
+);
+
 /// A filter that is dropped does nothing, as one whose process is killed.
-#[test]
-fn a_flood_over_restarts_adds_up() {
-    let world = World::new();
+fn a_flood_over_restarts_adds_up(hook: Hook) {
+    let world = World::on(hook);
     let mut filter = world.filter(100);
     let rules = [key("10.0.0.0"), key("10.0.0.0/24"), key("10.0.0.0/16")];
     filter.update(&rules.map(|key| (key, DROP))).expect("room");
-    program(&world, &filter);
+    program(&world, &mut filter);
     let pin = world.pin("program");
     let stop = AtomicBool::new(false);
     let mut listener = Listener::default();
@@ -46,11 +51,10 @@ fn a_flood_over_restarts_adds_up() {
     assert_eq!(listener.by_rule().len(), 3);
 }
 
-#[test]
-fn what_came_while_nobody_listened_is_told_later() {
-    let world = World::new();
+fn what_came_while_nobody_listened_is_told_later(hook: Hook) {
+    let world = World::on(hook);
     let mut filter = world.filter(100);
-    let xdp = program(&world, &filter);
+    let xdp = program(&world, &mut filter);
     filter.update(&[(key("10.0.0.1"), DROP), (key("10.0.1.0/24"), DROP)]).expect("room");
     let mut listener = Listener::default();
     send(&xdp, &from(1), 1);
@@ -72,11 +76,10 @@ fn what_came_while_nobody_listened_is_told_later() {
     assert_eq!(listener.by_source(), sources.map(|(src, packets)| (src.into(), packets)).into());
 }
 
-#[test]
-fn a_rule_that_went_before_a_restart_is_told_to_the_end() {
-    let world = World::new();
+fn a_rule_that_went_before_a_restart_is_told_to_the_end(hook: Hook) {
+    let world = World::on(hook);
     let mut filter = world.filter(100);
-    let xdp = program(&world, &filter);
+    let xdp = program(&world, &mut filter);
     filter.update(&[(key("10.0.0.0/24"), DROP)]).expect("room");
     for _ in 0..100 {
         send(&xdp, &from(1), 1);

@@ -2,8 +2,8 @@
 
 use super::{Listener, Stop, Wakes, cpu, flood, from, send};
 use crate::differential::frames;
-use crate::support::{DROP, World, key, program, run};
-use agent_kernel::filter::{Action, CYCLE, Filter, Rule, RuleKey, Until};
+use crate::support::{DROP, World, key, on_each_hook, program, run};
+use agent_kernel::filter::{Action, CYCLE, Filter, Hook, Rule, RuleKey, Until};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,23 @@ fn block(filter: &mut Filter, prefix: &str) -> RuleKey {
     key(prefix)
 }
 
-#[test]
-fn one_source_is_one_first_packet_and_few_sums() {
-    let world = World::new();
+on_each_hook!(
+    one_source_is_one_first_packet_and_few_sums,
+    a_source_that_goes_on_is_told_with_each_cycle_and_is_no_news,
+    few_sources_of_a_wide_rule_are_told_one_by_one,
+    a_crowd_is_told_by_its_number,
+    a_flood_is_few_events,
+    more_sources_than_the_table_holds_add_up,
+    a_rule_that_goes_is_told_to_the_end,
+    rules_that_come_and_go_in_a_flood_lose_nothing,
+    slots_that_are_needed_at_once_are_told_first,
+    a_full_ring_loses_no_packet,
+);
+
+fn one_source_is_one_first_packet_and_few_sums(hook: Hook) {
+    let world = World::on(hook);
     let mut filter = world.filter(10);
-    let xdp = program(&world, &filter);
+    let xdp = program(&world, &mut filter);
     let mut listener = Listener::default();
     for prefix in ["10.0.0.1", "fd00::1"] {
         block(&mut filter, prefix);
@@ -35,11 +47,10 @@ fn one_source_is_one_first_packet_and_few_sums() {
     assert_eq!(listener.heard.len(), 4, "{:#?}", listener.heard);
 }
 
-#[test]
-fn a_source_that_goes_on_is_told_with_each_cycle_and_is_no_news() {
-    let world = World::new();
+fn a_source_that_goes_on_is_told_with_each_cycle_and_is_no_news(hook: Hook) {
+    let world = World::on(hook);
     let mut filter = world.filter(10);
-    let xdp = program(&world, &filter);
+    let xdp = program(&world, &mut filter);
     block(&mut filter, "10.0.0.1");
     let mut listener = Listener::default();
     for round in 0..5 {
@@ -51,11 +62,10 @@ fn a_source_that_goes_on_is_told_with_each_cycle_and_is_no_news() {
     assert_eq!(listener.firsts().count(), 1);
 }
 
-#[test]
-fn few_sources_of_a_wide_rule_are_told_one_by_one() {
-    let world = World::new();
+fn few_sources_of_a_wide_rule_are_told_one_by_one(hook: Hook) {
+    let world = World::on(hook);
     let mut filter = world.filter(10);
-    let xdp = program(&world, &filter);
+    let xdp = program(&world, &mut filter);
     block(&mut filter, "10.0.0.0/24");
     let mut listener = Listener::default();
     for number in 1..=5 {
@@ -71,11 +81,10 @@ fn few_sources_of_a_wide_rule_are_told_one_by_one() {
     assert_eq!(listener.heard.len(), 10);
 }
 
-#[test]
-fn a_crowd_is_told_by_its_number() {
-    let world = World::new();
+fn a_crowd_is_told_by_its_number(hook: Hook) {
+    let world = World::on(hook);
     let mut filter = world.filter(10);
-    let xdp = program(&world, &filter);
+    let xdp = program(&world, &mut filter);
     block(&mut filter, "10.0.0.0/8");
     let mut listener = Listener::default();
     // Two seconds of it; and one source then is news again.
@@ -101,12 +110,11 @@ fn a_crowd_is_told_by_its_number() {
 }
 
 /// Whoever listens as an agent does hears little of a flood; what it spends is printed, not asserted.
-#[test]
-fn a_flood_is_few_events() {
-    let world = World::new();
+fn a_flood_is_few_events(hook: Hook) {
+    let world = World::on(hook);
     let mut filter = world.filter(100_000);
     block(&mut filter, "10.0.0.0/8");
-    let xdp = program(&world, &filter);
+    let xdp = program(&world, &mut filter);
     let (pin, stop) = (world.pin("program"), AtomicBool::new(false));
     let wakes = Wakes::of(&filter);
     let mut listener = Listener::default();
@@ -143,11 +151,10 @@ fn a_flood_is_few_events() {
     assert!(listener.heard.len() < 400, "{}", listener.heard.len());
 }
 
-#[test]
-fn more_sources_than_the_table_holds_add_up() {
-    let world = World::new();
+fn more_sources_than_the_table_holds_add_up(hook: Hook) {
+    let world = World::on(hook);
     let mut filter = world.filter(10);
-    let xdp = program(&world, &filter);
+    let xdp = program(&world, &mut filter);
     block(&mut filter, "10.0.0.0/8");
     let mut listener = Listener::default();
     for _ in 0..3 {
@@ -161,11 +168,10 @@ fn more_sources_than_the_table_holds_add_up() {
     assert!(listener.heard.len() < 100, "{}", listener.heard.len());
 }
 
-#[test]
-fn a_rule_that_goes_is_told_to_the_end() {
-    let world = World::new();
+fn a_rule_that_goes_is_told_to_the_end(hook: Hook) {
+    let world = World::on(hook);
     let mut filter = world.filter(1_000);
-    let xdp = program(&world, &filter);
+    let xdp = program(&world, &mut filter);
     let mut listener = Listener::default();
     for prefix in ["10.0.0.1", "10.0.0.0/24"] {
         block(&mut filter, prefix);
@@ -178,11 +184,10 @@ fn a_rule_that_goes_is_told_to_the_end() {
     assert_eq!(listener.by_rule(), [(key("10.0.0.1"), 500), (key("10.0.0.0/24"), 500)].into());
 }
 
-#[test]
-fn rules_that_come_and_go_in_a_flood_lose_nothing() {
-    let world = World::new();
+fn rules_that_come_and_go_in_a_flood_lose_nothing(hook: Hook) {
+    let world = World::on(hook);
     let mut filter = world.filter(8);
-    program(&world, &filter);
+    program(&world, &mut filter);
     let pin = world.pin("program");
     let stop = AtomicBool::new(false);
     let mut listener = Listener::default();
@@ -210,11 +215,10 @@ fn rules_that_come_and_go_in_a_flood_lose_nothing() {
 }
 
 /// More rules than slots, one after the other, and nobody listens meanwhile.
-#[test]
-fn slots_that_are_needed_at_once_are_told_first() {
-    let world = World::new();
+fn slots_that_are_needed_at_once_are_told_first(hook: Hook) {
+    let world = World::on(hook);
     let mut filter = world.filter(2);
-    let xdp = program(&world, &filter);
+    let xdp = program(&world, &mut filter);
     let mut listener = Listener::default();
     let mut expected = std::collections::BTreeMap::new();
     for number in 1..30_u32 {
@@ -231,9 +235,8 @@ fn slots_that_are_needed_at_once_are_told_first() {
     assert_eq!(listener.by_rule(), expected);
 }
 
-#[test]
-fn a_full_ring_loses_no_packet() {
-    let world = World::new();
+fn a_full_ring_loses_no_packet(hook: Hook) {
+    let world = World::on(hook);
     // A pinned map keeps its size: one that holds 46 sightings.
     std::fs::create_dir_all(world.bpffs().join("v2")).expect("a folder");
     let ring = world.bpffs().join("v2/sightings").display().to_string();
@@ -241,7 +244,7 @@ fn a_full_ring_loses_no_packet() {
         "bpftool map create {ring} type ringbuf key 0 value 0 entries 4096 name sightings"
     ));
     let mut filter = world.filter(1_000);
-    let xdp = program(&world, &filter);
+    let xdp = program(&world, &mut filter);
     let rules: Vec<_> = (0..500_u32)
         .map(|i| (key(&std::net::Ipv4Addr::from_bits(0x0a00_0000 + i).to_string()), DROP))
         .collect();

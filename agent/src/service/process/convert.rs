@@ -5,8 +5,8 @@ use agent_kernel::proc::Process;
 use agent_kernel::proc::pid::{Id, Ids, Status, StatusMemory};
 use kctl_proto::agent::v1 as pb;
 
-/// A process of a listing.
-pub(super) fn process(process: Process) -> pb::Process {
+/// A process of a listing; without its arguments unless they are to be shown.
+pub(super) fn process(process: Process, arguments: bool) -> pb::Process {
     pb::Process {
         pid: process.pid,
         ppid: process.ppid,
@@ -22,13 +22,13 @@ pub(super) fn process(process: Process) -> pb::Process {
         cgroup: process.cgroup.as_deref().map(text).unwrap_or_default(),
         container_id: process.container_id.unwrap_or_default(),
         comm: text(&process.comm),
-        args: process.args.iter().map(|arg| text(arg)).collect(),
+        args: process.args.iter().filter(|_| arguments).map(|arg| text(arg)).collect(),
         args_truncated: process.args_truncated,
     }
 }
 
-/// Everything that is told of one process.
-pub(super) fn status(status: Status) -> pb::ProcessStatus {
+/// Everything that is told of one process; without its arguments unless they are to be shown.
+pub(super) fn status(status: Status, arguments: bool) -> pb::ProcessStatus {
     pb::ProcessStatus {
         pid: status.pid,
         tgid: status.tgid,
@@ -61,7 +61,7 @@ pub(super) fn status(status: Status) -> pb::ProcessStatus {
         root: text_or_empty(status.root),
         cgroup: text_or_empty(status.cgroup),
         container_id: status.container_id.unwrap_or_default(),
-        args: status.args.iter().map(|arg| text(arg)).collect(),
+        args: status.args.iter().filter(|_| arguments).map(|arg| text(arg)).collect(),
         args_truncated: status.args_truncated,
     }
 }

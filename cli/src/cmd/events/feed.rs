@@ -1,10 +1,10 @@
 //! Where events come from: the fleet or one agent, from which place on, and the way back after the
 //! connection was lost. It shows nothing.
 
-use super::now;
 use crate::{
     args::Global,
     connect::{Away, Connection, Lost, READ_TIMEOUT, Target},
+    time::now_unix_ns,
 };
 use anyhow::anyhow;
 use kctl_proto::{
@@ -178,7 +178,8 @@ impl<'a> Feed<'a> {
             ..HostEvent::default()
         };
         let payload = Some(Payload::Host(host));
-        let event = Event { time_unix_ns: now(), seq: self.remarks, payload, ..Event::default() };
+        let event =
+            Event { time_unix_ns: now_unix_ns(), seq: self.remarks, payload, ..Event::default() };
         (&self.run, event)
     }
 

@@ -9,18 +9,14 @@ use crate::{
     connect::Target,
     exit::{Exit, usage},
     output::{self, note},
-    time::parse_duration,
+    time::{parse_duration, parse_moment},
 };
 use clap::Args;
 use feed::{Feed, Wish};
-use jiff::Timestamp;
 use kctl_events::{Filter, Kind};
 use kctl_proto::agent::v1::EventFilter;
 use sink::Sink;
-use std::{
-    future::pending,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{future::pending, time::Duration};
 use tally::Tally;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -90,7 +86,7 @@ pub(crate) async fn run(global: &Global, args: EventsArgs) -> anyhow::Result<Exi
         return Ok(Exit::Done);
     }
     // Everything that can be wrong is told before anything connects.
-    let format = global.format_of_events()?;
+    let format = global.format_with_csv()?;
     let (filter, kinds) = args.filter()?;
     for kind in kinds.iter().filter(|kind| !kind.is_made()) {
         note(&format!("warning: nothing makes events of type {kind} yet"));
@@ -255,46 +251,5 @@ impl EventsArgs {
             last,
             follow,
         })
-    }
-}
-
-/// Nanoseconds since 1970 by this machine's clock.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
-
-/// Reads `10m`, which is ten minutes ago, or a time of RFC 3339, as nanoseconds since 1970.
-fn parse_moment(text: &str) -> Result<i64, String> {
-    if let Ok(time) = text.parse::<Timestamp>() {
-        let ns = i64::try_from(time.as_nanosecond()).ok().filter(|ns| *ns > 0);
-        return ns.ok_or_else(|| "must be after 1970".to_owned());
-    }
-    match parse_duration(text) {
-        Ok(ago) => {
-            Ok(now().saturating_sub(i64::try_from(ago.as_nanos()).unwrap_or(i64::MAX)).max(1))
-        }
-        Err(_) => {
-            Err("must be a time such as 2026-01-02T03:04:05Z, or how long ago: 90s, 10m, 2d"
-                .to_owned())
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn moments_are_times_or_durations_ago() {
-        assert_eq!(parse_moment("2026-01-02T03:04:05.678Z"), Ok(1_767_323_045_678_000_000));
-        assert_eq!(parse_moment("2026-01-02T04:04:05.678+01:00"), Ok(1_767_323_045_678_000_000));
-        let since = parse_moment("10m").expect("a duration");
-        let ago = now() - since;
-        assert!((600_000_000_000..610_000_000_000).contains(&ago), "{ago}");
-        assert_eq!(parse_moment("36500d"), Ok(1));
-        for text in ["", "yesterday", "10", "-10m", "2026-01-02", "1969-01-02T03:04:05Z"] {
-            assert!(parse_moment(text).is_err(), "{text:?}");
-        }
     }
 }

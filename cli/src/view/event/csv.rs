@@ -1,6 +1,6 @@
 //! An event as a row of CSV, RFC 4180: columns that serve all types, like a classic security log.
 
-use crate::output::plain;
+use crate::output::csv_cell;
 use kctl_events::view::{EventView, PayloadView, ProcessView};
 
 /// The first line. Columns may be added at the end.
@@ -31,24 +31,24 @@ pub(crate) fn row(event: &EventView<'_>) -> String {
     let [src_port, dst_port] = cells.ports.map(number);
     let columns = [
         event.time.clone(),
-        text(Some(event.host)),
+        cell(Some(event.host)),
         event.kind.to_owned(),
-        text(src),
+        cell(src),
         src_port,
-        text(dst),
+        cell(dst),
         dst_port,
-        text(cells.protocol),
-        text(cells.interface),
-        text(cells.rule),
+        cell(cells.protocol),
+        cell(cells.interface),
+        cell(cells.rule),
         number(cells.packets),
         number(cells.bytes),
         number(process.and_then(|it| it.pid)),
         number(process.and_then(|it| it.uid)),
-        text(process.and_then(|it| it.comm)),
-        text(cells.path),
-        text(cells.outcome),
-        text(Some(detail.trim_end())),
-        text(Some(event.boot_id)),
+        cell(process.and_then(|it| it.comm)),
+        cell(cells.path),
+        cell(cells.outcome),
+        cell(Some(detail.trim_end())),
+        cell(Some(event.boot_id)),
         event.seq.to_string(),
     ];
     columns.join(",") + "\r\n"
@@ -124,33 +124,7 @@ fn number<T: ToString>(number: Option<T>) -> String {
     number.map_or_else(String::new, |number| number.to_string())
 }
 
-/// Text from elsewhere. A spreadsheet would take what begins with `=` for a formula: an apostrophe goes
-/// before it. Control characters are escaped, so that a row is a line.
-fn text(text: Option<&str>) -> String {
-    let text = plain(text.unwrap_or_default());
-    let formula = text.starts_with(['=', '+', '@']) || text.starts_with('-') && text.len() > 1;
-    let safe = if formula { format!("'{text}") } else { text.into_owned() };
-    if safe.contains(['"', ',']) { format!("\"{}\"", safe.replace('"', "\"\"")) } else { safe }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_is_quoted_and_runs_in_no_spreadsheet() {
-        for (given, cell) in [
-            ("plain", "plain"),
-            ("a,b", "\"a,b\""),
-            ("say \"hi\"", "\"say \"\"hi\"\"\""),
-            ("=1+1", "'=1+1"),
-            ("@cmd,x", "\"'@cmd,x\""),
-            ("-", "-"),
-            ("-1+1", "'-1+1"),
-            ("a\r\nb", "a\\r\\nb"),
-        ] {
-            assert_eq!(text(Some(given)), cell);
-        }
-        assert_eq!(text(None), "");
-    }
+/// Text; nothing for none.
+fn cell(text: Option<&str>) -> String {
+    csv_cell(text.unwrap_or_default())
 }

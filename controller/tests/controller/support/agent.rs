@@ -214,7 +214,7 @@ impl Agent {
             .add_service(NetlinkServiceServer::new(self.clone()))
             .add_service(EventsServiceServer::new(self.clone()));
         Ok(Connected(tokio::spawn(async move {
-            let _ = serve_over(stream, Arc::new(peer), routes, |_, _| Ok(())).await;
+            let _ = serve_over(stream, Arc::new(peer), routes, |_, _, _| Ok(())).await;
         })))
     }
 

@@ -1,0 +1,284 @@
+//! Which CA signs, which are trusted, and what the controller itself shows: one place, watched by
+//! whoever depends on it.
+//!
+//! While a CA is being replaced there are two. The new one signs; the old one goes on proving the
+//! controller, since everybody trusts it already; both are trusted. When the change is finished the new
+//! one does both. So nobody meets a controller that he can't verify, if he has heard of the new CA before
+//! the end.
+
+use crate::{
+    config::CaFiles,
+    data_dir::{Admin, DataDir},
+    pki::{Authority, Issued, PkiError, Signed},
+    status::Error,
+    store::{Model, Records, Store, Write},
+};
+use anyhow::Context as _;
+use kctl_rpc::{Credentials, Identity, Validity};
+use rustls_pki_types::CertificateDer;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// The longest time without a look at the certificates' ends; clocks jump.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What counts at one moment.
+#[derive(Clone)]
+pub(crate) struct Trust {
+    /// Signs certificates.
+    pub(crate) signing: Arc<Authority>,
+    /// Signed what the controller shows; another one than `signing` while that is replacing it.
+    pub(crate) proving: Arc<Authority>,
+    /// What the controller shows, and both CAs.
+    pub(crate) server: Arc<Credentials>,
+}
+
+impl Trust {
+    /// Whether a CA is being replaced.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.signing.sha256() != self.proving.sha256()
+    }
+
+    /// The CAs that sign controllers now and soon, PEM.
+    pub(crate) fn bundle(&self) -> String {
+        match self.is_changing() {
+            true => format!("{}{}", self.proving.pem(), self.signing.pem()),
+            false => self.signing.pem().to_owned(),
+        }
+    }
+
+    /// What is to be remembered of a certificate.
+    pub(crate) fn known(&self, certificate: &CertificateDer<'_>) -> Signed {
+        let known = self.signing.known(certificate);
+        if known.issuer == [0; 32] { self.proving.known(certificate) } else { known }
+    }
+}
+
+/// The CA of one installation. Its clones share it all.
+#[derive(Clone)]
+pub(crate) struct Ca {
+    data_dir: Arc<DataDir>,
+    /// Somebody else keeps it.
+    given: bool,
+    identity: Identity,
+    /// For admin.toml.
+    server: Arc<str>,
+    /// Of certificates, unless somebody says otherwise.
+    pub(crate) life: Duration,
+    trust: Arc<watch::Sender<Trust>>,
+}
+
+impl Ca {
+    /// Reads what is in the data directory, and makes what is not.
+    pub(crate) fn open(
+        data_dir: Arc<DataDir>,
+        given: Option<&CaFiles>,
+        identity: Identity,
+        server: String,
+        life: Duration,
+    ) -> anyhow::Result<Self> {
+        let (signing, proving) = data_dir.authorities(given)?;
+        let trust = trust(&data_dir, &identity, life, Arc::new(signing), proving.map(Arc::new))?;
+        let trust = Arc::new(watch::Sender::new(trust));
+        let given = given.is_some();
+        Ok(Self { data_dir, given, identity, server: server.into(), life, trust })
+    }
+
+    /// What counts now.
+    pub(crate) fn trust(&self) -> Trust {
+        self.trust.borrow().clone()
+    }
+
+    /// Told of each change.
+    pub(crate) fn watch(&self) -> watch::Receiver<Trust> {
+        self.trust.subscribe()
+    }
+
+    /// The controller's name in certificates.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Signs the key of a certificate request. `life` is never longer than the CA's own.
+    pub(crate) fn sign(
+        &self,
+        identity: &Identity,
+        csr: &[u8],
+        life: Duration,
+    ) -> Result<(String, Signed), Error> {
+        let signed = self.trust.borrow().signing.sign_request(identity, csr, life);
+        signed.map_err(|error: PkiError| {
+            Error::Invalid(format!("certificate request of {identity}: {error}"))
+        })
+    }
+
+    /// Makes a new CA that signs from now on.
+    pub(crate) async fn rotate(&self) -> Result<(), Error> {
+        self.change(|ca, before| {
+            if ca.given {
+                return Err(Error::Precondition(
+                    "CA: it is kept elsewhere, as --ca-file says, and can't be replaced from here"
+                        .to_owned(),
+                ));
+            }
+            if before.is_changing() {
+                return Err(Error::Precondition(
+                    "CA: it is being replaced already; see `kctl ca show`, and finish it with `kctl ca \
+                     finish`"
+                        .to_owned(),
+                ));
+            }
+            let Issued { certificate, key } = Authority::generate().map_err(broken)?;
+            ca.data_dir.begin_rotation(&certificate, &key).map_err(broken)?;
+            let signing = Authority::from_pem(&certificate, &key).map_err(broken)?;
+            Ok((Arc::new(signing), Some(Arc::clone(&before.proving))))
+        })
+        .await
+    }
+
+    /// Drops the old CA.
+    pub(crate) async fn finish(&self) -> Result<(), Error> {
+        self.change(|ca, before| {
+            if !before.is_changing() {
+                return Err(Error::Precondition(
+                    "CA: it is not being replaced; begin with `kctl ca rotate`".to_owned(),
+                ));
+            }
+            ca.data_dir.finish_rotation().map_err(broken)?;
+            Ok((Arc::clone(&before.signing), None))
+        })
+        .await
+    }
+
+    async fn change(
+        &self,
+        change: impl FnOnce(&Self, &Trust) -> Result<(Arc<Authority>, Option<Arc<Authority>>), Error>
+        + Send
+        + 'static,
+    ) -> Result<(), Error> {
+        let ca = self.clone();
+        let changed = tokio::task::spawn_blocking(move || {
+            let before = ca.trust();
+            let (signing, proving) = change(&ca, &before)?;
+            let new =
+                trust(&ca.data_dir, &ca.identity, ca.life, signing, proving).map_err(broken)?;
+            ca.trust.send_replace(new);
+            Ok(())
+        });
+        changed.await.map_err(broken)?
+    }
+
+    /// Writes admin.toml where it is not as it should be, and makes the store know its certificate.
+    /// `None` when there is no user of that name any more.
+    pub(crate) async fn admin(&self, store: &Store) -> anyhow::Result<Option<Admin>> {
+        if !store.records().borrow().users.contains_key(ADMIN) {
+            return Ok(None);
+        }
+        let trust = self.trust();
+        let server = self.server.to_string();
+        let admin = self.data_dir.admin_config(&trust, &self.identity, server, self.life)?;
+        let signed = trust.known(&crate::pki::der_of(&admin.certificate)?);
+        let known = move |model: &Model| {
+            let known = model.records.issued.contains_key(&signed.sha256);
+            let write = || Write::issued(&Identity::User(ADMIN.to_owned()), &signed);
+            Ok((if known { Vec::new() } else { vec![write()] }, ()))
+        };
+        store.write(known).await?;
+        Ok(Some(admin))
+    }
+
+    /// Renews what the controller shows and admin.toml at two thirds of their lives, and forgets
+    /// certificates that are over.
+    pub(crate) async fn keep(self, store: Store, cancel: CancellationToken) {
+        let mut changes = self.watch();
+        loop {
+            if let Err(error) = self.renew().await {
+                tracing::error!(%error, "controller: its certificate can't be renewed");
+            }
+            let admin = self.admin(&store).await.unwrap_or_else(|error| {
+                let error = format!("{error:#}");
+                tracing::error!(error, "controller: admin.toml can't be renewed");
+                None
+            });
+            if let Err(error) = forget_ended(&store).await {
+                tracing::warn!(%error, "store: certificates that are over stay known");
+            }
+            changes.mark_unchanged();
+            let admin = admin.and_then(|admin| crate::pki::der_of(&admin.certificate).ok());
+            let own = self.trust().server.chain.first().and_then(Validity::of);
+            let due = own.into_iter().chain(admin.as_ref().and_then(Validity::of));
+            let left = due.map(|it| it.renew_at().duration_since(SystemTime::now()));
+            let wait = left.map(Result::unwrap_or_default).min().unwrap_or(LONGEST_WAIT);
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(wait.clamp(SHORTEST_WAIT, LONGEST_WAIT)) => {}
+            }
+        }
+    }
+
+    async fn renew(&self) -> Result<(), Error> {
+        let trust = self.trust();
+        let over = trust
+            .server
+            .chain
+            .first()
+            .and_then(Validity::of)
+            .is_none_or(|validity| validity.renew_at() <= SystemTime::now());
+        if !over {
+            return Ok(());
+        }
+        tracing::info!("controller: renewing its certificate");
+        self.change(|_, before| {
+            let proving = before.is_changing().then(|| Arc::clone(&before.proving));
+            Ok((Arc::clone(&before.signing), proving))
+        })
+        .await
+    }
+}
+
+/// The shortest, when something can't be renewed.
+const SHORTEST_WAIT: Duration = Duration::from_millis(200);
+
+/// The user of admin.toml.
+const ADMIN: &str = "admin";
+
+/// Certificates that ended this long ago are forgotten.
+const FORGET_AFTER_MS: i64 = 86_400_000;
+
+async fn forget_ended(store: &Store) -> Result<(), Error> {
+    let now = kctl_blocklist::now_unix_ms();
+    let ended = move |model: &Records| {
+        let issued = model.issued.iter();
+        let over =
+            issued.filter(|(_, it)| it.not_after_unix_ms.saturating_add(FORGET_AFTER_MS) < now);
+        over.map(|(sha256, _)| Write::ForgetIssued(*sha256)).collect::<Vec<_>>()
+    };
+    if ended(&store.records().borrow()).is_empty() {
+        return Ok(());
+    }
+    store.write(move |model| Ok((ended(&model.records), ()))).await.map(drop)
+}
+
+fn trust(
+    data_dir: &DataDir,
+    identity: &Identity,
+    life: Duration,
+    signing: Arc<Authority>,
+    proving: Option<Arc<Authority>>,
+) -> anyhow::Result<Trust> {
+    let proving = proving.unwrap_or_else(|| Arc::clone(&signing));
+    let mut server = data_dir.server(&proving, identity, life)?;
+    if signing.sha256() != proving.sha256() {
+        server.ca.push(crate::pki::der_of(signing.pem()).context("CA")?);
+    }
+    Ok(Trust { signing, proving, server: Arc::new(server) })
+}
+
+fn broken(error: impl std::fmt::Display) -> Error {
+    Error::Store(format!("CA: {error:#}"))
+}
