@@ -17,9 +17,9 @@ const ROUNDS: usize = 15;
 /// How long the loop runs in each.
 const ROUND: Duration = Duration::from_millis(300);
 /// How often the workload runs with each, and bare before and after.
-const PAIRS: usize = 9;
+const PAIRS: usize = 61;
 /// Files that the workload compiles.
-const FILES: usize = 24;
+const FILES: usize = 8;
 
 type Attach = fn() -> Box<dyn Any>;
 
@@ -111,7 +111,7 @@ fn cpu_time() -> Duration {
 /// just attached or taken off is left to settle.
 fn pair(folder: &Folder, attach: Attach) -> (f64, f64) {
     let settled_ms = || {
-        folder.build_ms(FILES / 4);
+        folder.build_ms(1);
         folder.build_ms(FILES)
     };
     let before = settled_ms();
