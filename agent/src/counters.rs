@@ -4,7 +4,7 @@
 use crate::config::{Config, Scope};
 use crate::enforcer::Enforcer;
 use crate::status::kernel;
-use agent_kernel::counters::{self, CountersConfig, Reading, Sources};
+use agent_kernel::counters::{self, CountersConfig, Reading, Source, Sources};
 use kctl_proto::agent::v1 as pb;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +14,9 @@ use tonic::Status;
 
 /// Questions that wait.
 const WAITING: usize = 64;
+
+/// Before the names of sources that can't be counted.
+const COUNTERS_OF: &str = "counters of ";
 
 type Answer = oneshot::Sender<Result<Reading, Status>>;
 
@@ -33,6 +36,22 @@ pub(crate) struct About {
     pub(crate) scope: String,
     /// What is wanted and can't be counted.
     pub(crate) missing: Vec<pb::Missing>,
+}
+
+impl About {
+    /// Why a source is not counted.
+    pub(crate) fn why_not(&self, source: Source) -> &str {
+        let names = |missing: &&pb::Missing| {
+            let names = missing.what.strip_prefix(COUNTERS_OF);
+            names.is_some_and(|names| names.split(", ").any(|name| name == source.name()))
+        };
+        self.missing
+            .iter()
+            .find(names)
+            .map_or("the agent's configuration does not have it: see --counters", |missing| {
+                &missing.why
+            })
+    }
 }
 
 impl Counters {
@@ -115,18 +134,25 @@ async fn answer(
 
 fn open(config: &CountersConfig) -> (Option<counters::Counters>, Vec<pb::Missing>) {
     match counters::Counters::open(config) {
-        Ok((counters, lacks)) => {
-            let lacks = lacks.into_iter();
-            let told = lacks
-                .map(|it| missing(format!("counters of {}", it.source), it.why, it.remedy))
-                .collect();
-            (Some(counters), told)
-        }
+        Ok((counters, lacks)) => (Some(counters), told(lacks)),
         Err(error) => {
             let remedy = error.remedy().map(str::to_owned);
             (None, vec![missing("counters".to_owned(), error.to_string(), remedy)])
         }
     }
+}
+
+/// What lacks for the same reason is told once.
+fn told(lacks: Vec<counters::Missing>) -> Vec<pb::Missing> {
+    let mut told: Vec<pb::Missing> = Vec::new();
+    for counters::Missing { source, why, remedy } in lacks {
+        let remedy = remedy.unwrap_or_default();
+        match told.iter_mut().find(|it| it.why == why && it.remedy == remedy) {
+            Some(same) => same.what = format!("{}, {source}", same.what),
+            None => told.push(pb::Missing { what: format!("{COUNTERS_OF}{source}"), why, remedy }),
+        }
+    }
+    told
 }
 
 fn missing(what: String, why: String, remedy: Option<String>) -> pb::Missing {
@@ -141,5 +167,27 @@ fn counters_config(config: &Config, bpffs: Option<&Path>) -> CountersConfig {
         proc_root: config.proc_root.clone(),
         sys_root: config.sys_root.clone(),
         bpffs: bpffs.map(Path::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lacks_for_one_reason_is_told_once_and_found_by_name() {
+        let lack =
+            |source, why: &str| counters::Missing { source, why: why.to_owned(), remedy: None };
+        let missing = told(vec![
+            lack(Source::Syscalls, "no BPF"),
+            lack(Source::Block, "no tracepoint"),
+            lack(Source::BySyscall, "no BPF"),
+        ]);
+        let what: Vec<_> = missing.iter().map(|it| it.what.as_str()).collect();
+        assert_eq!(what, ["counters of syscalls, by-syscall", "counters of block"]);
+        let about = About { sources: Sources::default(), scope: "host".to_owned(), missing };
+        assert_eq!(about.why_not(Source::BySyscall), "no BPF");
+        assert_eq!(about.why_not(Source::Block), "no tracepoint");
+        assert!(about.why_not(Source::Tcp).contains("--counters"));
     }
 }

@@ -93,14 +93,7 @@ impl Perf {
         ];
         for (is_asked, source) in asked {
             if is_asked && !about.sources.contains(source) {
-                let named = |missing: &&pb::Missing| missing.what.ends_with(source.name());
-                let why = about.missing.iter().find(named).map_or_else(
-                    || {
-                        "the agent's configuration does not have it; set [counters] which"
-                            .to_owned()
-                    },
-                    |missing| missing.why.clone(),
-                );
+                let why = about.why_not(source);
                 return Err(Status::failed_precondition(format!("counters of {source}: {why}")));
             }
         }
