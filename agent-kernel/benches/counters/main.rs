@@ -13,11 +13,11 @@ use std::any::Any;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 9;
 /// How long the loop runs in each.
 const ROUND: Duration = Duration::from_millis(300);
 /// How often the workload runs with each, and bare before and after.
-const PAIRS: usize = 61;
+const PAIRS: usize = 31;
 /// Files that the workload compiles.
 const FILES: usize = 8;
 

@@ -90,8 +90,7 @@ fn load_wanted(config: &CountersConfig, asked: &mut Asked) -> Result<Maps, Error
     Ok(Maps { counters, processes, ebpf })
 }
 
-/// The exit of processes is only of interest where there is a table of them, and switches by number where
-/// somebody wants them.
+/// Whether anything that it serves is still wanted.
 fn is_wanted(probe: &Probe, asked: &Asked) -> bool {
     probe.serves.iter().any(|source| asked.wants(*source))
 }
