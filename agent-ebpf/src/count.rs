@@ -65,13 +65,22 @@ pub fn unsighted() {
     }
 }
 
+/// Counts an alarm that had no room.
+#[inline(always)]
+pub fn unalarmed() {
+    if let Some(count) = maps::UNALARMED.get_ptr_mut(0) {
+        // SAFETY: a checked pointer into a map's value.
+        unsafe { atomic_add(count, 1) };
+    }
+}
+
 /// `core` has no atomics for this target; the instruction has been there since the first eBPF.
 ///
 /// # Safety
 ///
 /// `target` points to an aligned value that is valid for writes.
 #[inline(always)]
-unsafe fn atomic_add(target: *mut u64, value: u64) {
+pub unsafe fn atomic_add(target: *mut u64, value: u64) {
     // SAFETY: the caller's promise.
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) target, in(reg) value) };
 }

@@ -44,7 +44,9 @@ pub trait Family {
     fn guarded(source: Self::Address, ports: u64) -> u64;
     /// The source as a key of both families.
     fn mapped(source: Self::Address) -> [u8; 16];
-    /// The destination likewise, of the header that begins there in the frame.
+    /// The same in two halves in host byte order.
+    fn halves(source: Self::Address) -> (u64, u64);
+    /// The destination as a key, of the header that begins there in the frame.
     fn destination(ctx: &impl Context, start: usize) -> Option<[u8; 16]>;
     /// What the rule of a single address for every packet says; see [`rules::said`].
     fn single(source: Self::Address) -> u64;
@@ -100,6 +102,11 @@ impl Family for V4 {
     #[inline(always)]
     fn mapped(source: u32) -> [u8; 16] {
         mapped(source.to_be_bytes())
+    }
+
+    #[inline(always)]
+    fn halves(source: u32) -> (u64, u64) {
+        (0, 0xffff << 32 | u64::from(source))
     }
 
     #[inline(always)]
@@ -171,6 +178,11 @@ impl Family for V6 {
     fn mapped(source: (u64, u64)) -> [u8; 16] {
         let address = u128::from(source.0) << 64 | u128::from(source.1);
         address.to_be_bytes()
+    }
+
+    #[inline(always)]
+    fn halves(source: (u64, u64)) -> (u64, u64) {
+        source
     }
 
     #[inline(always)]

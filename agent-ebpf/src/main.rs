@@ -9,6 +9,7 @@
 
 mod context;
 mod count;
+mod detect;
 mod family;
 mod guard;
 mod lookup;
@@ -88,6 +89,7 @@ fn judge<F: Family>(ctx: &impl Context, packet: &Packet<F>) -> bool {
     if packet.transport.syn() {
         count::connection(packet.transport.port);
     }
+    detect::passed(ctx, packet);
     pass(size)
 }
 

@@ -1,6 +1,9 @@
 //! The maps. All are pinned, so rules and counters outlive the agent. User space sets the sizes of
 //! those with one element here, and writes those of the lookup through its own memory.
 
+use agent_records::detect::{
+    ALARM_BYTES, Port, SERVICE_ORDER, SOURCE_ORDER, ServiceSet, Settings, SourceSet,
+};
 use agent_records::lookup::{Bucket, EXACT_WORDS, Lookup, Record};
 use agent_records::{
     Cycle, GuardPort, MAX_GUARD_PORTS, MAX_GUARD_PREFIXES, MAX_TALKERS, MAX_UPLINKS, Pace,
@@ -74,3 +77,21 @@ pub static GUARD_PORTS: HashMap<GuardPort, u8> = HashMap::pinned(MAX_GUARD_PORTS
 /// TCP peers that always pass.
 #[map(name = "uplinks")]
 pub static UPLINKS: HashMap<Uplink, u8> = HashMap::pinned(MAX_UPLINKS, 0);
+/// What is detected, and how.
+#[map(name = "detect")]
+pub static DETECT: Array<Settings> = Array::pinned(1, BPF_F_MMAPABLE);
+/// Connection attempts by destination port.
+#[map(name = "detect_ports")]
+pub static DETECT_PORTS: Array<Port> = Array::pinned(65_536, BPF_F_MMAPABLE);
+/// By source.
+#[map(name = "detect_sources")]
+pub static DETECT_SOURCES: Array<SourceSet> = Array::pinned(1 << SOURCE_ORDER, BPF_F_MMAPABLE);
+/// By source and destination port.
+#[map(name = "detect_services")]
+pub static DETECT_SERVICES: Array<ServiceSet> = Array::pinned(1 << SERVICE_ORDER, 0);
+/// What detection tells at once.
+#[map(name = "alarms")]
+pub static ALARMS: RingBuf = RingBuf::pinned(ALARM_BYTES, 0);
+/// How often that had no room.
+#[map(name = "unalarmed")]
+pub static UNALARMED: Array<u64> = Array::pinned(1, 0);

@@ -5,6 +5,7 @@
 #![no_std]
 
 pub mod counters;
+pub mod detect;
 pub mod lookup;
 pub mod ring;
 pub mod tcp;
@@ -251,7 +252,7 @@ mod user {
     use super::{
         Cycle, Entry, GuardPort, Pace, Retired, Sighting, Talker, TalkerKey, Tally, Told, Uplink,
     };
-    use super::{counters, trace};
+    use super::{counters, detect, trace};
 
     // SAFETY: repr(C), integers only, and no padding: 4 * 4 bytes, then words of 8.
     unsafe impl aya::Pod for counters::Cpu {}
@@ -281,6 +282,8 @@ mod user {
     unsafe impl aya::Pod for Told {}
     // SAFETY: repr(C), integers only, and no padding: 16 + 2 + 4 * 1 + 2 bytes.
     unsafe impl aya::Pod for Retired {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 16 + 2 * 4 + 2 * 2 + 4 + 16 bytes.
+    unsafe impl aya::Pod for detect::Alarm {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 6 * 4 bytes.
     unsafe impl aya::Pod for trace::Settings {}
     // SAFETY: repr(C), integers only, and no padding: 16 + 40 + 16 + 4 * 4 bytes.

@@ -23,13 +23,8 @@ pub(crate) struct Held {
 impl Held {
     /// Whether this host made it itself.
     pub(crate) fn is_local(&self) -> bool {
-        is_local(&self.entry.key)
+        self.entry.key.is_local()
     }
-}
-
-/// Whether an entry's source is this host.
-pub(crate) fn is_local(key: &EntryKey) -> bool {
-    key.source.starts_with("local:")
 }
 
 /// A controller's entry that somebody on this host has put out of force for a while.
@@ -77,6 +72,8 @@ pub(crate) struct Set {
     digest: Digest,
     /// How many entries are local.
     local: usize,
+    /// How many of these detection made.
+    auto: usize,
 }
 
 impl Set {
@@ -107,6 +104,11 @@ impl Set {
     /// How many entries this host made itself.
     pub(crate) fn local(&self) -> usize {
         self.local
+    }
+
+    /// How many entries this host's detection made.
+    pub(crate) fn auto(&self) -> usize {
+        self.auto
     }
 
     pub(crate) fn suspended(&self) -> &BTreeMap<EntryKey, Suspension> {
@@ -194,18 +196,24 @@ impl Set {
             match change {
                 Change::Put(held) => {
                     let key = held.entry.key.clone();
-                    let (old, local) = (self.entries.insert(key.clone(), held), is_local(&key));
+                    let (old, local) = (self.entries.insert(key.clone(), held), key.is_local());
                     match (old, local) {
                         (Some(_), _) => {}
-                        (None, true) => self.local += 1,
+                        (None, true) => {
+                            self.local += 1;
+                            self.auto += usize::from(key.is_auto());
+                        }
                         (None, false) => self.digest.add(&key),
                     }
                 }
                 Change::Remove(key) => {
                     self.suspended.remove(&key);
-                    match (self.entries.remove(&key), is_local(&key)) {
+                    match (self.entries.remove(&key), key.is_local()) {
                         (None, _) => {}
-                        (Some(_), true) => self.local -= 1,
+                        (Some(_), true) => {
+                            self.local -= 1;
+                            self.auto -= usize::from(key.is_auto());
+                        }
                         (Some(_), false) => self.digest.remove(&key),
                     }
                 }

@@ -83,11 +83,29 @@ pub struct EntryKey {
     pub service: Option<Service>,
     /// What its packets meet.
     pub action: Action,
-    /// Who made it: `user:NAME`, `feed:NAME`, `local:UID`.
+    /// Who made it: `user:NAME`, `feed:NAME`, `local:UID`, `auto:WHY`.
     pub source: String,
     /// The hosts that it is for.
     pub selection: Selection,
 }
+
+impl EntryKey {
+    /// Whether a host made it for itself: somebody there, or its detection. What the controller makes of
+    /// such a detection is for every host and not for one by its name.
+    pub fn is_local(&self) -> bool {
+        self.source.starts_with(LOCAL_SOURCE) || self.is_auto()
+    }
+
+    /// Whether a host's detection made it.
+    pub fn is_auto(&self) -> bool {
+        self.source.starts_with(AUTO_SOURCE) && matches!(self.selection, Selection::Names(_))
+    }
+}
+
+/// What the sources of entries begin with that somebody on a host made there.
+const LOCAL_SOURCE: &str = "local:";
+/// What the sources of entries begin with that detection made, or that the controller made of these.
+pub const AUTO_SOURCE: &str = "auto:";
 
 /// One line of a blocklist.
 #[derive(Debug, Clone, PartialEq, Eq)]

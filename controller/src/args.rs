@@ -65,6 +65,12 @@ pub(crate) struct Options {
     #[arg(long, global = true, env = "KCTL_CONTROLLER_STORE", value_name = "KIND")]
     pub(crate) store: Option<String>,
 
+    /// Block on every host what a host's detection blocked there, for as long; true without a value
+    /// [default: false]
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_DETECT_ESCALATE", num_args = 0..=1,
+        require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) detect_escalate: Option<bool>,
+
     /// Disk for the events of the past, all its files together; 0 switches the history off, else at least
     /// 16MiB [default: 256MiB]
     #[arg(long, global = true, env = "KCTL_CONTROLLER_HISTORY_BYTES", value_name = "BYTES")]

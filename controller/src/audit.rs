@@ -78,6 +78,11 @@ impl Audited {
         Self { who: caller.source(), from, what, hosts }
     }
 
+    /// By the controller, of what a host's detection found.
+    pub(crate) fn of_detection(host: &str, source: &str, what: String) -> Self {
+        Self { who: source.to_owned(), from: host.to_owned(), what, hosts: "all".to_owned() }
+    }
+
     /// Of a call that the gate refuses, by its path; its arguments are not known yet.
     pub(crate) fn of_call(peer: &Peer, path: &str) -> Self {
         let who = match &peer.identity {

@@ -40,6 +40,15 @@ struct File {
     certificate_life: Option<String>,
     #[serde(default)]
     events: EventsFile,
+    #[serde(default)]
+    detect: DetectFile,
+}
+
+/// `[detect]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DetectFile {
+    escalate: Option<bool>,
 }
 
 /// `[events]`.
@@ -81,6 +90,8 @@ pub(crate) struct Config {
     /// Of certificates.
     pub(crate) life: Duration,
     pub(crate) history: HistoryConfig,
+    /// What a host's detection blocks becomes an entry of every host.
+    pub(crate) escalate: bool,
 }
 
 impl Config {
@@ -133,6 +144,7 @@ impl Config {
                 .map(|text| with_port(text, listen.port()))
                 .collect::<Result<_, _>>()?,
             name,
+            escalate: options.detect_escalate.or(file.detect.escalate).unwrap_or(false),
             life: life(options.certificate_life.or(file.certificate_life))?,
             history: history(
                 options.history_bytes.or(file.events.history_bytes),

@@ -9,7 +9,7 @@ use crate::{
     join::Join,
     listen::{Listener, Services},
     registry::Registry,
-    service::Api,
+    service::{Api, escalation},
     session::Sessions,
     standing,
     store::Store,
@@ -74,6 +74,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         addresses: Arc::new(own_addresses(&config)),
         tasks: tracker.clone(),
     };
+    if config.escalate {
+        tracker.spawn(escalation::run(api.clone(), cancel.clone()));
+    }
     let services = Services {
         join: join_routes(Join::new(store.clone(), ca.clone())),
         api: api_routes(api).await,

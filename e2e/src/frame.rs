@@ -119,7 +119,7 @@ impl FrameSender {
 }
 
 /// The one link of the calling thread's namespace that is no loopback.
-fn link() -> Result<LinkAddr> {
+pub(crate) fn link() -> Result<LinkAddr> {
     getifaddrs()?
         .filter(|interface| interface.interface_name != "lo")
         .find_map(|interface| interface.address?.as_link_addr().copied())

@@ -21,6 +21,7 @@ mod pins;
 mod programs;
 mod spawned;
 mod sweep;
+mod syn;
 mod wait;
 
 pub use daemon::Daemon;
@@ -35,4 +36,5 @@ pub use network::{ATTACKER, BYSTANDER, CONTROLLER, Place, WORKSTATION};
 pub use output::Output;
 pub use ping::{Pinger, Tally, ping};
 pub use spawned::Spawned;
+pub use syn::SynSender;
 pub use wait::until;

@@ -9,7 +9,8 @@ use kctl_e2e::{
 };
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(20);
+/// A program for each hook is verified at the start, which a busy machine takes long for.
+const SOON: Duration = Duration::from_secs(90);
 const PINGS: u32 = 5;
 
 #[test]

@@ -115,7 +115,8 @@ impl Filter {
         let [actor, target] = processes(payload);
         addresses(&self.src, |ends| ends.src)
             && addresses(&self.dst, |ends| ends.dst)
-            && any(&self.ports, ends(payload).map_or([None; 2], |ends| ends.ports))
+            && (any(&self.ports, ends(payload).map_or([None; 2], |ends| ends.ports))
+                || scanned(payload).iter().any(|port| self.ports.contains(port)))
             && any(&self.pids, [actor, target].map(|process| process.and_then(|it| it.pid)))
             && (self.comms.is_empty()
                 || [actor, target].into_iter().flatten().any(|it| self.comms.contains(&it.comm)))
@@ -146,7 +147,7 @@ fn prefixes(name: &str, texts: &[String]) -> Result<Vec<IpNet>, InvalidFilter> {
     texts.iter().map(prefix).collect()
 }
 
-/// Both ends of packets and connections.
+/// Both ends of packets and connections, as far as there are.
 #[derive(Clone, Copy)]
 struct Ends<'a> {
     src: &'a str,
@@ -167,8 +168,16 @@ fn ends(payload: &Payload) -> Option<Ends<'_>> {
             let ports = [Some(it.src_port), Some(it.dst_port)];
             Ends { src: &it.src, dst: &it.dst, ports }
         }
+        Payload::Scan(it) => Ends { src: &it.src, dst: "", ports: [None; 2] },
+        Payload::Flood(it) => Ends { src: &it.src, dst: "", ports: [None, Some(it.dst_port)] },
+        Payload::Autoblock(it) => Ends { src: &it.src, dst: "", ports: [None; 2] },
         _ => return None,
     })
+}
+
+/// Ports of a scan, as far as they are told.
+fn scanned(payload: &Payload) -> &[u32] {
+    if let Payload::Scan(it) = payload { &it.first_ports } else { &[] }
 }
 
 /// An IPv4 address in IPv6's clothes is that IPv4 address.

@@ -13,7 +13,7 @@ pub enum Kind {
     Monitor,
     /// A source that tries many ports.
     Scan,
-    /// A flooded port.
+    /// A flooded port, or a source that floods.
     Flood,
     /// A source that detection blocked.
     Autoblock,
@@ -123,6 +123,9 @@ impl Kind {
         Some(match event.payload.as_ref()? {
             Payload::Drop(_) => Self::Drop,
             Payload::Monitor(_) => Self::Monitor,
+            Payload::Scan(_) => Self::Scan,
+            Payload::Flood(_) => Self::Flood,
+            Payload::Autoblock(_) => Self::Autoblock,
             Payload::Exec(_) => Self::Exec,
             Payload::Exit(_) => Self::Exit,
             Payload::Open(_) => Self::Open,
@@ -157,7 +160,7 @@ impl Kind {
 
     /// Whether anything makes these in this version.
     pub fn is_made(self) -> bool {
-        !matches!(self, Self::Scan | Self::Flood | Self::Autoblock | Self::Alert)
+        !matches!(self, Self::Alert)
     }
 }
 

@@ -5,11 +5,11 @@ use kctl_events::{
     view::{EventView, payload_key},
 };
 use kctl_proto::agent::v1::{
-    Addr, AddrEvent, BpfEvent, CloseEvent, ConnectionEvent, CredEvent, Event, EventFilter,
-    EventProcess, ExecEvent, ExitEvent, Family, HostEvent, Link, LinkEvent, LostEvent, ModuleEvent,
-    NeighEvent, Neighbour, NetChange, OomEvent, OpenEvent, Origin, PacketEvent, Protocol,
-    PtraceEvent, Route, RouteEvent, SignalEvent, UeventEvent, cred_event::Credentials,
-    event::Payload, host_event::State, link, route,
+    Addr, AddrEvent, AutoblockEvent, BpfEvent, CloseEvent, ConnectionEvent, CredEvent, Event,
+    EventFilter, EventProcess, ExecEvent, ExitEvent, Family, FloodEvent, FloodKind, HostEvent,
+    Link, LinkEvent, LostEvent, ModuleEvent, NeighEvent, Neighbour, NetChange, OomEvent, OpenEvent,
+    Origin, PacketEvent, Protocol, PtraceEvent, Route, RouteEvent, ScanEvent, SignalEvent,
+    UeventEvent, cred_event::Credentials, event::Payload, host_event::State, link, route,
 };
 use serde_json::{Value, json};
 
@@ -101,6 +101,30 @@ fn samples() -> Vec<Event> {
     let full = [
         Payload::Drop(packets()),
         Payload::Monitor(packets()),
+        Payload::Scan(ScanEvent {
+            src: text("10.0.0.5"),
+            ports: 20,
+            first_ports: vec![21, 22, 23],
+            interface: text("eth0"),
+            window_ms: 10_000,
+        }),
+        Payload::Flood(FloodEvent {
+            kind: FloodKind::Syn.into(),
+            src: text("10.0.0.5"),
+            dst_port: 443,
+            syns: 5_000,
+            progress: Some(2),
+            sources: 1,
+            interface: text("eth0"),
+            duration_ms: 1_000,
+        }),
+        Payload::Autoblock(AutoblockEvent {
+            src: text("10.0.0.5"),
+            source: text("auto:portscan"),
+            reason: text("20 ports in 10 s"),
+            ttl_ms: 60_000,
+            not_made: 0,
+        }),
         Payload::Exec(ExecEvent {
             process: process(7, "sh"),
             path: text("/bin/sh"),
@@ -192,6 +216,9 @@ fn samples() -> Vec<Event> {
     let empty = [
         Payload::Drop(PacketEvent { packets: 7, sources: 40, ..PacketEvent::default() }),
         Payload::Monitor(PacketEvent::default()),
+        Payload::Scan(ScanEvent::default()),
+        Payload::Flood(FloodEvent::default()),
+        Payload::Autoblock(AutoblockEvent { not_made: 3, ..AutoblockEvent::default() }),
         Payload::Exec(ExecEvent::default()),
         Payload::Exit(ExitEvent::default()),
         Payload::Open(OpenEvent::default()),
@@ -261,7 +288,7 @@ fn every_type_fits_the_schema_and_has_every_key() {
 
 #[test]
 fn what_is_not_known_is_null_and_marks_are_there_when_they_are_set() {
-    let summary = json_of(&samples()[21]);
+    let summary = json_of(&samples()[24]);
     assert_eq!((&summary["drop"]["src"], &summary["drop"]["sources"]), (&Value::Null, &json!(40)));
     assert!(summary.get("late").is_none() && summary.get("clock_off").is_none());
     let mut late = of(Kind::Drop);
@@ -371,8 +398,8 @@ fn mistakes_are_told_with_their_place() {
             "column 5: exec has no field \"name\"; there are argv, argv_truncated, cgroup",
         ),
         ("drop.src.x == 'a'", "drop.src is text and has no field \"x\""),
-        ("dorp.src == 'a'", "column 1: unknown name \"dorp\"; there are accept, addr, boot_id"),
-        ("scan.src == 'a'", "nothing makes events of this type yet"),
+        ("dorp.src == 'a'", "column 1: unknown name \"dorp\"; there are accept, addr, autoblock"),
+        ("alert.src == 'a'", "nothing makes events of this type yet"),
         ("drop.packets >", "column 15: something is missing at the end"),
         ("drop.packets = 1", "column 14: unexpected \"=\"; equality is \"==\""),
         ("drop.src == 'a", "column 13: this text has no end"),

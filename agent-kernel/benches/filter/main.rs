@@ -1,6 +1,7 @@
 //! What a packet costs, beside the least that it can cost and beside what else looks sources up.
 //! `cargo xtask bench filter` runs it, as root.
 
+mod detection;
 mod lists;
 mod peers;
 mod world;
@@ -23,6 +24,9 @@ fn main() {
         for family in [Family::V4, Family::V6] {
             lookups(&world, family);
         }
+    }
+    if wanted("detection") {
+        detection::print(&world);
     }
     if wanted("mixed") {
         mixed(&world);

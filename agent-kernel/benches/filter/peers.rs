@@ -67,6 +67,16 @@ impl Peers {
 
     /// Median nanoseconds of one run of a program, with one of these sources each.
     pub(crate) fn measure(&mut self, lookup: Lookup<'_>, sources: &Sources) -> f64 {
+        self.measure_frame(lookup, sources, &frame(sources.family))
+    }
+
+    /// The same of a frame, whose source address is written over.
+    pub(crate) fn measure_frame(
+        &mut self,
+        lookup: Lookup<'_>,
+        sources: &Sources,
+        frame: &[u8],
+    ) -> f64 {
         let name = match lookup {
             Lookup::Empty => "empty",
             Lookup::Parse => "parse",
@@ -82,9 +92,8 @@ impl Peers {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let state = [self.random | 1, 0, sources.first, sources.count];
         self.state.set(0, state, 0).expect("set");
-        let frame = frame(sources.family);
         let repeat = WINDOW * WINDOWS;
-        let options = TestRunOptions { data_in: Some(&frame), repeat, ..TestRunOptions::default() };
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
         xdp(&mut self.ebpf, "source_frags").test_run(options).expect("the programs run");
         let starts: Vec<u64> =
             (0..WINDOWS).map(|window| self.windows.get(&window, 0).expect("there")).collect();

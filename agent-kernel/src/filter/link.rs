@@ -205,7 +205,12 @@ fn first(before: Option<Error>, error: Error, tried: Attached) -> Error {
         Some(before) if tried == Attached::Tcx => {
             let why = format!("{}; and no tcx in its place: {}", before.why(), error.why());
             let kind = before.kind();
-            before.because(kind, why)
+            match error.remedy() {
+                Some(remedy) if kind != ErrorKind::Busy => {
+                    before.because(kind, why).with_remedy(remedy)
+                }
+                _ => before.because(kind, why),
+            }
         }
         Some(before) if before.kind() == ErrorKind::Busy => before,
         _ => error,
@@ -295,5 +300,5 @@ fn without_tcx(error: Error) -> Error {
     }
     let release = crate::sys::kernel_release().unwrap_or_default();
     let why = format!("kernel {release} has no tcx, which came with Linux 6.6");
-    error.because(ErrorKind::Unsupported, why).with_remedy("use --mode auto, or Linux 6.6 or newer")
+    error.because(ErrorKind::Unsupported, why).with_remedy("use Linux 6.6 or newer")
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod bpf;
 mod counts;
+mod detect;
 mod guard;
 mod ledger;
 mod link;
@@ -20,11 +21,13 @@ mod slots;
 mod table;
 mod tell;
 
+pub use detect::{Detection, Finding, FloodLimits, Found, Limit};
 pub use rule::{Action, Count, Counters, Drift, Guard, Hit, Protocol, Rule, RuleKey, Until};
 pub use tell::{CYCLE, Sighted, Telling};
 
 use crate::Error;
 use counts::Counts;
+use detect::Detector;
 use guard::Guards;
 use link::Links;
 use migrate::Old;
@@ -110,6 +113,7 @@ pub struct Filter {
     guards: Guards,
     counts: Counts,
     teller: Teller,
+    detector: Detector,
     /// Told to make room, and not taken yet.
     untaken: Vec<Telling>,
 }
@@ -140,13 +144,15 @@ impl Filter {
         let guards = Guards::open(&mut program, &pins)?;
         let counts = Counts::open(&mut program, &pins)?;
         let teller = Teller::open(&mut program, &pins)?;
+        let detector = Detector::open(&mut program, &pins)?;
         if let Some(old) = old {
             link::adopt(&mut program, &pins, old.pins())?;
             old.end(&pins)?;
         }
         link::adopt(&mut program, &pins, &pins)?;
         let links = Links::new(pins.clone());
-        Ok(Self { pins, program, links, rules, guards, counts, teller, untaken: Vec::new() })
+        let untaken = Vec::new();
+        Ok(Self { pins, program, links, rules, guards, counts, teller, detector, untaken })
     }
 
     /// Filters an interface of this thread's network namespace; does nothing when it is filtered
@@ -225,6 +231,34 @@ impl Filter {
     /// that: the next sum has it, without its details.
     pub fn unsighted(&self) -> Result<u64, Error> {
         self.teller.lost()
+    }
+
+    /// Looks for this from now on; at first it goes on with what the pinned maps say.
+    ///
+    /// `Invalid`, with nothing changed, for what is out of its range.
+    pub fn set_detection(&mut self, detection: &Detection) -> Result<(), Error> {
+        self.detector.set(detection)
+    }
+
+    /// What is looked for.
+    pub fn detection(&self) -> &Detection {
+        self.detector.detection()
+    }
+
+    /// A descriptor that is readable when something was found, as [`Filter::ring_fd`] is for packets.
+    pub fn alarm_fd(&self) -> Result<OwnedFd, Error> {
+        self.detector.ring_fd()
+    }
+
+    /// What was found: whatever waits in the ring, and with `floods`, to be asked for each [`CYCLE`], what
+    /// is flooded. It costs next to nothing where nothing is suspect.
+    pub fn found(&mut self, floods: bool) -> Vec<Finding> {
+        self.detector.found(floods)
+    }
+
+    /// How many findings had no room in the ring since the last call.
+    pub fn unalarmed(&mut self) -> Result<u64, Error> {
+        self.detector.lost()
     }
 
     /// Replaces the guard: additions first.

@@ -4,6 +4,7 @@ use super::lookup;
 use super::pins::{Pin, Pins};
 use crate::error::{Error, ErrorKind};
 use agent_records::RING_BYTES;
+use agent_records::detect::ALARM_BYTES;
 use aya::maps::MapInfo;
 use aya::programs::{self, ProgramError};
 use aya::{Ebpf, EbpfLoader};
@@ -11,8 +12,8 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 /// Built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/kctl.bpf.o");
-/// As many as libbpf makes.
-pub(crate) const LOAD_ATTEMPTS: u32 = 5;
+/// More than the five that libbpf makes: on a machine with too much to do all of those were interrupted.
+pub(crate) const LOAD_ATTEMPTS: u32 = 20;
 
 /// Where a packet meets the filter; each has a program of its own over the same maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -112,7 +113,11 @@ fn load(max_entries: u32, pins: &Pins, hook: Hook) -> Result<Ebpf, Error> {
     let by_slot = ["hits", "paces", "told", "retired"].map(|map| (map, slots));
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(pins.folder());
-    for (map, max_entries) in wanted.into_iter().chain(by_slot).chain([("sightings", RING_BYTES)]) {
+    for (map, max_entries) in wanted
+        .into_iter()
+        .chain(by_slot)
+        .chain([("sightings", RING_BYTES), ("alarms", ALARM_BYTES)])
+    {
         // A pinned map keeps its size, and aya must know it.
         let max_entries = pinned(pins, map).map_or(max_entries, |info| info.max_entries());
         loader.map_max_entries(map, max_entries);

@@ -3,6 +3,7 @@
 
 mod attach;
 mod changes;
+mod detect;
 mod differential;
 mod ip;
 mod layouts;

@@ -1,9 +1,11 @@
 //! How the agent is told what to do: flag over environment over file.
 
 mod counters;
+mod detect;
 mod events;
 
 pub(crate) use counters::CounterConfig;
+pub(crate) use detect::DetectConfig;
 pub(crate) use events::{EventConfig, Scope};
 
 use agent_kernel::file::{DEFAULT_WRITABLE, Writable};
@@ -11,6 +13,7 @@ use agent_kernel::filter::Mode;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use counters::CounterOptions;
+use detect::DetectOptions;
 use events::EventOptions;
 use glob::Pattern;
 use serde::Deserialize;
@@ -166,6 +169,9 @@ pub(crate) struct Options {
     #[command(flatten)]
     #[serde(default)]
     counters: CounterOptions,
+    #[command(flatten)]
+    #[serde(default)]
+    detect: DetectOptions,
 }
 
 /// The agent's configuration, whole.
@@ -187,6 +193,7 @@ pub(crate) struct Config {
     pub(crate) writable: Writable,
     pub(crate) events: EventConfig,
     pub(crate) counters: CounterConfig,
+    pub(crate) detect: DetectConfig,
 }
 
 /// Which interfaces to filter.
@@ -255,6 +262,7 @@ impl Options {
             writable: writable(&listed, self.only_writable.or(file.only_writable))?,
             events: self.events.resolve(file.events)?,
             counters: self.counters.resolve(file.counters)?,
+            detect: self.detect.resolve(file.detect)?,
         })
     }
 

@@ -35,6 +35,7 @@ impl Enforcement {
             refusal: self.refusal.clone(),
             not_enforced: self.not_enforced(),
             rolled_back: self.rolled_back.iter().cloned().collect(),
+            auto_made: self.auto_made,
         }
     }
 

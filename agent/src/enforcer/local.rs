@@ -1,7 +1,7 @@
 //! Entries that this host makes itself, over its socket.
 
 use super::{Enforcement, Refused, RefusedKind};
-use crate::set::{Change, Held, HeldFeed, Suspension, is_local};
+use crate::set::{Change, Held, HeldFeed, Suspension};
 use agent_kernel::filter::Guard;
 use ipnet::IpNet;
 use kctl_blocklist::{
@@ -98,7 +98,7 @@ impl Enforcement {
     }
 
     /// What this host's own blocks must leave open.
-    fn kept_open(&self) -> KeptOpen {
+    pub(super) fn kept_open(&self) -> KeptOpen {
         let own = self.network.own_addresses();
         let own = own.iter().filter_map(|it| it.parse::<std::net::IpAddr>().ok());
         let own = own.map(|it| (IpNet::from(it), Some("this host's own address")));
@@ -237,7 +237,7 @@ impl Enforcement {
 
     /// Suspended entries, for a listing.
     pub(crate) fn suspended(&self) -> Vec<pb::SuspendedEntry> {
-        let suspended = self.set.suspended().iter().filter(|(key, _)| !is_local(key));
+        let suspended = self.set.suspended().iter().filter(|(key, _)| !key.is_local());
         suspended
             .map(|(key, it)| pb::SuspendedEntry {
                 key: Some(key.into()),
@@ -249,13 +249,13 @@ impl Enforcement {
 }
 
 /// Addresses and ports that a block refuses to close unless it is forced.
-struct KeptOpen {
+pub(super) struct KeptOpen {
     protected: Vec<Protected>,
     ports: Vec<(u16, String)>,
 }
 
 impl KeptOpen {
-    fn refuse(&self, key: &EntryKey, force: bool) -> Result<(), Refused> {
+    pub(super) fn refuse(&self, key: &EntryKey, force: bool) -> Result<(), Refused> {
         if key.action == Action::Protect {
             return match key.service {
                 Some(_) if key.prefix.prefix_len() > 0 => Err(Refused::new(

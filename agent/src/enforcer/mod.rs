@@ -3,6 +3,7 @@
 
 mod apply;
 mod describe;
+mod detect;
 mod local;
 mod network;
 mod tell;
@@ -16,6 +17,7 @@ use crate::set::{self, Change, Set};
 use crate::store::{Boot, Store};
 use agent_kernel::filter::{Attached, Filter, FilterConfig};
 use agent_kernel::{ErrorKind, sys};
+use detect::Allowance;
 use kctl_proto::agent::v1 as pb;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -146,6 +148,10 @@ pub(crate) struct Enforcement {
     sources_missing: Vec<pb::Missing>,
     /// Network settings that were put back, for the status.
     rolled_back: VecDeque<pb::RolledBack>,
+    /// How many sources detection may block.
+    allowance: Allowance,
+    /// Entries that detection made since the agent's start, or found from before it.
+    auto_made: u64,
     status: watch::Sender<pb::HostStatus>,
 }
 
@@ -181,6 +187,8 @@ impl Enforcement {
             kernel: sys::kernel_release()?,
             sources_missing: Vec::new(),
             rolled_back: VecDeque::new(),
+            allowance: Allowance::new(config.detect.max_blocks_per_second),
+            auto_made: 0,
             status: watch::Sender::new(pb::HostStatus::default()),
         };
         if let Some(aside) = stored.set_aside {
@@ -193,6 +201,8 @@ impl Enforcement {
         } else {
             this.converge();
         }
+        this.auto_made = this.set.auto() as u64;
+        this.set_detection();
         this.publish();
         Ok(this)
     }

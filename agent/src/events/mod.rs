@@ -101,7 +101,7 @@ impl Clock {
 }
 
 /// So many events were lost at a stage.
-fn lost(stage: &str, source: &str, count: u64) -> pb::LostEvent {
+pub(crate) fn lost(stage: &str, source: &str, count: u64) -> pb::LostEvent {
     let (stage, source) = (stage.to_owned(), source.to_owned());
     pb::LostEvent { stage, count, source, name: String::new() }
 }

@@ -1,6 +1,7 @@
 //! Which sources an agent has: those that it is told to have, and that this kernel allows. What is
 //! missing is told, and the others work.
 
+use super::packets::{FINDINGS, PACKETS};
 use super::{Events, Source, kernel, network, packets};
 use crate::config::{Config, EventConfig};
 use crate::enforcer::Enforcer;
@@ -45,7 +46,11 @@ pub(crate) async fn start(
     let start = Start { events, enforcer, tasks, cancel };
     if kinds.contains(Kind::Drop) || kinds.contains(Kind::Monitor) {
         let enforcer = enforcer.clone();
-        start.source("filter", |source| packets::run(source, enforcer, kinds));
+        start.source("filter", |source| packets::run(source, enforcer, kinds, PACKETS));
+    }
+    if config.detect.is_on(kinds.contains(Kind::Scan), kinds.contains(Kind::Flood)) {
+        let enforcer = enforcer.clone();
+        start.source("detection", |source| packets::run(source, enforcer, kinds, FINDINGS));
     }
     let cgroups = sources.cgroups.unwrap_or_default();
     if let Some(tracer) = sources.tracer {

@@ -203,7 +203,7 @@ fn until(ttl_ms: Option<u64>) -> Until {
 fn held(entry: pb::Entry) -> Result<Held, Status> {
     let until = until(entry.ttl_ms);
     let entry = Entry::from_proto(entry, now_unix_ms()).map_err(invalid)?;
-    if entry.key.source.starts_with("local:") {
+    if entry.key.is_local() {
         return Err(Status::invalid_argument("source: local entries are made on the host itself"));
     }
     Ok(Held { entry, until })

@@ -14,7 +14,7 @@ use crate::{
 };
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
-use kctl_blocklist::{FEED_SOURCE, FeedHead, now_unix_ms, parse_prefix};
+use kctl_blocklist::{EntryKey, FEED_SOURCE, FeedHead, now_unix_ms, parse_prefix};
 use kctl_proto::{
     agent::v1 as agent,
     controller::v1::{
@@ -68,7 +68,7 @@ struct FilterArgs {
     /// Only entries that overlap this prefix
     #[arg(long, value_parser = |text: &str| parse_prefix(text))]
     prefix: Option<IpNet>,
-    /// Only entries whose source starts with this: user:, user:admin, local:
+    /// Only entries whose source starts with this: user:, user:admin, local:, auto:
     #[arg(long, default_value = "", hide_default_value = true)]
     source: String,
     #[command(flatten)]
@@ -330,7 +330,7 @@ impl Query {
         }
         let item = |entry: agent::Entry| {
             let key = entry.key.clone().unwrap_or_default();
-            let local = key.source.starts_with("local:");
+            let local = EntryKey::try_from(key.clone()).is_ok_and(|key| key.is_local());
             let is_suspended = suspended.contains(&key);
             let rule = (key.prefix, key.port, key.protocol, key.action);
             Item {

@@ -7,7 +7,7 @@ use crate::{
     store::{Desired, Model, Write},
 };
 use ipnet::IpNet;
-use kctl_blocklist::{Action, Entry, EntryKey, Selection, Service};
+use kctl_blocklist::{AUTO_SOURCE, Action, Entry, EntryKey, Selection, Service};
 use kctl_proto::controller::v1 as api;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -81,7 +81,7 @@ impl Unblock {
         Ok((writes, still))
     }
 
-    /// Manual entries of this prefix, service and action.
+    /// Entries of this prefix, service and action that people or detection made, and no feed.
     fn manual<'a>(
         &'a self,
         desired: &'a Desired,
@@ -90,7 +90,8 @@ impl Unblock {
         desired.of_prefix(prefix).filter(|entry| {
             entry.key.service == self.service
                 && self.actions.contains(&entry.key.action)
-                && entry.key.source.starts_with("user:")
+                && (entry.key.source.starts_with("user:")
+                    || entry.key.source.starts_with(AUTO_SOURCE))
         })
     }
 

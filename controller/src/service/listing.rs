@@ -224,7 +224,7 @@ fn add_local(
     let now = now_unix_ms();
     for wire in entries {
         let Ok(entry) = Entry::from_proto(wire, now) else { continue };
-        if entry.key.source.starts_with("local:") && filter.matches(&entry, now) {
+        if entry.key.is_local() && filter.matches(&entry, now) {
             let item = Item {
                 entry: Some(entry.to_proto(now)),
                 host: host.name.clone(),

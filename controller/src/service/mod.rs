@@ -5,6 +5,7 @@ mod audit;
 mod authority;
 mod blocklist;
 mod controller;
+pub(crate) mod escalation;
 mod events;
 mod feeds;
 mod hosts;

@@ -105,7 +105,7 @@ impl Api {
                     .map_err(|error| Error::Precondition(format!("host {host:?}: {error}")))?;
                 let elsewhere =
                     || !named.iter().any(|named| entry.concerns(&named.name, &named.labels()));
-                if !entry.key.source.starts_with("local:") && (is_named(&host) || elsewhere()) {
+                if !entry.key.is_local() && (is_named(&host) || elsewhere()) {
                     entries.entry(entry.key.clone()).or_insert(entry);
                 }
             }

@@ -2,6 +2,7 @@
 //! place where the keys are named; the schema and the fields of filters come from them.
 
 mod connection;
+mod detect;
 mod names;
 pub mod net;
 mod packet;
@@ -10,6 +11,7 @@ mod stream;
 mod system;
 
 pub use connection::{CloseView, ConnectionView};
+pub use detect::{AutoblockView, FloodView, ScanView};
 pub use names::protocol;
 pub use packet::PacketView;
 pub use process::{
@@ -63,6 +65,9 @@ pub struct EventView<'a> {
 pub enum PayloadView<'a> {
     Drop(PacketView<'a>),
     Monitor(PacketView<'a>),
+    Scan(ScanView<'a>),
+    Flood(FloodView<'a>),
+    Autoblock(AutoblockView<'a>),
     Exec(ExecView<'a>),
     Exit(ExitView<'a>),
     Open(OpenView<'a>),
@@ -133,6 +138,9 @@ impl<'a> From<&'a Payload> for PayloadView<'a> {
         match payload {
             Payload::Drop(it) => Self::Drop(it.into()),
             Payload::Monitor(it) => Self::Monitor(it.into()),
+            Payload::Scan(it) => Self::Scan(it.into()),
+            Payload::Flood(it) => Self::Flood(it.into()),
+            Payload::Autoblock(it) => Self::Autoblock(it.into()),
             Payload::Exec(it) => Self::Exec(it.into()),
             Payload::Exit(it) => Self::Exit(it.into()),
             Payload::Open(it) => Self::Open(it.into()),

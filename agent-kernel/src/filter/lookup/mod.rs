@@ -309,7 +309,7 @@ fn slots(entry: &Entry) -> u64 {
 }
 
 /// A secret.
-fn seed() -> Result<Seed, Error> {
+pub(super) fn seed() -> Result<Seed, Error> {
     let mut bytes = [0; size_of::<Seed>()];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))

@@ -11,6 +11,7 @@ mod sources;
 mod telling;
 
 pub use sighted::Sighted;
+pub(super) use telling::Names;
 pub use telling::Telling;
 
 use super::bpf;
@@ -28,7 +29,6 @@ use sources::{QUIET_NS, Sources, beyond, is_active, sum};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
-use telling::Names;
 
 /// How often to sum up: [`super::Filter::summarize`].
 pub const CYCLE: Duration = Duration::from_secs(1);

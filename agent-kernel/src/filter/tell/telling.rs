@@ -83,10 +83,10 @@ impl Telling {
 
 /// Names of interfaces. It lives for one look at the ring, because a name may go to another one.
 #[derive(Debug, Default)]
-pub(super) struct Names(HashMap<u32, Option<String>>);
+pub(in crate::filter) struct Names(HashMap<u32, Option<String>>);
 
 impl Names {
-    fn name(&mut self, ifindex: u32) -> Option<String> {
+    pub(in crate::filter) fn name(&mut self, ifindex: u32) -> Option<String> {
         let ask = || if_indextoname(ifindex).ok()?.into_string().ok();
         self.0.entry(ifindex).or_insert_with(ask).clone()
     }

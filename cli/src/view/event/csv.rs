@@ -67,6 +67,26 @@ fn cells<'a>(payload: &'a PayloadView<'a>) -> Cells<'a> {
             bytes: it.bytes,
             ..Cells::default()
         },
+        PayloadView::Scan(it) => Cells {
+            ends: [it.src, None],
+            protocol: Some("tcp"),
+            interface: it.interface,
+            ..Cells::default()
+        },
+        PayloadView::Flood(it) => Cells {
+            ends: [it.src, None],
+            ports: [None, Some(it.dst_port)],
+            protocol: Some("tcp"),
+            interface: it.interface,
+            packets: Some(it.syns),
+            outcome: Some(it.kind),
+            ..Cells::default()
+        },
+        PayloadView::Autoblock(it) => {
+            let outcome = if it.not_made.is_some() { "not_made" } else { "blocked" };
+            let ends = [it.src, None];
+            Cells { ends, rule: it.source, outcome: Some(outcome), ..Cells::default() }
+        }
         PayloadView::Connect(it) | PayloadView::Accept(it) => Cells {
             ends: [it.src, it.dst],
             ports: [it.src_port, it.dst_port],

@@ -2,7 +2,8 @@
 
 use crate::{output::count, view::size};
 use kctl_events::view::{
-    CloseView, ConnectionView, CredentialsView, EventView, PacketView, PayloadView, ProcessView,
+    AutoblockView, CloseView, ConnectionView, CredentialsView, EventView, FloodView, PacketView,
+    PayloadView, ProcessView, ScanView,
     net::{AddrView, ChangedView, LinkView, NeighView, RouteView},
 };
 use std::time::Duration;
@@ -14,6 +15,9 @@ pub(super) fn of(event: &EventView<'_>) -> String {
     };
     match payload {
         PayloadView::Drop(it) | PayloadView::Monitor(it) => packets(it),
+        PayloadView::Scan(it) => scan(it),
+        PayloadView::Flood(it) => flood(it),
+        PayloadView::Autoblock(it) => autoblock(it),
         PayloadView::Exec(it) => {
             let more = if it.argv_truncated { " …" } else { "" };
             let command = match it.argv {
@@ -109,6 +113,49 @@ fn packets(it: &PacketView<'_>) -> String {
     let number = usize::try_from(it.packets).unwrap_or(usize::MAX);
     let reason = it.reason.map(|it| format!(" ({it})")).unwrap_or_default();
     format!("{from}{to}{words}{rule}, {}{reason}", count(number, "packet"))
+}
+
+fn scan(it: &ScanView<'_>) -> String {
+    let first: Vec<_> = it.first_ports.iter().map(ToString::to_string).collect();
+    let more = if first.len() < it.ports as usize { ", …" } else { "" };
+    let interface = it.interface.map(|it| format!(" {it}")).unwrap_or_default();
+    let within = lasted(it.window_ms.saturating_mul(1_000_000));
+    let first = first.join(", ");
+    format!(
+        "{}{interface}, {} ports within {within}: {first}{more}",
+        it.src.unwrap_or("?"),
+        it.ports
+    )
+}
+
+fn flood(it: &FloodView<'_>) -> String {
+    let from = match (it.src, it.sources) {
+        (Some(src), _) => src.to_owned(),
+        (None, sources) => count(usize::try_from(sources).unwrap_or(usize::MAX), "source"),
+    };
+    let interface = it.interface.map(|it| format!(" {it}")).unwrap_or_default();
+    let what = if it.kind == "connections" { "connections" } else { "SYNs" };
+    let progress = it.progress.map(|it| format!(", {it} followed up")).unwrap_or_default();
+    let within = lasted(it.duration_ms.saturating_mul(1_000_000));
+    format!(
+        "{from} → port {}{interface}, {} {what}{progress} within {within}",
+        it.dst_port, it.syns
+    )
+}
+
+fn autoblock(it: &AutoblockView<'_>) -> String {
+    let reason = it.reason.map(|it| format!(": {it}")).unwrap_or_default();
+    match (it.not_made, it.ttl_ms) {
+        (Some(not_made), _) => {
+            let number = usize::try_from(not_made).unwrap_or(usize::MAX);
+            format!("{} not blocked{reason}", count(number, "source"))
+        }
+        (None, ttl_ms) => {
+            let ttl = lasted(ttl_ms.unwrap_or(0).saturating_mul(1_000_000));
+            let source = it.source.unwrap_or("?");
+            format!("{} for {ttl} ({source}){reason}", it.src.unwrap_or("?"))
+        }
+    }
 }
 
 fn connection(it: &ConnectionView<'_>) -> String {
