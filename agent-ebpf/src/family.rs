@@ -3,20 +3,18 @@
 use crate::context::Context;
 use crate::guard;
 use crate::lookup;
-use crate::maps;
 use crate::packet::read;
 use crate::rules;
 use agent_records::lookup::{Key, Record};
 use agent_records::{Entry, mapped, mask};
-use aya_ebpf::maps::lpm_trie;
 
 /// An IP version.
 pub trait Family {
     /// A source address.
     type Address: Copy;
 
-    /// Its number.
-    const VERSION: u32;
+    /// Its place among both.
+    const FAMILY: usize;
     /// Length of a single address's prefix.
     const MAX_LEN: u32;
     /// Words of its masks.
@@ -25,8 +23,8 @@ pub trait Family {
     const WORD_BITS: u32;
     /// First word of the lengths with rules for every packet.
     const ANY: u32;
-    /// First word of the lengths with rules for a service.
-    const PORT: u32;
+    /// First word of the lengths with rules for a service or an interface.
+    const OTHER: u32;
     /// UDP source and destination port of a DHCP reply.
     const DHCP_REPLY: (u16, u16);
 
@@ -36,10 +34,12 @@ pub trait Family {
     fn lengths(near: u64, word: u32) -> u64;
     /// The source without the host bits of a length that is told by its bit in a mask.
     fn network(source: Self::Address, word: u32, bit: u64) -> Self::Address;
-    /// What the rule of this prefix and service says; see [`rules::said`].
-    fn probe(network: Self::Address, len: u32, service: u64) -> u64;
-    /// Whether the source is in a prefix that always passes.
-    fn in_prefix(source: Self::Address) -> bool;
+    /// The lengths that keys of a kind have, in a word of them.
+    fn kind_lengths(kind: u32, word: u32) -> u64;
+    /// What the rule of this prefix about this says; see [`rules::said`].
+    fn probe(network: Self::Address, len: u32, about: u64) -> u64;
+    /// What guard entries are near a source: 0 where none is.
+    fn guards_around(source: Self::Address) -> u64;
     /// Asks the guard; see [`guard::has`].
     fn guarded(source: Self::Address, ports: u64) -> u64;
     /// The source as a key of both families.
@@ -50,8 +50,10 @@ pub trait Family {
     fn destination(ctx: &impl Context, start: usize) -> Option<[u8; 16]>;
     /// The rule of a single address for every packet, and its record.
     fn single(source: Self::Address) -> Option<(Entry, *mut Record)>;
-    /// Searches the family's rules; see [`rules::search`].
-    fn search(source: Self::Address, near: u64, service: u64) -> u64;
+    /// Searches the family's rules of a kind; see [`rules::search`].
+    fn search(source: Self::Address, near: u64, about: u64, kind: u32) -> u64;
+    /// Searches those that name something; see [`rules::others`].
+    fn others(source: Self::Address, near: u64, service: u64, ifindex: u32) -> u64;
 }
 
 /// IPv4; an address in host byte order.
@@ -60,12 +62,12 @@ pub struct V4;
 impl Family for V4 {
     type Address = u32;
 
-    const VERSION: u32 = 4;
+    const FAMILY: usize = 0;
     const MAX_LEN: u32 = 32;
     const WORDS: u32 = 1;
     const WORD_BITS: u32 = 33;
     const ANY: u32 = mask::ANY4;
-    const PORT: u32 = mask::PORT4;
+    const OTHER: u32 = mask::OTHER4;
     const DHCP_REPLY: (u16, u16) = (67, 68);
 
     #[inline(always)]
@@ -85,8 +87,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn probe(network: u32, len: u32, service: u64) -> u64 {
-        probe4(network, len, service)
+    fn kind_lengths(kind: u32, _word: u32) -> u64 {
+        lookup::kind_lengths4(kind)
+    }
+
+    #[inline(always)]
+    fn probe(network: u32, len: u32, about: u64) -> u64 {
+        probe4(network, len, about)
     }
 
     #[inline(always)]
@@ -95,8 +102,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn in_prefix(source: u32) -> bool {
-        maps::GUARD4.get(lpm_trie::Key::new(32, source.to_be_bytes())).is_some()
+    fn guards_around(source: u32) -> u64 {
+        lookup::guards_around4(source)
     }
 
     #[inline(always)]
@@ -120,8 +127,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn search(source: u32, near: u64, service: u64) -> u64 {
-        search4(source, near, service)
+    fn search(source: u32, near: u64, about: u64, kind: u32) -> u64 {
+        search4(source, near, about, kind)
+    }
+
+    #[inline(always)]
+    fn others(source: u32, near: u64, service: u64, ifindex: u32) -> u64 {
+        others4(source, near, service, ifindex)
     }
 }
 
@@ -131,12 +143,12 @@ pub struct V6;
 impl Family for V6 {
     type Address = (u64, u64);
 
-    const VERSION: u32 = 6;
+    const FAMILY: usize = 1;
     const MAX_LEN: u32 = 128;
     const WORDS: u32 = 3;
     const WORD_BITS: u32 = 64;
     const ANY: u32 = mask::ANY6;
-    const PORT: u32 = mask::PORT6;
+    const OTHER: u32 = mask::OTHER6;
     const DHCP_REPLY: (u16, u16) = (547, 546);
 
     #[inline(always)]
@@ -160,8 +172,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn probe((high, low): (u64, u64), len: u32, service: u64) -> u64 {
-        probe6(high, low, len, service)
+    fn kind_lengths(kind: u32, word: u32) -> u64 {
+        lookup::kind_lengths6(kind, word)
+    }
+
+    #[inline(always)]
+    fn probe((high, low): (u64, u64), len: u32, about: u64) -> u64 {
+        probe6(high, low, len, about)
     }
 
     #[inline(always)]
@@ -170,8 +187,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn in_prefix(source: (u64, u64)) -> bool {
-        maps::GUARD6.get(lpm_trie::Key::new(128, Self::mapped(source))).is_some()
+    fn guards_around((high, _): (u64, u64)) -> u64 {
+        lookup::guards_around6(high)
     }
 
     #[inline(always)]
@@ -196,8 +213,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn search((high, low): (u64, u64), near: u64, service: u64) -> u64 {
-        search6(high, low, near, service)
+    fn search((high, low): (u64, u64), near: u64, about: u64, kind: u32) -> u64 {
+        search6(high, low, near, about, kind)
+    }
+
+    #[inline(always)]
+    fn others((high, low): (u64, u64), near: u64, service: u64, ifindex: u32) -> u64 {
+        others6(high, low, near, service, ifindex)
     }
 }
 
@@ -215,30 +237,44 @@ pub extern "C" fn guarded6(high: u64, low: u64, ports: u64) -> u64 {
     guard::has::<V6>((high, low), ports)
 }
 
-/// Searches the IPv4 rules.
+/// Searches the IPv4 rules of a kind.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn search4(source: u32, near: u64, service: u64) -> u64 {
-    rules::search::<V4>(source, near, service)
+pub extern "C" fn search4(source: u32, near: u64, about: u64, kind: u32) -> u64 {
+    rules::search::<V4>(source, near, about, kind)
 }
 
-/// Searches the IPv6 rules.
+/// Searches the IPv6 rules of a kind.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn search6(high: u64, low: u64, near: u64, service: u64) -> u64 {
-    rules::search::<V6>((high, low), near, service)
+pub extern "C" fn search6(high: u64, low: u64, near: u64, about: u64, kind: u32) -> u64 {
+    rules::search::<V6>((high, low), near, about, kind)
 }
 
-/// Asks the IPv4 rule of one prefix and service.
+/// Searches the IPv4 rules that name something.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn probe4(address: u32, len: u32, service: u64) -> u64 {
-    rules::said(lookup::find4(address, Key::rest(4, len, service & 0xff_ffff)))
+pub extern "C" fn others4(source: u32, near: u64, service: u64, ifindex: u32) -> u64 {
+    rules::others::<V4>(source, near, service, ifindex)
 }
 
-/// Asks the IPv6 rule of one prefix and service.
+/// Searches the IPv6 rules that name something.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn probe6(high: u64, low: u64, len: u32, service: u64) -> u64 {
-    rules::said(lookup::find6(high, low, Key::rest(6, len, service & 0xff_ffff)))
+pub extern "C" fn others6(high: u64, low: u64, near: u64, service: u64, ifindex: u32) -> u64 {
+    rules::others::<V6>((high, low), near, service, ifindex)
+}
+
+/// Asks the IPv4 rule of one prefix.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn probe4(address: u32, len: u32, about: u64) -> u64 {
+    rules::said(lookup::find4(address, Key::rest(4, len, about)))
+}
+
+/// Asks the IPv6 rule of one prefix.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn probe6(high: u64, low: u64, len: u32, about: u64) -> u64 {
+    rules::said(lookup::find6(high, low, Key::rest(6, len, about)))
 }

@@ -3,7 +3,8 @@
 
 use crate::maps;
 use agent_records::lookup::{
-    CLASSES6, Guarded, Key, LANES, Lookup, Record, Seed, bits, lane, near4, near6, place,
+    CLASSES6, GUARD_NEAR, Guarded, KINDS, Key, LANES, Lookup, Record, Seed, bits, guard_bit, lane,
+    near4, near6, place,
 };
 use agent_records::{Entry, mask};
 use aya_ebpf::maps::Array;
@@ -14,6 +15,9 @@ const SHORT: u32 = 1;
 /// Place of the bit that says that a prefix of no class is near an IPv6 source; below it are those of the
 /// classes, in their order.
 const WIDE: u32 = 3;
+
+/// Whatever can be near.
+pub const EVERYWHERE: u64 = 0xf;
 
 /// Bits of a word of IPv4 lengths, by what is near.
 const LENGTHS4: [u64; 2] = [(1 << 9) - 1, (1 << 33) - (1 << 9)];
@@ -51,7 +55,7 @@ fn all(near: u64, place: u32) -> u64 {
 #[inline(always)]
 pub fn around4(source: u32) -> u64 {
     let Some(lookup) = lookup() else { return 0 };
-    let lengths = lookup.masks[mask::ANY4 as usize] | lookup.masks[mask::PORT4 as usize];
+    let lengths = lookup.masks[mask::ANY4 as usize] | lookup.masks[mask::OTHER4 as usize];
     let mut near = 0;
     if lengths & LENGTHS4[0] != 0 {
         let hash = lookup.filter_seed.hash1(near4(source));
@@ -67,7 +71,7 @@ pub fn around4(source: u32) -> u64 {
 #[inline(always)]
 pub fn around6(high: u64) -> u64 {
     let Some(lookup) = lookup() else { return 0 };
-    let (any, port) = (mask::ANY6 as usize, mask::PORT6 as usize);
+    let (any, port) = (mask::ANY6 as usize, mask::OTHER6 as usize);
     let long = lookup.masks[any] | lookup.masks[port];
     let lengths = lookup.masks[any + 1] | lookup.masks[port + 1];
     let all = lookup.masks[any + 2] | lookup.masks[port + 2];
@@ -83,6 +87,32 @@ pub fn around6(high: u64) -> u64 {
     }
     if all | (lengths & LENGTHS6[3]) != 0 {
         near |= is_set(&lookup.wide6, (high >> 48) as u32) << WIDE;
+    }
+    near
+}
+
+/// What guard entries are near an IPv4 source.
+#[inline(always)]
+pub fn guards_around4(source: u32) -> u64 {
+    let Some(lookup) = lookup() else { return 0 };
+    let mut near = 0;
+    let hash = lookup.filter_seed.hash1(near4(source) ^ GUARD_NEAR);
+    if lookup.guarded.prefixes[0] & guard_bit(hash) != 0 {
+        near |= passes(&maps::FILTER4, hash, lookup.filter4);
+    }
+    near | is_set(&lookup.guard_wide[0], source >> 16) << SHORT
+}
+
+/// What guard entries are near an IPv6 source.
+#[inline(always)]
+pub fn guards_around6(high: u64) -> u64 {
+    let Some(lookup) = lookup() else { return 0 };
+    let mut near = is_set(&lookup.guard_wide[1], (high >> 48) as u32) << WIDE;
+    for class in 0..CLASSES6.len() {
+        let hash = lookup.filter_seed.hash1(near6(high, CLASSES6[class]) ^ GUARD_NEAR);
+        if lookup.guarded.prefixes[1] & guard_bit(hash) != 0 {
+            near |= passes(&maps::FILTER6, hash, lookup.filter6) << class;
+        }
     }
     near
 }
@@ -122,6 +152,31 @@ fn lookup() -> Option<&'static Lookup> {
 #[inline(always)]
 pub fn masks() -> Option<&'static [u64; mask::COUNT as usize]> {
     Some(&lookup()?.masks)
+}
+
+/// The kinds of keys that a family has.
+#[inline(always)]
+pub fn kinds(family: usize) -> u64 {
+    lookup().map_or(0, |lookup| lookup.kinds[family])
+}
+
+/// The prefix lengths of IPv4 keys of a kind.
+#[inline(always)]
+pub fn kind_lengths4(kind: u32) -> u64 {
+    lookup().map_or(0, |lookup| lookup.lengths4[kind as usize & (KINDS - 1)])
+}
+
+/// The same of IPv6, in a word of them.
+#[inline(always)]
+pub fn kind_lengths6(kind: u32, word: u32) -> u64 {
+    lookup().map_or(0, |lookup| lookup.lengths6[kind as usize & (KINDS - 1)][word as usize & 3])
+}
+
+/// Number of the interface of this index; 0 when no rule names it.
+#[inline(always)]
+pub fn interface(ifindex: u32) -> u64 {
+    // SAFETY: read once; user space replaces whole numbers.
+    unsafe { maps::INTERFACES.get(&ifindex) }.map_or(0, |number| u64::from(*number))
 }
 
 /// What the guard has anything of.

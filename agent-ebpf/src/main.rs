@@ -74,7 +74,7 @@ fn drops(ctx: &impl Context, frame: Frame) -> bool {
 fn judge<F: Family>(ctx: &impl Context, packet: &Packet<F>) -> bool {
     let size = ctx.packet_size(packet.end, packet.transport.payload);
     count::protocol(packet.transport.protocol, size);
-    let matched = rules::matching::<F>(packet.source, &packet.transport);
+    let matched = rules::matching::<F>(ctx, packet.source, &packet.transport);
     if !matches!(matched, Match::Nothing) && guard::passes(packet) {
         count::verdict(verdict::GUARDED, size);
     } else if let Match::Single(record) = matched {

@@ -4,14 +4,13 @@
 use agent_records::detect::{
     ALARM_BYTES, Port, SERVICE_ORDER, SOURCE_ORDER, ServiceSet, Settings, SourceSet,
 };
-use agent_records::lookup::{Bucket, EXACT_WORDS, Lookup, Record};
+use agent_records::lookup::{Bucket, EXACT_WORDS, Lookup, MAX_INTERFACES, Record};
 use agent_records::{
-    Crowd, Cycle, GuardPort, MAX_GUARD_PORTS, MAX_GUARD_PREFIXES, MAX_TALKERS, MAX_UPLINKS, Pace,
-    RING_BYTES, Talker, TalkerKey, Tally, Told, Uplink, verdict,
+    Crowd, Cycle, InterfaceName, MAX_TALKERS, MAX_UPLINKS, Pace, RING_BYTES, Range, Retired,
+    Talker, TalkerKey, Tally, Told, Uplink, verdict,
 };
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::lpm_trie::LpmTrie;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 
 /// What is where in the maps below.
@@ -59,18 +58,21 @@ pub static SIGHTINGS: RingBuf = RingBuf::pinned(RING_BYTES, 0);
 /// Where that had no room, and what was not tried for it.
 #[map(name = "crowds")]
 pub static CROWDS: PerCpuArray<Crowd> = PerCpuArray::pinned(1, 0);
-/// What is told, by slot. For user space alone.
+/// What is told, by slot. For user space alone, as the next.
 #[map(name = "told")]
 pub static TOLD: Array<Told> = Array::pinned(1, BPF_F_MMAPABLE);
-/// IPv4 sources that always pass.
-#[map(name = "guard4")]
-pub static GUARD4: LpmTrie<[u8; 4], u8> = LpmTrie::pinned(MAX_GUARD_PREFIXES, 0);
-/// IPv6 sources that always pass.
-#[map(name = "guard6")]
-pub static GUARD6: LpmTrie<[u8; 16], u8> = LpmTrie::pinned(MAX_GUARD_PREFIXES, 0);
-/// Services that always pass.
-#[map(name = "guard_ports")]
-pub static GUARD_PORTS: HashMap<GuardPort, u8> = HashMap::pinned(MAX_GUARD_PORTS, 0);
+/// Rules that are gone and not told to the end, by slot.
+#[map(name = "retired")]
+pub static RETIRED: HashMap<u32, Retired> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
+/// Rules of several ports, by slot. For user space alone.
+#[map(name = "ranges")]
+pub static RANGES: HashMap<u32, Range> = HashMap::pinned(1, BPF_F_NO_PREALLOC);
+/// Numbers of interfaces that rules name, by index of the interface.
+#[map(name = "interfaces")]
+pub static INTERFACES: HashMap<u32, u32> = HashMap::pinned(MAX_INTERFACES + 1, BPF_F_NO_PREALLOC);
+/// Their names, by number. For user space alone.
+#[map(name = "interface_names")]
+pub static INTERFACE_NAMES: Array<InterfaceName> = Array::pinned(MAX_INTERFACES + 1, 0);
 /// TCP peers that always pass.
 #[map(name = "uplinks")]
 pub static UPLINKS: HashMap<Uplink, u8> = HashMap::pinned(MAX_UPLINKS, 0);

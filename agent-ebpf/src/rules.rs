@@ -3,10 +3,12 @@
 //! A search and its single steps are global functions, so that the verifier looks at each once and
 //! not again for every way that leads there. What goes in and out must be plain numbers therefore.
 
+use crate::context::Context;
 use crate::family::Family;
 use crate::lookup;
 use crate::packet::{Kind, Transport};
 use agent_records::lookup::Record;
+use agent_records::lookup::{GUARD, INTERFACE, block, kind, protocol as protocol_bits};
 use agent_records::{Entry, FOREVER, TCP, UDP};
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 
@@ -31,16 +33,16 @@ pub struct Counted {
     pub prefix_len: u32,
 }
 
-/// Bits of a found number above the slot: whether the rule names a service, then the length of its
-/// prefix, then whether it drops. So the larger of two is the one that counts.
-const SERVICE: u64 = 1 << 32;
-const PREFIX_LEN: u32 = 33;
-const MONITOR: u64 = 1 << 41;
-const DROP: u64 = 1 << 42;
+/// Bits of a found number above the slot: what the rule names, then the length of its prefix, then
+/// whether it drops. So the larger of two is the one that counts.
+const NAMES: u32 = 32;
+const PREFIX_LEN: u32 = 38;
+const MONITOR: u64 = 1 << 46;
+const DROP: u64 = 1 << 47;
 
 /// What the rules say of a packet.
 #[inline(always)]
-pub fn matching<F: Family>(source: F::Address, transport: &Transport) -> Match {
+pub fn matching<F: Family>(ctx: &impl Context, source: F::Address, transport: &Transport) -> Match {
     let near = F::around(source);
     if near == 0 {
         return Match::Nothing;
@@ -48,19 +50,21 @@ pub fn matching<F: Family>(source: F::Address, transport: &Transport) -> Match {
     if let Some(record) = single::<F>(source, near) {
         return Match::Single(record);
     }
-    let found = match transport.kind {
-        Kind::Other => F::search(source, near, NO_SERVICE),
-        // Port 0 with a protocol is the key of what has no ports.
-        Kind::Ports if transport.port == 0 => F::search(source, near, NO_SERVICE),
-        Kind::Ports => F::search(source, near, service(transport.protocol, transport.port)),
-        Kind::Opaque => F::search(source, near, service(transport.protocol, 0)),
-        Kind::Unknown => {
-            let tcp = F::search(source, near, service(TCP, 0));
-            let udp = F::search(source, near, service(UDP, 0));
-            // Of two monitors neither names a service: they are the same rule.
-            if udp >> 32 > tcp >> 32 { udp } else { tcp }
+    let mut found = F::search(source, near, 0, kind::ANY);
+    if has_others::<F>(near) {
+        let ifindex = ctx.interface();
+        let service = match transport.kind {
+            Kind::Other => 0,
+            Kind::Ports => service(transport.protocol, transport.port),
+            Kind::Opaque => portless(transport.protocol),
+            Kind::Unknown => portless(TCP),
+        };
+        found = larger(found, F::others(source, near, service, ifindex));
+        if transport.kind == Kind::Unknown {
+            // Either may be meant.
+            found = larger(found, F::others(source, near, portless(UDP), ifindex));
         }
-    };
+    }
     let counted = Counted { slot: found as u32, prefix_len: (found >> PREFIX_LEN) as u32 & 0xff };
     if found & DROP != 0 {
         Match::Drop(counted)
@@ -72,42 +76,118 @@ pub fn matching<F: Family>(source: F::Address, transport: &Transport) -> Match {
 }
 
 /// Most rules are of one address and for every packet: those are asked without a call, which costs as
-/// much as the asking. Where such an address has a rule for a service too, that comes first.
+/// much as the asking. Where such an address has a rule of another kind too, that comes first.
 #[inline(always)]
 fn single<F: Family>(source: F::Address, near: u64) -> Option<*mut Record> {
     let masks = lookup::masks()?;
     let lengths = F::lengths(near, 0);
-    if masks[F::ANY as usize] & lengths & !masks[F::PORT as usize] & 1 == 0 {
+    if masks[F::ANY as usize] & lengths & !masks[F::OTHER as usize] & 1 == 0 {
         return None;
     }
     let (entry, record) = F::single(source)?;
     is_ahead(entry.drop_until).then_some(record)
 }
 
-/// A service that no rule names, because its packets have none.
-const NO_SERVICE: u64 = 0;
-/// In a service: rules that name one are looked at.
-const NAMED: u64 = 1 << 24;
-
+/// Whether rules of a service or an interface may be near.
 #[inline(always)]
-fn service(protocol: u8, port: u16) -> u64 {
-    NAMED | u64::from(protocol) << 16 | u64::from(port)
+fn has_others<F: Family>(near: u64) -> bool {
+    let Some(masks) = lookup::masks() else { return false };
+    let mut lengths = 0;
+    for word in 0..F::WORDS {
+        lengths |= masks[(F::OTHER + word) as usize] & F::lengths(near, word);
+    }
+    lengths != 0
 }
 
-/// Looks from the longest prefix length to the shortest, and at each at the service before every
-/// packet, until a drop is found. So an inner rule that has expired, monitors, or names
-/// another service never hides an outer one.
+/// Whether what was found is a drop.
 #[inline(always)]
-pub fn search<F: Family>(source: F::Address, near: u64, service: u64) -> u64 {
+pub fn drops(found: u64) -> bool {
+    found & DROP != 0
+}
+
+/// In a service: where its protocol is in a key, and above that whether its port is known.
+const PROTOCOL: u64 = 3 << 17;
+const PORT: u64 = 1 << 20;
+const PORTLESS: u64 = 1 << 21;
+
+/// A service whose port is known.
+#[inline(always)]
+pub fn service(protocol: u8, port: u16) -> u64 {
+    PORT | protocol_bits(protocol) | u64::from(port)
+}
+
+/// One of an unknown port.
+#[inline(always)]
+fn portless(protocol: u8) -> u64 {
+    PORTLESS | protocol_bits(protocol)
+}
+
+/// The one that counts of two found numbers; the first of equals. A branch would be one more way for the
+/// verifier to follow.
+#[inline(always)]
+fn larger(a: u64, b: u64) -> u64 {
+    let lacks = ((a >> NAMES).wrapping_sub(b >> NAMES) >> 63).wrapping_neg();
+    a ^ (a ^ b) & lacks
+}
+
+/// Asks for the rules that name something: one search for each kind that there is and that the packet can
+/// match. With [`GUARD`] in the service, for what passes by it. So a list without such rules asks nothing,
+/// and an inner rule never hides an outer one.
+#[inline(always)]
+pub fn others<F: Family>(source: F::Address, near: u64, service: u64, ifindex: u32) -> u64 {
+    let there = lookup::kinds(F::FAMILY);
+    // Port blocks of every length but the one without a port; or that one.
+    let wanted = all(service & PORT) & (0xffff << (kind::BLOCK + 1))
+        | all(service & PORTLESS) & 1 << kind::BLOCK;
+    if service & GUARD != 0 {
+        return each::<F>(source, near, service, there >> kind::GUARD & wanted, kind::GUARD);
+    }
+    let found = each::<F>(source, near, service, there & wanted, 0);
+    let named = there >> kind::INTERFACE & (wanted | 1 << kind::ANY);
+    if named == 0 {
+        return found;
+    }
+    let interface = lookup::interface(ifindex);
+    if interface == 0 {
+        return found;
+    }
+    let service = service | interface << INTERFACE | ON_INTERFACE;
+    larger(found, each::<F>(source, near, service, named, kind::INTERFACE))
+}
+
+/// Searches for each of these kinds, which lie `above` those of plain rules.
+#[inline(always)]
+fn each<F: Family>(source: F::Address, near: u64, service: u64, kinds: u64, above: u32) -> u64 {
+    let mut left = kinds;
     let mut found = 0;
-    let Some(masks) = lookup::masks() else { return 0 };
+    for _ in 0..kind::INTERFACE {
+        if left == 0 {
+            break;
+        }
+        let bit = left & left.wrapping_neg();
+        left ^= bit;
+        let plain = place(bit);
+        // The exacter the port, the more specific; then whether it names an interface.
+        let names = (u64::from(plain) << (NAMES + 1)) | service & ON_INTERFACE;
+        let about = all(u64::from(plain))
+            & (service & PROTOCOL | block(service as u16, plain.wrapping_sub(kind::BLOCK) & 31));
+        let about = about | names | service & (GUARD | 0xff << INTERFACE);
+        found = larger(found, F::search(source, near, about, plain + above));
+    }
+    found
+}
+
+/// In what a search is about: the names of what it finds. A key has other things there.
+const ON_INTERFACE: u64 = 1 << NAMES;
+const NAMED: u64 = 0x3f << NAMES;
+
+/// Looks for rules of one kind from the longest prefix length to the shortest, until a drop is found. So
+/// an inner rule that has expired or monitors never hides an outer one.
+#[inline(always)]
+pub fn search<F: Family>(source: F::Address, near: u64, about: u64, kind: u32) -> u64 {
+    let mut found = 0;
     for word in 0..F::WORDS {
-        let lengths = F::lengths(near, word);
-        let any = masks[(F::ANY + word) as usize] & lengths;
-        // All ones or none. A branch would be one more way for the verifier to follow.
-        let named = (service >> 24).wrapping_neg();
-        let port = masks[(F::PORT + word) as usize] & lengths & named;
-        let mut left = any | port;
+        let mut left = F::kind_lengths(kind, word) & F::lengths(near, word);
         for _ in 0..F::WORD_BITS {
             if left == 0 {
                 break;
@@ -115,29 +195,21 @@ pub fn search<F: Family>(source: F::Address, near: u64, service: u64) -> u64 {
             let bit = left & left.wrapping_neg();
             left ^= bit;
             let len = F::MAX_LEN.wrapping_sub(word * 64 + place(bit));
-            let network = F::network(source, word, bit);
-            if port & bit != 0 {
-                let probed = F::probe(network, len, service);
-                if probed & DROP != 0 {
-                    return probed | SERVICE | u64::from(len) << PREFIX_LEN;
-                }
-                found = first(found, probed, len);
+            let probed = F::probe(F::network(source, word, bit), len, about & !NAMED);
+            let told = probed | about & NAMED | u64::from(len) << PREFIX_LEN;
+            if probed & DROP != 0 {
+                return told;
             }
-            if any & bit != 0 {
-                let probed = F::probe(network, len, NO_SERVICE);
-                if probed & DROP != 0 {
-                    return probed | u64::from(len) << PREFIX_LEN;
-                }
-                found = first(found, probed, len);
-            }
+            found = if found == 0 && probed != 0 { told } else { found };
         }
     }
     found
 }
 
+/// All bits where any is set, else none.
 #[inline(always)]
-fn first(found: u64, probed: u64, len: u32) -> u64 {
-    if found == 0 && probed != 0 { probed | u64::from(len) << PREFIX_LEN } else { found }
+fn all(bits: u64) -> u64 {
+    ((bits | bits.wrapping_neg()) >> 63).wrapping_neg()
 }
 
 /// What one rule says: its unexpired drop, or else its unexpired monitor, or nothing.

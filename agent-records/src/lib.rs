@@ -4,6 +4,7 @@
 //! pinned map changes [`LAYOUT`] too, because maps outlive the agent that made them.
 #![no_std]
 
+pub mod counters;
 pub mod detect;
 pub mod lookup;
 pub mod ring;
@@ -21,10 +22,6 @@ pub const MAX_SIGHTED: u32 = 32;
 pub const RING_BYTES: u32 = 256 * 1024;
 /// Whoever was not seen for that many cycles is news: its sighting wakes the reader.
 pub const QUIET_CYCLES: u32 = 60;
-/// Prefixes of one family that are never blocked, at most.
-pub const MAX_GUARD_PREFIXES: u32 = 65_536;
-/// Services that are never blocked, at most.
-pub const MAX_GUARD_PORTS: u32 = 1_024;
 /// Uplinks, at most.
 pub const MAX_UPLINKS: u32 = 1_024;
 
@@ -182,17 +179,41 @@ pub struct Told {
     pub base: Tally,
 }
 
-/// Key of a service that always passes, in host byte order.
+/// The rule that had a slot, until all of that is told; user space alone writes it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct GuardPort {
-    /// Destination port.
+pub struct Retired {
+    /// Prefix, IPv4 mapped into IPv6.
+    pub address: [u8; 16],
+    /// First destination port of its service; 0 where it names none.
     pub port: u16,
-    /// IP protocol number.
+    /// IP protocol number of its service; 0 where it names none.
     pub protocol: u8,
-    /// Always 0.
-    pub zero: u8,
+    /// Length of the prefix in its own family.
+    pub prefix_len: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// Bit 0 is set where the action monitors; above is the number of its interface, 0 where it names none.
+    pub flags: u8,
+    /// Last destination port; 0 where that is the first.
+    pub port_last: u16,
 }
+
+/// An action of a rule of several ports, by slot: its blocks don't tell where it begins and ends. For
+/// user space alone.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Range {
+    /// The rule and the action.
+    pub rule: Retired,
+    /// Until when it is in force; as in [`Entry`].
+    pub until: u64,
+}
+
+/// Name of an interface, with zeros to its end, by its number in keys. For user space alone.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct InterfaceName(pub [u8; 16]);
 
 /// Key of an uplink.
 #[repr(C)]
@@ -232,14 +253,14 @@ pub mod verdict {
 /// The bit of a length is the family's longest length minus it, counted through the family's words
 /// from the first word's lowest bit on: the lowest set bit is the longest length.
 pub mod mask {
-    /// IPv4 lengths with rules for every packet.
+    /// IPv4 lengths with rules for every packet of every interface.
     pub const ANY4: u32 = 0;
-    /// IPv4 lengths with rules for a service.
-    pub const PORT4: u32 = 1;
-    /// First of the three words of IPv6 lengths with rules for every packet.
+    /// IPv4 lengths with rules for a service or an interface.
+    pub const OTHER4: u32 = 1;
+    /// First of the three words of IPv6 lengths with rules for every packet of every interface.
     pub const ANY6: u32 = 2;
-    /// First of the three words of IPv6 lengths with rules for a service.
-    pub const PORT6: u32 = 5;
+    /// First of the three words of IPv6 lengths with rules for a service or an interface.
+    pub const OTHER6: u32 = 5;
     /// How many words there are.
     pub const COUNT: u32 = 8;
 }
@@ -248,18 +269,26 @@ pub mod mask {
 mod user {
     #![expect(unsafe_code, reason = "aya moves records in and out of the kernel as bytes")]
 
-    use super::detect;
-    use super::trace;
     use super::{
-        Crowd, Cycle, Entry, GuardPort, Pace, Sighting, Talker, TalkerKey, Tally, Told, Uplink,
+        Crowd, Cycle, Entry, InterfaceName, Pace, Range, Retired, Sighting, Talker, TalkerKey,
+        Tally, Told, Uplink,
     };
+    use super::{counters, detect, trace};
 
+    // SAFETY: repr(C), integers only, and no padding: 4 * 4 bytes, then words of 8.
+    unsafe impl aya::Pod for counters::Cpu {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 4 * 8 bytes.
+    unsafe impl aya::Pod for counters::Process {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 6 * 4 bytes.
+    unsafe impl aya::Pod for counters::Settings {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 8 + 4 + 4 bytes.
     unsafe impl aya::Pod for Entry {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 8 bytes.
     unsafe impl aya::Pod for Tally {}
-    // SAFETY: repr(C), integers only, and no padding: 2 + 1 + 1 bytes.
-    unsafe impl aya::Pod for GuardPort {}
+    // SAFETY: repr(C), integers only, and no padding: 24 + 8 bytes.
+    unsafe impl aya::Pod for Range {}
+    // SAFETY: repr(C), integers only, and no padding: 16 bytes.
+    unsafe impl aya::Pod for InterfaceName {}
     // SAFETY: repr(C), integers only, and no padding: 16 + 2 bytes.
     unsafe impl aya::Pod for Uplink {}
     // SAFETY: repr(C), integers only, and no padding: 4 + 16 bytes.
@@ -276,6 +305,8 @@ mod user {
     unsafe impl aya::Pod for Sighting {}
     // SAFETY: repr(C), integers only, and no padding: 16 + 16 bytes.
     unsafe impl aya::Pod for Told {}
+    // SAFETY: repr(C), integers only, and no padding: 16 + 2 + 4 + 2 bytes.
+    unsafe impl aya::Pod for Retired {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 16 + 2 * 4 + 2 * 2 + 4 + 16 bytes.
     unsafe impl aya::Pod for detect::Alarm {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 6 * 4 bytes.

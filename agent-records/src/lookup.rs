@@ -56,19 +56,51 @@ pub struct Lookup {
     pub wide4: [u64; WIDE_WORDS],
     /// First 16 bits of IPv6 addresses that a prefix shorter than every class has.
     pub wide6: [u64; WIDE_WORDS],
+    /// The same of guard entries, IPv4 and IPv6.
+    pub guard_wide: [[u64; WIDE_WORDS]; 2],
+    /// Which kinds of keys there are, a bit each; of IPv4 and of IPv6.
+    pub kinds: [u64; 2],
+    /// The prefix lengths that IPv4 keys of each kind have; a word as in [`crate::mask`].
+    pub lengths4: [u64; KINDS],
+    /// The same of IPv6, in three words.
+    pub lengths6: [[u64; 4]; KINDS],
 }
 
 /// What the guard has anything of, so that most packets that a rule matches need not ask it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Guarded {
-    /// Bit 4 for IPv4 prefixes, bit 6 for IPv6 prefixes.
-    pub prefixes: u64,
+    /// The first six bits of hashes of IPv4 and of IPv6 prefixes that the filter tells of; see [`guard_bit`].
+    pub prefixes: [u64; 2],
     /// The last six bits of destination ports.
     pub ports: u64,
     /// The last six bits of source ports of uplinks.
     pub uplinks: u64,
 }
+
+/// Kinds of keys. Each has its own prefix lengths, so that no packet asks for what no rule is about.
+pub mod kind {
+    /// Every packet of a source.
+    pub const ANY: u32 = 0;
+    /// The first of the kinds of port blocks: their lengths, 0 to 16, are added to it.
+    pub const BLOCK: u32 = 1;
+    /// Added for rules of one interface.
+    pub const INTERFACE: u32 = 18;
+    /// Added for what always passes.
+    pub const GUARD: u32 = 36;
+}
+
+/// Room for kinds.
+pub const KINDS: usize = 64;
+
+/// In the rest of a key: it always passes.
+pub const GUARD: u64 = 1 << 19;
+/// In the rest of a key: where the number of an interface begins; 0 is every interface.
+pub const INTERFACE: u32 = 40;
+/// Numbers of interfaces, from 1 on.
+pub const MAX_INTERFACES: u32 = 126;
+/// What a guard entry's word of the filter differs by from a rule's.
+pub const GUARD_NEAR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What makes a hash this host's own. Every number but the first is odd.
 #[repr(C)]
@@ -90,8 +122,9 @@ pub struct Key {
     pub high: u64,
     /// Last 64 bits of an IPv6 address.
     pub low: u64,
-    /// Destination port; protocol from bit 16 on; prefix length from bit 24 on; IP version from bit 32
-    /// on. Zero in a record that is not in use; with [`Key::GONE`] in one whose rule is gone.
+    /// Port block, see [`block`]; protocol from bit 17 on, see [`protocol`]; [`GUARD`]; prefix length from bit
+    /// 24 on; IP version from bit 32 on; interface from bit [`INTERFACE`] on. Zero in a record that is not
+    /// in use.
     pub rest: u64,
 }
 
@@ -150,16 +183,34 @@ impl Key {
     /// In the rest of a key: no packet looks for it any more, and what it counted is not told to the end.
     pub const GONE: u64 = 1 << 63;
 
-    /// The rest of a key.
+    /// The rest of a key; what it is about has everything but version and prefix length.
     #[inline(always)]
-    pub const fn rest(version: u64, prefix_len: u32, service: u64) -> u64 {
-        version << 32 | (prefix_len as u64) << 24 | service
+    pub const fn rest(version: u64, prefix_len: u32, about: u64) -> u64 {
+        version << 32 | (prefix_len as u64) << 24 | about
     }
 
     /// IP version: 4 or 6.
     #[inline(always)]
     pub const fn version(&self) -> u64 {
-        self.rest >> 32
+        self.rest >> 32 & 0xff
+    }
+
+    /// Its port block; 0 for every packet.
+    #[inline(always)]
+    pub const fn block(&self) -> u32 {
+        self.rest as u32 & 0x1_ffff
+    }
+
+    /// Number of its interface; 0 for every interface.
+    #[inline(always)]
+    pub const fn interface(&self) -> u32 {
+        (self.rest >> INTERFACE) as u32
+    }
+
+    /// Whether it always passes.
+    #[inline(always)]
+    pub const fn guards(&self) -> bool {
+        self.rest & GUARD != 0
     }
 
     /// Length of its prefix.
@@ -173,8 +224,11 @@ impl Seed {
     /// Hash of an IPv4 key.
     #[inline(always)]
     pub const fn hash4(&self, address: u64, rest: u64) -> u64 {
-        // The address has 32 bits, and so has what tells IPv4 rules of one address apart.
-        self.hash1(address | rest << 32)
+        // The address has 32 bits, and so has what tells IPv4 rules of one address apart, but for the
+        // interface. Of a rule of every interface, known to be one, the second factor costs nothing.
+        let word = (address | rest << 32).wrapping_mul(self.factors[0]);
+        let interface = (rest >> INTERFACE).wrapping_mul(self.factors[1]);
+        self.end(self.start.wrapping_add(word).wrapping_add(interface))
     }
 
     /// Hash of an IPv6 key.
@@ -237,4 +291,23 @@ pub const fn near4(address: u32) -> u64 {
 pub const fn near6(high: u64, class: u32) -> u64 {
     // The class is told apart where it matters: no address of the longest has such high bits.
     high >> (64 - class) | (64 - class as u64) << 56
+}
+
+/// Bit of a guard entry's hash in [`Guarded::prefixes`].
+#[inline(always)]
+pub const fn guard_bit(hash: u64) -> u64 {
+    1 << (hash >> 58)
+}
+
+/// The aligned block of 2 to the `16 - len` ports that a port is in. A block of length 16 is the port
+/// itself; that of length 0 has every port, and stands for packets whose port can't be read.
+#[inline(always)]
+pub const fn block(port: u16, len: u32) -> u64 {
+    1 << len | (port as u64) >> (16 - len)
+}
+
+/// A protocol with ports in the rest of a key.
+#[inline(always)]
+pub const fn protocol(number: u8) -> u64 {
+    if number == crate::TCP { 1 << 17 } else { 2 << 17 }
 }

@@ -7,10 +7,12 @@ mod tests;
 
 pub(crate) use feed::{FeedStep, HeldFeed};
 
-use agent_kernel::filter::{Guard, Protocol, Rule, RuleKey, Until};
+use agent_kernel::filter::{Interface, Protocol, Rule, RuleKey, Service, Until};
 use feed::Feeds;
 use ipnet::IpNet;
-use kctl_blocklist::{self as blocklist, Action, Digest, Entry, EntryKey, FEED_SOURCE, Selection};
+use kctl_blocklist::{
+    self as blocklist, Action, Digest, Entry, EntryKey, FEED_SOURCE, Feed, Selection,
+};
 use std::collections::{BTreeMap, HashMap};
 
 /// One entry with its end on this boot's clock.
@@ -118,14 +120,6 @@ impl Set {
     /// Over the controller's entries, suspended ones included: it tells which set the host holds.
     pub(crate) fn digest(&self) -> Digest {
         self.digest
-    }
-
-    /// Whether a change, yet to be made, changes the never-block list.
-    pub(crate) fn guarded_by(&self, change: &Change) -> bool {
-        match change {
-            Change::Feed(step) => step.guards(self.feeds.get(&step.name)),
-            other => other.key().is_some_and(|key| key.action == Action::Protect),
-        }
     }
 
     /// What the kernel's rules must change when these changes are made.
@@ -246,7 +240,7 @@ impl Set {
         }
     }
 
-    /// Every rule that follows from the whole set.
+    /// Every rule that follows from the whole set, the never-block list's among them.
     pub(crate) fn rules(&self) -> HashMap<RuleKey, Rule> {
         let suspended = |key: &EntryKey| self.suspended.contains_key(key);
         let mut rules = rules(self.entries.values(), suspended);
@@ -256,22 +250,38 @@ impl Set {
         rules
     }
 
-    /// The never-block list: what `protect` entries put on it.
-    pub(crate) fn protect(&self, guard: &mut Guard) {
-        let entries = self.entries.values().map(|held| &held.entry.key);
-        for key in entries.filter(|key| key.action == Action::Protect) {
-            match key.service {
-                None => drop(guard.prefixes.insert(key.prefix)),
-                Some(service) => guard.ports.extend(
-                    service.protocols().iter().map(|&protocol| (kernel(protocol), service.port)),
-                ),
+    /// Prefixes that `protect` entries made one by one put on the never-block list.
+    pub(crate) fn protected(&self) -> impl Iterator<Item = IpNet> {
+        let keys = self.entries.values().map(|held| &held.entry.key);
+        let protected = keys.filter(|key| key.action == Action::Protect && key.service.is_none());
+        protected.map(|key| key.prefix)
+    }
+
+    /// Feeds that are on the never-block list.
+    pub(crate) fn protected_feeds(&self) -> impl Iterator<Item = &Feed> {
+        let feeds = self.feeds.values().map(|held| &held.feed);
+        feeds.filter(|feed| feed.head().action == Action::Protect)
+    }
+
+    /// Whether the never-block list has exactly this prefix.
+    pub(crate) fn protects(&self, prefix: IpNet) -> bool {
+        let mut entries = self.of_prefix(prefix);
+        entries.any(|(key, _)| key.action == Action::Protect && key.service.is_none())
+            || self.protected_feeds().any(|feed| feed.prefixes().contains(prefix))
+    }
+
+    /// The rules of the never-block list.
+    pub(crate) fn guards(&self) -> HashMap<RuleKey, Rule> {
+        let entries = self.entries.values();
+        let entries = entries.filter(|held| held.entry.key.action == Action::Protect);
+        let suspended = |key: &EntryKey| self.suspended.contains_key(key);
+        let mut guards = rules(entries, suspended);
+        for held in self.feeds.values() {
+            if held.feed.head().action == Action::Protect {
+                held.add_all((!self.suspended.is_empty()).then_some(&suspended), &mut guards);
             }
         }
-        for HeldFeed { feed, .. } in self.feeds.values() {
-            if feed.head().action == Action::Protect {
-                guard.prefixes.extend(feed.prefixes().as_slice());
-            }
-        }
+        guards
     }
 
     /// Local entries and suspensions that are over at `boot_ns`. The controller's entries leave by a
@@ -297,6 +307,7 @@ impl Set {
         let first = EntryKey {
             prefix,
             service: None,
+            interface: None,
             action: Action::Drop,
             source: String::new(),
             selection: Selection::All,
@@ -313,16 +324,17 @@ fn rules<'a>(
     let mut rules: HashMap<RuleKey, Rule> = HashMap::new();
     for held in entries.filter(|held| !is_suspended(&held.entry.key)) {
         let key = &held.entry.key;
-        for service in services(key.service) {
-            add(&mut rules, RuleKey { prefix: key.prefix, service }, key.action, held.until);
+        for rule in rule_keys(key) {
+            add(&mut rules, rule, key.action, held.until);
         }
     }
     rules
 }
 
-/// Makes a rule last at least until then.
+/// Makes a rule last at least until then. What is never blocked has no end.
 fn add(rules: &mut HashMap<RuleKey, Rule>, key: RuleKey, action: Action, until: Until) {
     if action == Action::Protect {
+        rules.insert(key, Rule::PASS);
         return;
     }
     let rule = rules.entry(key).or_insert(Rule { drop: None, monitor: None });
@@ -333,16 +345,24 @@ fn add(rules: &mut HashMap<RuleKey, Rule>, key: RuleKey, action: Action, until: 
     }
 }
 
-/// The rules' services that an entry's service stands for.
-pub(crate) fn services(service: Option<blocklist::Service>) -> Vec<Option<(Protocol, u16)>> {
-    match service {
-        None => vec![None],
-        Some(service) => service
-            .protocols()
-            .iter()
-            .map(|&protocol| Some((kernel(protocol), service.port)))
-            .collect(),
+/// The rules that an entry stands for.
+pub(crate) fn rule_keys(key: &EntryKey) -> Vec<RuleKey> {
+    let interface = key.interface.as_deref().map(Interface::named);
+    let guards = key.action == Action::Protect;
+    let rule = |service| RuleKey { prefix: key.prefix, service, interface, guards };
+    match key.service {
+        None => vec![rule(None)],
+        Some(blocklist::Service { port: first, last, .. }) => {
+            let protocols = key.service.iter().flat_map(|service| service.protocols());
+            let service = |protocol| Service { protocol, first, last };
+            protocols.map(|&protocol| rule(Some(service(kernel(protocol))))).collect()
+        }
     }
+}
+
+/// The rule that a prefix is never blocked.
+pub(crate) fn guard(prefix: IpNet) -> RuleKey {
+    RuleKey { guards: true, ..RuleKey::any(prefix) }
 }
 
 fn kernel(protocol: blocklist::Protocol) -> Protocol {

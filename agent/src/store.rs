@@ -270,6 +270,7 @@ mod tests {
         let key = EntryKey {
             prefix: parse_prefix(prefix).expect("valid"),
             service: None,
+            interface: None,
             action: Action::Drop,
             source: "user:admin".to_owned(),
             selection: Selection::All,

@@ -26,31 +26,56 @@ pub fn now_unix_ms() -> i64 {
 
 impl Service {
     /// Port 0 without protocol is no service: every packet.
-    pub fn from_proto(port: u32, protocol: pb::Protocol) -> Result<Option<Self>, InvalidEntry> {
+    /// A last port of 0 is that of a single one.
+    pub fn from_proto(
+        port: u32,
+        port_last: u32,
+        protocol: pb::Protocol,
+    ) -> Result<Option<Self>, InvalidEntry> {
         let protocol = match protocol {
             pb::Protocol::Unspecified => None,
             pb::Protocol::Tcp => Some(Protocol::Tcp),
             pb::Protocol::Udp => Some(Protocol::Udp),
         };
-        match (u16::try_from(port), protocol) {
-            (Ok(0), None) => Ok(None),
-            (Ok(0), Some(_)) => Err(InvalidEntry::Field("protocol: wants a port beside it")),
-            (Ok(port), protocol) => Ok(Some(Self { port, protocol })),
-            (Err(_), _) => Err(InvalidEntry::Field("port: must be 1 to 65535")),
+        let last = if port_last == 0 { port } else { port_last };
+        match (u16::try_from(port), u16::try_from(last), protocol) {
+            (Ok(0), Ok(0), None) => Ok(None),
+            (Ok(0), Ok(0), Some(_)) => Err(InvalidEntry::Field("protocol: wants a port beside it")),
+            (Ok(port @ 1..), Ok(last), protocol) if port <= last => {
+                Ok(Some(Self { port, last, protocol }))
+            }
+            _ => Err(InvalidEntry::Field("port: must be 1 to 65535, of a range the lower first")),
         }
     }
 
-    /// Port and protocol of an optional service.
-    pub fn to_proto(service: Option<Self>) -> (u32, pb::Protocol) {
-        let Some(service) = service else { return (0, pb::Protocol::Unspecified) };
+    /// Port, last port of a range, and protocol of an optional service.
+    pub fn to_proto(service: Option<Self>) -> (u32, u32, pb::Protocol) {
+        let Some(service) = service else { return (0, 0, pb::Protocol::Unspecified) };
+        let last = if service.last == service.port { 0 } else { service.last };
         let protocol = match service.protocol {
             None => pb::Protocol::Unspecified,
             Some(Protocol::Tcp) => pb::Protocol::Tcp,
             Some(Protocol::Udp) => pb::Protocol::Udp,
         };
-        (service.port.into(), protocol)
+        (service.port.into(), last.into(), protocol)
     }
 }
+
+/// The name of an interface; empty is none. What Linux takes as one: 1 to 15 bytes without blanks, control
+/// characters, slashes and colons, and not `.` or `..`.
+pub fn interface_from_proto(name: String) -> Result<Option<String>, InvalidEntry> {
+    let bad =
+        |byte: u8| byte.is_ascii_whitespace() || byte.is_ascii_control() || b"/:".contains(&byte);
+    match name.as_str() {
+        "" => Ok(None),
+        "." | ".." => Err(InvalidEntry::Field(INTERFACE)),
+        _ if name.len() > 15 || name.bytes().any(bad) => Err(InvalidEntry::Field(INTERFACE)),
+        _ => Ok(Some(name)),
+    }
+}
+
+const INTERFACE: &str =
+    "interface: must be a name of 1 to 15 bytes without blanks, \"/\" and \":\"";
 
 impl Action {
     /// `None` for unspecified.
@@ -106,7 +131,8 @@ impl TryFrom<pb::EntryKey> for EntryKey {
     type Error = InvalidEntry;
 
     fn try_from(key: pb::EntryKey) -> Result<Self, InvalidEntry> {
-        let service = Service::from_proto(key.port, key.protocol())?;
+        let service = Service::from_proto(key.port, key.port_last, key.protocol())?;
+        let interface = interface_from_proto(key.interface.clone())?;
         let action =
             Action::from_proto(key.action()).ok_or(InvalidEntry::Field("action: is missing"))?;
         let valid_source = |source: &str| {
@@ -120,6 +146,7 @@ impl TryFrom<pb::EntryKey> for EntryKey {
         Ok(Self {
             prefix: parse_prefix(&key.prefix)?,
             service,
+            interface,
             action,
             source: key.source,
             selection: key
@@ -132,8 +159,10 @@ impl TryFrom<pb::EntryKey> for EntryKey {
 
 impl From<&EntryKey> for pb::EntryKey {
     fn from(key: &EntryKey) -> Self {
-        let (port, protocol) = Service::to_proto(key.service);
+        let (port, port_last, protocol) = Service::to_proto(key.service);
         Self {
+            port_last,
+            interface: key.interface.clone().unwrap_or_default(),
             prefix: key.prefix.to_string(),
             port,
             protocol: protocol.into(),
@@ -184,7 +213,8 @@ mod tests {
         let entry = Entry {
             key: EntryKey {
                 prefix: parse_prefix("2001:db8::/32").expect("valid"),
-                service: Some(Service { port: 8080, protocol: Some(Protocol::Tcp) }),
+                service: Some(Service { port: 8080, last: 8089, protocol: Some(Protocol::Tcp) }),
+                interface: Some("eth1".to_owned()),
                 action: Action::Monitor,
                 source: "user:admin".to_owned(),
                 selection: Selection::Selector("role=web".parse().expect("valid")),
@@ -203,9 +233,19 @@ mod tests {
     fn malformed_parts_are_named() {
         let protocol = pb::Protocol::Tcp;
         assert!(
-            Service::from_proto(0, protocol).expect_err("no port").to_string().contains("port")
+            Service::from_proto(0, 0, protocol).expect_err("no port").to_string().contains("port")
         );
-        assert!(Service::from_proto(65_536, protocol).is_err());
+        for (port, last) in [(65_536, 0), (1, 65_536), (0, 22), (22, 21)] {
+            assert!(Service::from_proto(port, last, protocol).is_err(), "{port}-{last}");
+        }
+        let single = Service::port(22, Some(Protocol::Tcp));
+        assert_eq!(Service::from_proto(22, 22, protocol), Ok(Some(single)));
+        assert_eq!(Service::to_proto(Some(single)), (22, 0, protocol));
+        for name in [".", "a b", "a/b", "eth0:1", "sixteen-bytes-xx", "a\n"] {
+            assert!(interface_from_proto(name.to_owned()).is_err(), "{name:?}");
+        }
+        let vlan = "eth0.100".to_owned();
+        assert_eq!(interface_from_proto(vlan.clone()), Ok(Some(vlan)));
         assert!(Selection::try_from(pb::Selection { hosts: None }).is_err());
         assert!(EntryKey::try_from(pb::EntryKey::default()).is_err());
     }

@@ -118,6 +118,13 @@ fn write_rest(bytes: &mut Vec<u8>, key: &EntryKey) {
     // No source holds a zero byte, so nothing of one field can be read as part of the next.
     bytes.push(0);
     bytes.extend(key.selection.to_string().as_bytes());
+    // Only where they are: the digest of everything else is that of before there were such entries.
+    let last = key.service.filter(|service| service.last != service.port).map(|it| it.last);
+    if last.is_some() || key.interface.is_some() {
+        bytes.push(0);
+        bytes.extend(last.unwrap_or(0).to_be_bytes());
+        bytes.extend(key.interface.as_deref().unwrap_or_default().as_bytes());
+    }
 }
 
 #[cfg(test)]
@@ -129,10 +136,29 @@ mod tests {
         EntryKey {
             prefix: parse_prefix(prefix).expect("valid"),
             service: None,
+            interface: None,
             action: Action::Drop,
             source: source.to_owned(),
             selection: Selection::All,
         }
+    }
+
+    #[test]
+    fn ports_and_interfaces_tell_entries_apart() {
+        let plain = key("10.0.0.1", "user:a");
+        let service = |port, last| Some(crate::Service { port, last, protocol: None });
+        let on = |interface: &str| Some(interface.to_owned());
+        let keys = [
+            EntryKey { service: service(8000, 8000), ..plain.clone() },
+            EntryKey { service: service(8000, 8001), ..plain.clone() },
+            EntryKey { interface: on("eth0"), ..plain.clone() },
+            EntryKey { interface: on("eth1"), ..plain.clone() },
+            EntryKey { service: service(8000, 8001), interface: on("eth1"), ..plain.clone() },
+            plain,
+        ];
+        let digests: std::collections::BTreeSet<_> =
+            keys.iter().map(|key| Digest::from_iter([key]).to_bytes()).collect();
+        assert_eq!(digests.len(), keys.len());
     }
 
     #[test]

@@ -45,16 +45,47 @@ impl Protocol {
     }
 }
 
-/// A destination port: `22/tcp`, or `22` for both protocols.
+/// Destination ports: `22/tcp`, or `22` for both protocols, or `8000-8999/tcp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Service {
     /// 1 to 65535
     pub port: u16,
+    /// The last port of a range; `port`, where it is one.
+    pub last: u16,
     /// `None` means TCP and UDP.
     pub protocol: Option<Protocol>,
 }
 
 impl Service {
+    /// One port.
+    pub fn port(port: u16, protocol: Option<Protocol>) -> Self {
+        Self { port, last: port, protocol }
+    }
+
+    /// Whether it has this port.
+    pub fn contains(self, port: u16) -> bool {
+        (self.port..=self.last).contains(&port)
+    }
+
+    /// Entries that a host's tables have for each protocol: the ports as aligned blocks.
+    pub fn blocks(self) -> u32 {
+        let (mut next, end, mut blocks) = (u32::from(self.port), u32::from(self.last) + 1, 0);
+        while next < end {
+            next += 1 << next.trailing_zeros().min((end - next).ilog2());
+            blocks += 1;
+        }
+        blocks
+    }
+
+    /// `22`, `8000-8999`
+    pub fn ports(self) -> String {
+        if self.port == self.last {
+            self.port.to_string()
+        } else {
+            format!("{}-{}", self.port, self.last)
+        }
+    }
+
     /// The protocols that it is about.
     pub fn protocols(self) -> &'static [Protocol] {
         match self.protocol {
@@ -68,8 +99,8 @@ impl Service {
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.protocol {
-            None => write!(f, "{}", self.port),
-            Some(protocol) => write!(f, "{}/{}", self.port, protocol.name()),
+            None => f.write_str(&self.ports()),
+            Some(protocol) => write!(f, "{}/{}", self.ports(), protocol.name()),
         }
     }
 }
@@ -81,6 +112,8 @@ pub struct EntryKey {
     pub prefix: IpNet,
     /// `None` means every packet of the source.
     pub service: Option<Service>,
+    /// The interface that its packets enter by; `None` means any.
+    pub interface: Option<String>,
     /// What its packets meet.
     pub action: Action,
     /// Who made it: `user:NAME`, `feed:NAME`, `local:UID`, `auto:WHY`.
@@ -131,5 +164,40 @@ impl Entry {
     ) -> bool {
         self.key.selection.matches(name, labels)
             && !self.exceptions.iter().any(|exception| exception.matches(name, labels))
+    }
+}
+
+impl EntryKey {
+    /// ` port 22/tcp on eth1`, or nothing: what follows its prefix in a sentence.
+    pub fn more(&self) -> String {
+        more(self.service, self.interface.as_deref())
+    }
+}
+
+/// See [`EntryKey::more`].
+pub fn more(service: Option<Service>, interface: Option<&str>) -> String {
+    let port = service.map(|service| format!(" port {service}")).unwrap_or_default();
+    let on = interface.map(|interface| format!(" on {interface}")).unwrap_or_default();
+    format!("{port}{on}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_few_aligned_blocks() {
+        let blocks = |port, last| Service { port, last, protocol: None }.blocks();
+        assert_eq!((blocks(22, 22), blocks(8_000, 8_063), blocks(8_000, 8_999)), (1, 1, 6));
+        assert_eq!((blocks(1, 65_535), blocks(1, 65_534)), (16, 30));
+    }
+
+    #[test]
+    fn ports_have_their_text() {
+        let service = Service { port: 8_000, last: 8_999, protocol: Some(Protocol::Tcp) };
+        assert_eq!(service.to_string(), "8000-8999/tcp");
+        assert_eq!(Service::port(53, None).to_string(), "53");
+        assert_eq!(more(Some(service), Some("eth1")), " port 8000-8999/tcp on eth1");
+        assert_eq!(more(None, None), "");
     }
 }

@@ -52,6 +52,7 @@ impl FeedHead {
         EntryKey {
             prefix,
             service: None,
+            interface: None,
             action: self.action,
             source: format!("{FEED_SOURCE}{}", self.name),
             selection: self.selection.clone(),

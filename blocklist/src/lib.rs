@@ -12,9 +12,9 @@ mod prefixes;
 mod refusal;
 mod selection;
 
-pub use convert::{InvalidEntry, now_unix_ms};
+pub use convert::{InvalidEntry, interface_from_proto, now_unix_ms};
 pub use digest::Digest;
-pub use entry::{AUTO_SOURCE, Action, Entry, EntryKey, Protocol, Service};
+pub use entry::{AUTO_SOURCE, Action, Entry, EntryKey, Protocol, Service, more};
 pub use feed::{FEED_NAME, FEED_SOURCE, Feed, FeedHead, MAX_FEED_ENTRIES, valid_feed_name};
 pub use prefix::{InvalidPrefix, parse_prefix};
 pub use prefixes::{Cursor, Difference, InvalidPacked, Prefixes, pack, unpack};

@@ -1,6 +1,6 @@
 //! What `block` refuses unless it is forced: entries that would cut off somebody who must get through.
 
-use crate::{Action, EntryKey};
+use crate::{Action, EntryKey, Feed};
 use ipnet::IpNet;
 use std::fmt;
 
@@ -43,8 +43,8 @@ pub enum Refusal {
     Closes {
         /// The entry's prefix.
         prefix: IpNet,
-        /// The port.
-        port: u16,
+        /// The ports: `22`, `20-30`.
+        port: String,
         /// Whose port it is: "web-1's ssh port".
         what: String,
     },
@@ -66,18 +66,20 @@ impl fmt::Display for DisplayHost {
 
 /// The first reason to refuse an entry, if there is one.
 ///
-/// `protected` are prefixes that must stay reachable; loopback is always among them.
+/// `protected` are prefixes that must stay reachable; loopback is always among them. `listed` are those
+/// of feeds on the never-block list.
 /// `management_ports` are TCP ports with whose they are; only an entry for everyone closes them.
 pub fn refusal(
     key: &EntryKey,
     protected: &[Protected],
+    listed: &[Feed],
     management_ports: &[(u16, String)],
 ) -> Option<Refusal> {
     if key.action != Action::Drop {
         return None;
     }
     let Some(service) = key.service else {
-        return std::iter::once(&loopback(key.prefix))
+        let refused = std::iter::once(&loopback(key.prefix))
             .chain(protected)
             .find(|protected| overlap(key.prefix, protected.prefix))
             .map(|protected| match &protected.whose {
@@ -90,14 +92,18 @@ pub fn refusal(
                     Refusal::Listed { prefix: key.prefix, listed: DisplayHost(protected.prefix) }
                 }
             });
+        return refused.or_else(|| {
+            let listed =
+                listed.iter().find_map(|it| it.prefixes().overlapping(key.prefix).next())?;
+            Some(Refusal::Listed { prefix: key.prefix, listed: DisplayHost(listed) })
+        });
     };
     if key.prefix.prefix_len() > 0 || service.protocol == Some(crate::Protocol::Udp) {
         return None;
     }
-    management_ports
-        .iter()
-        .find(|(port, _)| *port == service.port)
-        .map(|(port, what)| Refusal::Closes { prefix: key.prefix, port: *port, what: what.clone() })
+    management_ports.iter().find(|(port, _)| service.contains(*port)).map(|(_, what)| {
+        Refusal::Closes { prefix: key.prefix, port: service.ports(), what: what.clone() }
+    })
 }
 
 fn overlap(a: IpNet, b: IpNet) -> bool {
@@ -126,7 +132,8 @@ mod tests {
     fn key(prefix: &str, service: Option<(u16, Option<Protocol>)>) -> EntryKey {
         EntryKey {
             prefix: parse_prefix(prefix).expect("valid"),
-            service: service.map(|(port, protocol)| Service { port, protocol }),
+            service: service.map(|(port, protocol)| Service::port(port, protocol)),
+            interface: None,
             action: Action::Drop,
             source: "user:a".to_owned(),
             selection: Selection::All,
@@ -139,7 +146,8 @@ mod tests {
             whose: Some("web-1's own address".to_owned()),
         };
         let listed = Protected { prefix: parse_prefix("10.2.0.0/16").expect("valid"), whose: None };
-        refusal(key, &[own, listed], &[(22, "web-1's ssh port".to_owned())]).map(|r| r.to_string())
+        refusal(key, &[own, listed], &[], &[(22, "web-1's ssh port".to_owned())])
+            .map(|r| r.to_string())
     }
 
     #[test]
@@ -171,5 +179,12 @@ mod tests {
         assert_eq!(check(&key("0.0.0.0/0", Some((22, Some(Protocol::Udp))))), None);
         assert_eq!(check(&key("10.0.0.0/8", Some((22, None)))), None);
         assert_eq!(check(&key("0.0.0.0/0", Some((80, None)))), None);
+        let range = |port, last| EntryKey {
+            service: Some(Service { port, last, protocol: Some(Protocol::Tcp) }),
+            ..key("0.0.0.0/0", None)
+        };
+        let refused = check(&range(20, 30)).expect("refused");
+        assert!(refused.contains("with port 20-30 closes web-1's ssh port"), "{refused}");
+        assert_eq!(check(&range(23, 65_535)), None);
     }
 }

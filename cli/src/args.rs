@@ -4,7 +4,7 @@
 use crate::{
     cmd::{
         audit, block, blocklist, ca, cat, context, cpufreq, disks, events, hosts, ipc, modules,
-        net, proc, protect, ps, signal, stats, sysctl, sysinfo, token, user, version,
+        net, perf, proc, protect, ps, signal, stats, sysctl, sysinfo, token, user, version,
     },
     connect::Target,
     exit::usage,
@@ -50,6 +50,18 @@ pub(crate) struct Global {
     /// How long to wait for hosts: 1s for changes and 5s for reads by default [env: KCTL_TIMEOUT]
     #[arg(long, global = true, value_parser = parse_duration, value_name = "DURATION")]
     timeout: Option<Duration>,
+    /// Repeat a read so often [without a value: 2s], on a terminal in place, until Ctrl-C
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "2s")]
+    #[arg(value_parser = parse_watch, value_name = "INTERVAL")]
+    pub(crate) watch: Option<Duration>,
+}
+
+/// Between two looks at hosts.
+fn parse_watch(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        short if short < Duration::from_millis(100) => Err("must be at least 100ms".to_owned()),
+        interval => Ok(interval),
+    }
 }
 
 impl Global {
@@ -124,6 +136,8 @@ pub(crate) enum Command {
     Modules(modules::ModulesArgs),
     /// Shared memory, semaphores and message queues
     Ipc(ipc::IpcArgs),
+    /// What kernels are busy with: system calls, page faults, switches, waits, TCP, as rates
+    Perf(perf::PerfArgs),
     /// Links, addresses, routes, neighbours, rules, sockets and connections as the kernels have them
     Net(net::NetArgs),
     /// Tokens that hosts join with
@@ -143,7 +157,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether Ctrl-C is its usual end, which it sees to itself.
     pub(crate) fn ends_with_ctrl_c(&self) -> bool {
-        matches!(self, Self::Events(_))
+        matches!(self, Self::Events(_) | Self::Perf(_))
     }
 }
 
@@ -227,9 +241,13 @@ pub(crate) fn parse_service(text: &str) -> Result<Service, String> {
         Some((port, "udp")) => (port, Some(Protocol::Udp)),
         Some(_) => return Err("the protocol must be tcp or udp".to_owned()),
     };
-    match port.parse() {
-        Ok(port) if port > 0 => Ok(Service { port, protocol }),
-        _ => Err("must be a port from 1 to 65535, alone or as PORT/tcp or PORT/udp".to_owned()),
+    let (first, last) = port.split_once('-').unwrap_or((port, port));
+    match (first.parse(), last.parse()) {
+        (Ok(port), Ok(last)) if 0 < port && port <= last => Ok(Service { port, last, protocol }),
+        _ => Err(
+            "must be a port from 1 to 65535, or two as in 8000-8999, alone or with /tcp or /udp"
+                .to_owned(),
+        ),
     }
 }
 
@@ -291,6 +309,11 @@ mod tests {
             "kctl disks --mounts --all",
             "kctl modules --name xfs --all -l role=web",
             "kctl ipc --strict",
+            "kctl --watch ps",
+            "kctl net routes --watch=500ms --host a",
+            "kctl perf",
+            "kctl perf --interval 1s --count 3 --by process --top 5 --pid 7 --host a,b --strict",
+            "kctl perf --by syscall --syscalls read,openat -l role=web",
             "kctl net routes -6 --table main --interface eth0 -l role=web --strict",
             "kctl net sockets --tcp --udp -6 --state estab,TIME-WAIT --port 22 --no-processes --info",
             "kctl net sockets --unix --listening --host a",
@@ -349,6 +372,13 @@ mod tests {
             "kctl sysinfo --interval 1m",
             "kctl disks --interval 1m",
             "kctl disks --mounts --name vda",
+            "kctl perf --interval 50ms",
+            "kctl ps --watch=1ms",
+            "kctl ps --watch 5s",
+            "kctl perf --count 0",
+            "kctl perf --by cpu",
+            "kctl perf --pid 7 --syscalls read",
+            "kctl perf --top 1001",
             "kctl disks --mounts --interval 1s",
             "kctl modules xfs",
             "kctl events -f --until 10m",
@@ -395,10 +425,15 @@ mod tests {
 
     #[test]
     fn services_name_a_port_and_perhaps_a_protocol() {
-        assert_eq!(parse_service("22"), Ok(Service { port: 22, protocol: None }));
-        let dns = Service { port: 53, protocol: Some(Protocol::Udp) };
+        assert_eq!(parse_service("22"), Ok(Service::port(22, None)));
+        let dns = Service::port(53, Some(Protocol::Udp));
         assert_eq!(parse_service("53/udp"), Ok(dns));
-        for text in ["", "0", "65536", "22/", "22/icmp", "tcp", "-1"] {
+        let range = Service { port: 8_000, last: 8_999, protocol: Some(Protocol::Tcp) };
+        assert_eq!(parse_service("8000-8999/tcp"), Ok(range));
+        for text in [
+            "", "0", "65536", "2-1", "0-5", "1-", "-5", "1-65536", "1-2-3", "22/", "22/icmp",
+            "tcp", "-1",
+        ] {
             assert!(parse_service(text).is_err(), "{text:?}");
         }
     }

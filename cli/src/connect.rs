@@ -169,7 +169,15 @@ fn unreachable(error: &DialError, server: &str, controller: &str) -> anyhow::Err
             if text.contains("UnknownIssuer") || text.contains("BadSignature") =>
         {
             "this is not the controller of the context: its certificate comes from another CA; \
-             import the context of this controller"
+             import the context of this controller, or a new one where its CA was replaced"
+        }
+        // The words of rustls about what the other end shows; an alert is about what we show.
+        DialError::Handshake { .. }
+            if text.contains("peer certificate: certificate expired")
+                || text.contains("peer certificate: certificate not valid yet") =>
+        {
+            "its certificate is over or has not begun by the clock of this machine: is the clock right, \
+             and that of the controller?"
         }
         DialError::Handshake { .. } if text.contains("ApplicationVerificationFailure") => {
             return anyhow!(
@@ -210,7 +218,8 @@ fn refused(text: &str) -> Option<&'static str> {
         ),
         (
             "certificateexpired",
-            "it refuses our certificate: expired; ask an administrator for a new context",
+            "it refuses our certificate: expired by its clock; ask an administrator for \"kctl user renew\" with \
+             your name",
         ),
         (
             "unknownca",

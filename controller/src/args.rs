@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 /// The controller of a kctl fleet: knows the hosts, keeps what should be blocked where, and makes it so.
 #[derive(Debug, Parser)]
@@ -60,6 +60,18 @@ pub(crate) struct Options {
     /// 365d, 30d, 12h [default: 365d]
     #[arg(long, global = true, env = "KCTL_CONTROLLER_CERTIFICATE_LIFE", value_name = "AGE")]
     pub(crate) certificate_life: Option<String>,
+
+    /// Calls that one user may make in a second; twice as many at once [default: 500]
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_USER_REQUESTS_PER_SECOND", value_name = "N")]
+    pub(crate) user_requests_per_second: Option<NonZeroU32>,
+
+    /// Calls and streams of one user at the same time [default: 512]
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_USER_STREAMS", value_name = "N")]
+    pub(crate) user_streams: Option<NonZeroU32>,
+
+    /// Connections of one user [default: 256]
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_USER_CONNECTIONS", value_name = "N")]
+    pub(crate) user_connections: Option<NonZeroU32>,
 
     /// Where desired state is kept: only "embedded" so far
     #[arg(long, global = true, env = "KCTL_CONTROLLER_STORE", value_name = "KIND")]

@@ -3,6 +3,7 @@
 
 use crate::{
     audit::Audited,
+    limits::{Limits, Place, Usage},
     scope::Scope,
     store::{Records, Store},
 };
@@ -34,8 +35,9 @@ impl Caller {
 
     /// Of a request that the gate let through.
     pub(crate) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
-        let caller = request.extensions().get::<Self>().cloned();
-        caller.ok_or_else(|| Status::unauthenticated("no user certificate"))
+        let pass = request.extensions().get::<Pass>();
+        pass.map(|pass| pass.caller.clone())
+            .ok_or_else(|| Status::unauthenticated("no user certificate"))
     }
 }
 
@@ -46,22 +48,35 @@ pub(crate) fn asked<Q>(request: Q, role: Role) -> Request<Q> {
     request
 }
 
+/// What a call that was let in holds until its answer has been sent.
+#[derive(Clone)]
+pub(crate) struct Pass {
+    caller: Caller,
+    _place: Place,
+}
+
 /// The gate of the API.
 #[derive(Clone)]
 pub(crate) struct Gate {
     store: Store,
     tasks: TaskTracker,
+    pub(crate) usage: Usage,
 }
 
 impl Gate {
-    pub(crate) fn new(store: Store, tasks: TaskTracker) -> Self {
-        Self { store, tasks }
+    pub(crate) fn new(store: Store, tasks: TaskTracker, limits: Limits) -> Self {
+        Self { store, tasks, usage: Usage::new(limits) }
     }
 
     /// Lets the users of the API in, call by call: a connection outlives the handshake that looked at
     /// its certificate. A change that is refused is in the audit log.
-    pub(crate) fn admit(&self, peer: &Peer, path: &str) -> Result<Caller, Status> {
+    pub(crate) fn admit(&self, peer: &Peer, path: &str) -> Result<Pass, Status> {
         let access = Access::of(path)?;
+        let place = match &peer.identity {
+            // Before anything is looked up or logged for it.
+            Some(identity) => self.usage.call(&identity.to_string())?,
+            None => return Err(Status::unauthenticated("no user certificate")),
+        };
         let admitted = authorize(&self.store.records().borrow(), peer, path, access);
         if let Err(refused) = &admitted
             && access.is_change()
@@ -70,7 +85,7 @@ impl Gate {
             let audited = Audited::of_call(peer, path);
             self.tasks.spawn(async move { audited.ended(&store, why).await });
         }
-        admitted
+        admitted.map(|caller| Pass { caller, _place: place })
     }
 
     /// Ends when a peer that might use the API may do so no longer: its user or its certificate was

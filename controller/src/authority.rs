@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use kctl_rpc::{Credentials, Identity, Validity};
 use rustls_pki_types::CertificateDer;
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 use tokio::sync::watch;
@@ -70,6 +70,8 @@ pub(crate) struct Ca {
     /// Of certificates, unless somebody says otherwise.
     pub(crate) life: Duration,
     trust: Arc<watch::Sender<Trust>>,
+    /// Held by whoever changes files and trust.
+    changing: Arc<Mutex<()>>,
 }
 
 impl Ca {
@@ -85,7 +87,8 @@ impl Ca {
         let trust = trust(&data_dir, &identity, life, Arc::new(signing), proving.map(Arc::new))?;
         let trust = Arc::new(watch::Sender::new(trust));
         let given = given.is_some();
-        Ok(Self { data_dir, given, identity, server: server.into(), life, trust })
+        let (server, changing) = (server.into(), Arc::default());
+        Ok(Self { data_dir, given, identity, server, life, trust, changing })
     }
 
     /// What counts now.
@@ -162,6 +165,8 @@ impl Ca {
     ) -> Result<(), Error> {
         let ca = self.clone();
         let changed = tokio::task::spawn_blocking(move || {
+            // Two at once would write the same files, and a panic leaves nothing half done in memory.
+            let _alone = ca.changing.lock().unwrap_or_else(PoisonError::into_inner);
             let before = ca.trust();
             let (signing, proving) = change(&ca, &before)?;
             let new =

@@ -2,6 +2,7 @@
 
 use crate::args::{Args, Options};
 use crate::events::{SMALLEST_BYTES, kept_kinds};
+use crate::limits::Limits;
 use anyhow::{Context as _, bail};
 use kctl_events::{Kind, Kinds};
 use kctl_rpc::valid_name;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -41,7 +43,18 @@ struct File {
     #[serde(default)]
     events: EventsFile,
     #[serde(default)]
+    limits: LimitsFile,
+    #[serde(default)]
     detect: DetectFile,
+}
+
+/// `[limits]`, each of one user.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsFile {
+    requests_per_second: Option<NonZeroU32>,
+    streams: Option<NonZeroU32>,
+    connections: Option<NonZeroU32>,
 }
 
 /// `[detect]`.
@@ -89,6 +102,8 @@ pub(crate) struct Config {
     pub(crate) name: String,
     /// Of certificates.
     pub(crate) life: Duration,
+    /// Of one user.
+    pub(crate) limits: Limits,
     pub(crate) history: HistoryConfig,
     /// What a host's detection blocks becomes an entry of every host.
     pub(crate) escalate: bool,
@@ -108,6 +123,7 @@ impl Config {
     }
 
     fn merge(options: Options, file: File) -> anyhow::Result<Self> {
+        let limits = limits(&options, &file.limits);
         let store = options.store.or(file.store).unwrap_or_else(|| "embedded".to_owned());
         if store != "embedded" {
             bail!("store {store:?}: unknown; only \"embedded\" is there");
@@ -144,6 +160,7 @@ impl Config {
                 .map(|text| with_port(text, listen.port()))
                 .collect::<Result<_, _>>()?,
             name,
+            limits,
             escalate: options.detect_escalate.or(file.detect.escalate).unwrap_or(false),
             life: life(options.certificate_life.or(file.certificate_life))?,
             history: history(
@@ -161,6 +178,21 @@ impl Config {
     /// The address for admin.toml, given the one that is really listened on.
     pub(crate) fn server(&self, bound: SocketAddr) -> String {
         self.advertise.first().cloned().unwrap_or_else(|| from_here(bound).to_string())
+    }
+}
+
+fn limits(options: &Options, file: &LimitsFile) -> Limits {
+    let usual = Limits::default();
+    let count = |given: Option<NonZeroU32>, usual: usize| {
+        given.map_or(usual, |it| usize::try_from(it.get()).unwrap_or(usize::MAX))
+    };
+    Limits {
+        requests_per_second: options
+            .user_requests_per_second
+            .or(file.requests_per_second)
+            .unwrap_or(usual.requests_per_second),
+        streams: count(options.user_streams.or(file.streams), usual.streams),
+        connections: count(options.user_connections.or(file.connections), usual.connections),
     }
 }
 

@@ -35,10 +35,23 @@ pub(crate) fn ask<T, F>(
 where
     F: Future<Output = Result<T, Status>>,
 {
+    let hosts = hosts.into_iter().map(|host| (host, ())).collect();
+    ask_each(hosts, limit, move |channel, ()| call(channel))
+}
+
+/// The same, with something for each host to be asked about.
+pub(crate) fn ask_each<A, T, F>(
+    hosts: Vec<(HostView, A)>,
+    limit: Duration,
+    call: impl Fn(Channel, A) -> F,
+) -> impl Stream<Item = Answered<T>>
+where
+    F: Future<Output = Result<T, Status>>,
+{
     let asked: FuturesUnordered<_> = hosts
         .into_iter()
-        .map(|host| {
-            let called = host.session.as_ref().map(|session| call(session.channel.clone()));
+        .map(|(host, about)| {
+            let called = host.session.as_ref().map(|session| call(session.channel.clone(), about));
             async move {
                 let result = match called {
                     None => Err(error_data(Code::Unavailable, host.not_connected())),
@@ -134,6 +147,7 @@ async fn wait(host: HostView, revision: u64, started: Instant, limit: Duration) 
         status: status.into(),
         elapsed_ms: at.saturating_duration_since(started).as_secs_f64() * 1e3,
         error,
+        warnings: Vec::new(),
     };
     let Some(session) = &host.session else {
         let error = error_data(Code::Unavailable, host.not_connected());
@@ -143,7 +157,10 @@ async fn wait(host: HostView, revision: u64, started: Instant, limit: Duration) 
     let there = progress.wait_for(|progress| progress.revision >= Some(revision));
     match timeout_at((started + limit).into(), there).await {
         Ok(Ok(progress)) => match &progress.error {
-            None => result(Outcome::Applied, progress.at, None),
+            None => HostResult {
+                warnings: progress.warnings.clone(),
+                ..result(Outcome::Applied, progress.at, None)
+            },
             Some(error) => result(Outcome::Failed, progress.at, Some(error.clone())),
         },
         Ok(Err(_)) => {

@@ -75,6 +75,8 @@ pub(crate) struct Follower {
     whole_not_before: Instant,
     retry_at: Option<Instant>,
     adopting: Option<Adopt>,
+    /// What the host said of an interface of the entries of a revision that it has and does not filter.
+    of_interface: Option<(u64, pb::Error)>,
 }
 
 impl Follower {
@@ -104,6 +106,7 @@ impl Follower {
             whole_not_before: Instant::now(),
             retry_at: None,
             adopting: None,
+            of_interface: None,
         }
     }
 
@@ -170,13 +173,15 @@ impl Follower {
         match plan {
             Plan::InSync => {
                 // The set is there; whether it is enforced can change without a revision.
-                let outcome = self.status.not_enforced.clone();
+                let interface = self.of_interface.as_ref().filter(|(of, _)| *of == revision);
+                let interface = interface.map(|(_, error)| error.clone());
+                let outcome = self.status.not_enforced.clone().or(interface);
                 let told = {
                     let progress = self.progress.borrow();
                     progress.revision == Some(revision) && progress.error == outcome
                 };
                 if !told {
-                    self.settle(revision, outcome.clone());
+                    self.settle(revision, outcome.clone(), Vec::new());
                 }
                 if let Some(adopted) = self.adopting.take() {
                     let _ = adopted.send(outcome.map_or(Ok(()), Err));
@@ -187,7 +192,7 @@ impl Follower {
                 if self.progress.borrow().error.as_ref().is_none_or(|told| told.message != why) {
                     tracing::warn!(host = %self.name, reason = %why, "host: left as it is");
                 }
-                self.settle(revision, Some(error_data(Code::FailedPrecondition, why)));
+                self.settle(revision, Some(error_data(Code::FailedPrecondition, why)), Vec::new());
                 None
             }
             Plan::Apply(apply) => {
@@ -221,15 +226,22 @@ impl Follower {
 
     fn answered(&mut self, answer: Answer) -> Result<(), Ended> {
         let Answer { revision, digest, whole, adopt, result } = answer;
+        let mut warnings = Vec::new();
         let outcome = match result {
             Ok(response) => {
+                let absent = response.absent_interfaces.iter();
+                warnings.extend(absent.map(|name| {
+                    format!("interface {name:?} is not there; its entries hold when it appears")
+                }));
                 let state = response.state.unwrap_or_default();
                 let right = state.revision == revision && state.digest == digest.to_bytes();
                 let status = Arc::make_mut(&mut self.status);
                 (status.store, status.not_enforced) = (Some(state), response.not_enforced);
                 self.whole = !right;
                 if right {
-                    status.not_enforced.clone()
+                    self.of_interface = response.interface_not_filtered.map(|it| (revision, it));
+                    let interface = self.of_interface.as_ref().map(|(_, error)| error.clone());
+                    status.not_enforced.clone().or(interface)
                 } else {
                     self.dirty = true;
                     Some(error_data(
@@ -257,7 +269,7 @@ impl Follower {
         }
         // A wrong digest gets one more chance before it is an answer.
         if whole || !self.whole {
-            self.settle(revision, outcome);
+            self.settle(revision, outcome, warnings);
         }
         Ok(())
     }
@@ -301,11 +313,11 @@ impl Follower {
     }
 
     /// Tells everyone who waits what the host's answer about a revision is.
-    fn settle(&self, revision: u64, error: Option<pb::Error>) {
+    fn settle(&self, revision: u64, error: Option<pb::Error>, warnings: Vec<String>) {
         let reason = error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
         self.registry.update(&self.name, self.number, &self.status, &reason);
         let at = std::time::Instant::now();
-        self.progress.send_replace(Progress { revision: Some(revision), at, error });
+        self.progress.send_replace(Progress { revision: Some(revision), at, error, warnings });
     }
 }
 

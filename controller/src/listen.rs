@@ -5,6 +5,7 @@
 use crate::{
     auth::Gate,
     authority::Ca,
+    limits::Strangers,
     session::{Agent, Sessions},
     store::Records,
 };
@@ -18,7 +19,7 @@ use rustls_pki_types::CertificateDer;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{sleep, timeout},
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
@@ -29,8 +30,6 @@ use tonic::{Status, service::Routes};
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Time for a join.
 const JOIN: Duration = Duration::from_secs(15);
-/// Handshakes and joins at once; further connections wait in the kernel's queue.
-const HANDSHAKES: usize = 256;
 
 /// Where connections go.
 #[derive(Clone)]
@@ -116,9 +115,8 @@ impl Listener {
 
     /// Accepts until cancelled.
     pub(crate) async fn run(self, listener: TcpListener) {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let strangers = Strangers::default();
         loop {
-            let permit = Arc::clone(&handshakes).acquire_owned().await;
             let accepted = tokio::select! {
                 () = self.cancel.cancelled() => return,
                 accepted = listener.accept() => accepted,
@@ -132,13 +130,25 @@ impl Listener {
                     continue;
                 }
             };
-            let this = self.clone();
+            let (this, stranger) = (self.clone(), strangers.admit());
             self.tracker.spawn(async move {
-                let shaken = timeout(HANDSHAKE, this.shake_hands(stream, peer)).await;
+                let shaken = tokio::select! {
+                    shaken = timeout(HANDSHAKE, this.shake_hands(stream, peer)) => shaken,
+                    () = stranger.end.cancelled() => {
+                        tracing::debug!(%peer, "listener: made room for another connection");
+                        return;
+                    }
+                };
                 match shaken {
+                    Ok(Ok(accepted)) if accepted.kind == Kind::Join => {
+                        // Whoever has shown no certificate goes on counting as a stranger.
+                        tokio::select! {
+                            () = stranger.end.cancelled() => {}
+                            () = this.hand_on(accepted) => {}
+                        }
+                    }
                     Ok(Ok(accepted)) => {
-                        // Whoever has shown no certificate yet goes on counting against the bound.
-                        let _permit = Some(permit).filter(|_| accepted.kind == Kind::Join);
+                        drop(stranger);
                         this.hand_on(accepted).await;
                     }
                     Ok(Err(error)) => tracing::debug!(%peer, %error, "listener: refused"),
@@ -188,6 +198,11 @@ impl Listener {
             }
             Kind::Api => {
                 let gate = self.services.gate.clone();
+                let name = peer.identity.as_ref().map(Identity::to_string).unwrap_or_default();
+                let Some(_place) = gate.usage.connection(&name) else {
+                    tracing::warn!(identity = name, "listener: has too many connections");
+                    return;
+                };
                 let admit = move |peer: &Peer, path: &str, _: &HeaderMap| gate.admit(peer, path);
                 let served = serve_until(stream, Arc::clone(&peer), self.services.api, admit, stop);
                 tokio::select! {

@@ -15,6 +15,7 @@ mod events;
 mod fanout;
 mod follow;
 mod join;
+mod limits;
 mod listen;
 mod pki;
 mod reachable;
@@ -33,6 +34,7 @@ mod token;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{io::Write as _, process::ExitCode};
 
 fn main() -> ExitCode {
@@ -59,10 +61,20 @@ fn start(command: Option<args::Command>, args: args::Args) -> anyhow::Result<()>
         Some(args::Command::Check) => runtime()?.block_on(check::check(&config)),
         None => {
             kctl_rpc::init_logging();
+            allow_connections();
             // Several cryptography providers in one process would each want to be the default.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
             runtime()?.block_on(run::run(config))
         }
+    }
+}
+
+/// As many open files as this process may have: each host and each user is one.
+fn allow_connections() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, limit = limit.current, "controller: the limit of open files stays");
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::{registry::HostView, store::Desired};
 use ipnet::IpNet;
 use kctl_blocklist::{
-    Action, EntryKey, Prefixes, Protected, Refusal, loopback_of, parse_prefix, refusal,
+    Action, EntryKey, Feed, Prefixes, Protected, Refusal, loopback_of, parse_prefix, refusal,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,6 +15,8 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Reachable {
     protected: Vec<Protected>,
+    /// Feeds on the never-block list.
+    listed: Vec<Feed>,
     ports: Vec<(u16, String)>,
 }
 
@@ -60,32 +62,33 @@ impl Reachable {
             match entry.key.service {
                 None => drop(protected.insert(entry.key.prefix, None)),
                 Some(service) => {
-                    ports.entry(service.port).or_insert_with(|| "a never-block port".to_owned());
+                    for port in service.port..=service.last {
+                        ports.entry(port).or_insert_with(|| "a never-block port".to_owned());
+                    }
                 }
             }
         }
         let feeds = desired.feeds().filter(|feed| feed.head().action == Action::Protect);
-        for feed in feeds {
-            if hosts.iter().any(|host| feed.concerns(&host.name, &host.labels())) {
-                let listed = feed.prefixes().as_slice().iter();
-                protected.extend(listed.map(|&prefix| (prefix, None)));
-            }
-        }
+        let feeds =
+            feeds.filter(|feed| hosts.iter().any(|host| feed.concerns(&host.name, &host.labels())));
+        let listed = feeds.cloned().collect();
         let protected =
             protected.into_iter().map(|(prefix, whose)| Protected { prefix, whose }).collect();
-        Self { protected, ports: ports.into_iter().collect() }
+        Self { protected, listed, ports: ports.into_iter().collect() }
     }
 
     /// Why an entry is refused unless it is forced.
     pub(crate) fn refusal(&self, key: &EntryKey) -> Option<Refusal> {
-        refusal(key, &self.protected, &self.ports)
+        refusal(key, &self.protected, &self.listed, &self.ports)
     }
 
     /// Those of many prefixes that share addresses with what must stay reachable. Its cost is that of
     /// what is protected, and not that of the prefixes.
     pub(crate) fn overlapping(&self, prefixes: &Prefixes) -> BTreeSet<IpNet> {
         let loopback = [loopback_of(true), loopback_of(false)];
-        let protected = self.protected.iter().map(|protected| protected.prefix).chain(loopback);
+        let listed = self.listed.iter().flat_map(|feed| feed.prefixes().as_slice()).copied();
+        let protected = self.protected.iter().map(|protected| protected.prefix);
+        let protected = protected.chain(loopback).chain(listed);
         protected.flat_map(|prefix| prefixes.overlapping(prefix)).collect()
     }
 
@@ -95,11 +98,14 @@ impl Reachable {
             protected.prefix.contains(&key.prefix) || key.prefix.contains(&protected.prefix)
         };
         let listed = self.protected.iter().filter(|protected| protected.whose.is_none());
-        let found = listed.into_iter().find(overlaps)?;
+        let by_hand = listed.into_iter().find(overlaps).map(|protected| protected.prefix);
+        let mut feeds = self.listed.iter();
+        let found = by_hand
+            .or_else(|| feeds.find_map(|feed| feed.prefixes().overlapping(key.prefix).next()))?;
         Some(format!(
             "{}: the never-block list has {}, which goes on passing; take it off with `kctl protect \
              remove`",
-            key.prefix, found.prefix
+            key.prefix, found
         ))
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Progress {
     pub(crate) at: Instant,
     /// What it answered when it was no.
     pub(crate) error: Option<pb::Error>,
+    /// What an operator should know when it was yes.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Asks a session to make its host take our set, and is told what came of it.

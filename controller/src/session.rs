@@ -143,8 +143,12 @@ impl Sessions {
         let status = Arc::new(status);
         self.connected(&agent, number, Arc::clone(&status)).await?;
 
-        let (progress, progress_receiver) =
-            watch::channel(Progress { revision: None, at: std::time::Instant::now(), error: None });
+        let (progress, progress_receiver) = watch::channel(Progress {
+            revision: None,
+            at: std::time::Instant::now(),
+            error: None,
+            warnings: Vec::new(),
+        });
         let (adopt_sender, adopt) = mpsc::channel(4);
         let cancel = self.shutdown.child_token();
         let session = Arc::new(Session {

@@ -44,6 +44,8 @@ fn packets() -> PacketEvent {
         interface: "eth0".to_owned(),
         rule: "10.0.0.5/32".to_owned(),
         rule_port: 22,
+        rule_port_last: 29,
+        rule_interface: "eth1".to_owned(),
         rule_protocol: Protocol::Tcp.into(),
         reason: "scanner".to_owned(),
         packets: 1,

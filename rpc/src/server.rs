@@ -22,6 +22,9 @@ pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Calls that run at once on one connection; more wait.
 pub(crate) const MAX_STREAMS: u32 = 256;
 
+/// What the headers of a call may take.
+const MAX_HEADERS_BYTES: u32 = 16 << 10;
+
 /// The largest message that our services take: more than a million prefixes.
 pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
@@ -79,6 +82,7 @@ where
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADERS_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     tokio::select! {

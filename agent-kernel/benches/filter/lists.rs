@@ -71,10 +71,7 @@ impl List {
 
     pub(crate) fn changes(&self) -> Vec<(RuleKey, Option<Rule>)> {
         let drop = Some(Rule { drop: Some(Until::FOREVER), monitor: None });
-        self.prefixes
-            .iter()
-            .map(|prefix| (RuleKey { prefix: *prefix, service: None }, drop))
-            .collect()
+        self.prefixes.iter().map(|prefix| (RuleKey::any(*prefix), drop)).collect()
     }
 }
 

@@ -1,18 +1,21 @@
 //! The counters of the rules by slot: whose record a slot belongs to, what it holds, and how much of that
 //! is told. It must not know sources or packets.
 //!
-//! A slot belongs to one action of a record for as long as the record is in use, and that is until all
-//! that the record's rule met is told. What was counted is what the slot holds and what the record saw by
-//! itself; that sum never goes back while the record is in use. A rule that gets a used slot counts from
+//! A slot of a rule without ports belongs to one action of the rule's record for as long as the record is in
+//! use, and that is until all that the rule met is told. What was counted is what the slot holds and what
+//! the record saw by itself. A rule with ports may have many records, so its slots belong to its actions,
+//! and stay theirs until all is told. A counter never goes back; a rule that gets a used slot counts from
 //! its base on.
 
+use super::interface::{Interfaces, Numbers};
 use super::mapped::Mapped;
+use super::record::{self, Owner};
 use super::slots::Slots;
-use super::table::Row;
+use super::table::{Row, Table};
 use super::{pins::Pins, program::Program};
 use crate::Error;
-use agent_records::{Pace, Tally, Told};
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use agent_records::{Pace, Retired, Tally, Told};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::mem::size_of;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
@@ -20,12 +23,23 @@ pub(super) struct Ledger {
     hits: Row<Tally>,
     paces: Row<Pace>,
     told: Mapped,
+    retired: Table<u32, Retired>,
     capacity: u32,
     slots: Slots,
     /// Numbers of the records that slots belong to, by slot.
     homes: Vec<u32>,
     /// Records whose rules are gone, by how many cycles were summed up since; the oldest first.
-    leaving: VecDeque<(u32, Vec<u32>)>,
+    gone: VecDeque<(u32, Vec<u32>)>,
+    /// Of rules in force that have ports.
+    owners: HashMap<u32, Owner>,
+    /// Of such actions that are gone.
+    leaving: BTreeMap<u32, Leaving>,
+}
+
+struct Leaving {
+    owner: Owner,
+    /// Cycles that it was summed up in since.
+    cycles: u32,
 }
 
 /// A slot that is nobody's.
@@ -47,10 +61,13 @@ impl Ledger {
             hits,
             paces: Row::open(program, pins, "paces")?,
             told,
+            retired: Table::open(program, pins, "retired")?,
             capacity,
             slots: Slots::new(capacity, &HashSet::new()),
             homes: Vec::new(),
-            leaving: VecDeque::new(),
+            gone: VecDeque::new(),
+            owners: HashMap::new(),
+            leaving: BTreeMap::new(),
         };
         for (slot, told) in carried.iter().filter(|(slot, _)| *slot < capacity) {
             opened.store(*slot, *told);
@@ -64,17 +81,40 @@ impl Ledger {
 
     /// Gives a slot to the record that had it before; not when there is no such slot, or it is another's.
     pub(super) fn adopt(&mut self, slot: u32, record: u32) -> bool {
-        let is_free = slot < self.capacity && self.home(slot).is_none();
+        let is_free = self.is_free(slot);
         if is_free {
             self.settle(slot, record);
         }
         is_free
     }
 
-    /// Everybody has adopted; what is left is free, and starts where it is.
-    pub(super) fn adopted(&mut self, pristine: bool) -> Result<(), Error> {
+    /// The same for an action of a rule with ports.
+    pub(super) fn adopt_for(&mut self, slot: u32, owner: Owner) -> bool {
+        let is_free = self.is_free(slot);
+        if is_free {
+            self.owners.insert(slot, owner);
+        }
+        is_free
+    }
+
+    fn is_free(&self, slot: u32) -> bool {
+        slot < self.capacity && self.home(slot).is_none() && !self.owners.contains_key(&slot)
+    }
+
+    /// Everybody has adopted; what is left is free, but for what is not told to the end, and starts where
+    /// it is.
+    pub(super) fn adopted(&mut self, pristine: bool, numbers: &Numbers) -> Result<(), Error> {
+        for (slot, retired) in self.retired.pinned.dump::<u32, Retired>()? {
+            match record::retired_owner(&retired, numbers) {
+                Some(owner) if self.is_free(slot) => {
+                    self.leaving.insert(slot, Leaving { owner, cycles: 0 });
+                }
+                _ => self.retired.remove(&slot)?,
+            }
+        }
         let owned = (0..).zip(&self.homes).filter(|(_, home)| **home != NOBODY);
-        let taken: HashSet<u32> = owned.map(|(slot, _)| slot).collect();
+        let owned = owned.map(|(slot, _)| slot).chain(self.owners.keys().copied());
+        let taken: HashSet<u32> = owned.chain(self.leaving.keys().copied()).collect();
         if !pristine {
             for (slot, hits) in (0..).zip(self.hits.below(self.capacity)?) {
                 let told = Told { told: hits, base: hits };
@@ -105,6 +145,13 @@ impl Ledger {
         self.slots.take().expect("twice as many counters as entries")
     }
 
+    /// A slot for an action of a rule with ports.
+    pub(super) fn take_for(&mut self, owner: Owner) -> u32 {
+        let slot = self.take();
+        self.owners.insert(slot, owner);
+        slot
+    }
+
     /// It is that record's.
     pub(super) fn own(&mut self, slot: u32, record: u32) {
         if self.home(slot) != Some(record) {
@@ -121,37 +168,83 @@ impl Ledger {
         self.paces.set(slot, Pace::default())
     }
 
-    /// Their rules are gone.
-    pub(super) fn leave(&mut self, records: Vec<u32>) {
+    /// The rules of these records are gone.
+    pub(super) fn go(&mut self, records: Vec<u32>) {
         if !records.is_empty() {
-            self.leaving.push_back((0, records));
+            self.gone.push_back((0, records));
         }
     }
 
     /// Records whose rules are gone.
-    pub(super) fn leaving(&self) -> impl Iterator<Item = u32> + '_ {
-        self.leaving.iter().flat_map(|(_, records)| records.iter().copied())
+    pub(super) fn gone(&self) -> impl Iterator<Item = u32> + '_ {
+        self.gone.iter().flat_map(|(_, records)| records.iter().copied())
     }
 
-    /// A cycle is over, and all that was counted by then is told; the records that may go.
-    pub(super) fn end_cycle(&mut self) -> Vec<u32> {
-        for (cycles, _) in &mut self.leaving {
+    /// Remembers whose slots are, beyond the end of this process; before their actions go.
+    pub(super) fn will_leave(
+        &mut self,
+        slots: &[u32],
+        interfaces: &Interfaces,
+    ) -> Result<(), Error> {
+        for slot in slots {
+            if let Some(owner) = self.owners.get(slot) {
+                let number = interfaces.number(owner.key.interface).unwrap_or(0);
+                self.retired.insert(*slot, record::retired(owner, number))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Their actions are gone.
+    pub(super) fn leave(&mut self, slots: &[u32]) {
+        for slot in slots {
+            if let Some(owner) = self.owners.remove(slot) {
+                self.leaving.insert(*slot, Leaving { owner, cycles: 0 });
+            }
+        }
+    }
+
+    /// The slots of actions of rules with ports that are gone.
+    pub(super) fn leaving(&self) -> impl Iterator<Item = u32> + '_ {
+        self.leaving.keys().copied()
+    }
+
+    /// Who had them.
+    pub(super) fn leaving_owners(&self) -> impl Iterator<Item = Owner> + '_ {
+        self.leaving.values().map(|leaving| leaving.owner)
+    }
+
+    /// Who has or had the slot of an action of a rule with ports.
+    pub(super) fn owner(&self, slot: u32) -> Option<Owner> {
+        self.owners.get(&slot).copied().or_else(|| Some(self.leaving.get(&slot)?.owner))
+    }
+
+    /// A cycle is over, and all that was counted by then is told.
+    pub(super) fn end_cycle(&mut self) {
+        for (cycles, _) in &mut self.gone {
             *cycles += 1;
         }
-        self.release(CYCLES_TO_LEAVE)
+        for leaving in self.leaving.values_mut() {
+            leaving.cycles += 1;
+        }
     }
 
-    /// Everything that was counted is told, and the room is needed at once.
-    pub(super) fn release_all(&mut self) -> Vec<u32> {
-        self.release(0)
+    /// The records that may go, and the slots of actions of rules with ports; `at_once` when everything
+    /// that was counted is told, and the room is needed.
+    pub(super) fn release(&mut self, at_once: bool) -> Result<(Vec<u32>, Vec<u32>), Error> {
+        let cycles = if at_once { 0 } else { CYCLES_TO_LEAVE };
+        let done = self.gone.partition_point(|(age, _)| *age >= cycles);
+        let records = self.gone.drain(..done).flat_map(|(_, records)| records).collect();
+        let done = self.leaving.iter().filter(|(_, it)| it.cycles >= cycles);
+        let slots: Vec<u32> = done.map(|(slot, _)| *slot).collect();
+        for slot in &slots {
+            self.retired.remove(slot)?;
+            self.leaving.remove(slot);
+        }
+        Ok((records, slots))
     }
 
-    fn release(&mut self, cycles: u32) -> Vec<u32> {
-        let done = self.leaving.partition_point(|(age, _)| *age >= cycles);
-        self.leaving.drain(..done).flat_map(|(_, records)| records).collect()
-    }
-
-    /// The slots of records that go are free. All that they met is told, so that is what they hold from now
+    /// These slots are free. All that they met is told, so that is what they hold from now
     /// on, with what the records saw by themselves. Those that met anything are returned.
     pub(super) fn free(&mut self, slots: impl Iterator<Item = u32>) -> Result<Vec<u32>, Error> {
         let (mut hits, mut paces) = (BTreeMap::new(), BTreeMap::new());
@@ -162,7 +255,9 @@ impl Ledger {
                 hits.insert(slot, told);
                 paces.insert(slot, Pace::default());
             }
-            self.homes[slot as usize] = NOBODY;
+            if let Some(home) = self.homes.get_mut(slot as usize) {
+                *home = NOBODY;
+            }
             self.slots.free(slot);
         }
         self.hits.write(&hits)?;

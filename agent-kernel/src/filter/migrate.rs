@@ -1,85 +1,79 @@
-//! Taking over what agents of the layouts before this one left pinned. It knows those layouts' maps,
+//! Taking over what an agent of the layout before this one left pinned. It knows that layout's maps,
 //! and must not know this one's.
 //!
 //! The old program filters until each link has the new one, which knows all that it knew by then. What
-//! the layouts have alike is one map under two names, so no count is lost, whichever program counts.
+//! both layouts have alike is one map under two names, so no count is lost, whichever program counts.
 //! An open that ends midway is done again by the next.
 
 use super::pins::{Pin, Pins};
 use super::record;
 use super::table::{Pinned, object};
+use super::{Protocol, Rule, RuleKey};
 use crate::Error;
-use agent_records::lookup::Key;
+use agent_records::lookup::{self, Key};
 use agent_records::{Entry, NO_SLOT, Told};
-use aya::maps::MapData;
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{Map, MapData};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Maps that only old layouts have, or that were other ones there.
-const REPLACED: [&str; 13] = [
-    "rules4",
-    "rules6",
-    "masks",
-    "sources",
+/// Maps that only the old layout has, or has in another form.
+const REPLACED: [&str; 11] = [
     "lookup",
     "filter4",
     "filter6",
     "exact4",
     "index",
     "records",
+    "guard4",
+    "guard6",
+    "guard_ports",
     "told",
-    "retired",
     "unsighted",
 ];
+/// A key, an entry, and zeros.
+type OldRecord = [u64; 8];
 
-/// What is pinned in an old layout.
+/// What is pinned in the old layout.
 pub(super) struct Old {
-    layout: u32,
     pins: Pins,
 }
 
-/// What this layout gets from old ones.
+/// What this layout gets from the old one.
 #[derive(Default)]
 pub(super) struct Carried {
-    /// Rules and derived entries, and rules that are gone and not told to the end.
+    /// Rules, blocks of ports, and what passes.
     pub(super) entries: Vec<(Key, Entry)>,
     /// What is told, by slot.
     pub(super) told: Vec<(u32, Told)>,
 }
 
-impl Carried {
-    /// Of layouts from the oldest on.
-    pub(super) fn from(layouts: &[Old]) -> Result<Self, Error> {
-        let mut carried = Self::default();
-        for old in layouts {
-            carried.entries.extend(old.entries()?);
-            carried.entries.extend(old.retired()?);
-            carried.told.extend(old.dump::<u32, Told>("told")?);
-        }
-        Ok(carried)
-    }
-}
-
 impl Old {
-    /// Whatever is there of them, the oldest first.
-    pub(super) fn all(pins: &Pins) -> Vec<Self> {
-        let old = pins.before().into_iter();
-        old.map(|(layout, pins)| Self { layout, pins }).collect()
+    /// Whatever is there of it.
+    pub(super) fn find(pins: &Pins) -> Option<Self> {
+        pins.before().map(|pins| Self { pins })
     }
 
     pub(super) fn pins(&self) -> &Pins {
         &self.pins
     }
 
-    /// How many entries it had room for.
+    /// How many entries the new layout needs room for, to have as much as the old one.
     pub(super) fn max_entries(&self) -> Result<Option<u32>, Error> {
-        let name = if self.layout == 1 { "rules4" } else { "records" };
-        if !self.has(name)? {
+        if !self.has("records")? {
             return Ok(None);
         }
-        Pinned::open(&self.pins, name)?.max_entries().map(Some)
+        let max = Pinned::open(&self.pins, "records")?.max_entries()?;
+        let held = u32::try_from(self.entries()?.len()).unwrap_or(u32::MAX);
+        Ok(Some(max.max(held)))
     }
 
     fn has(&self, name: &str) -> Result<bool, Error> {
         Ok(self.pins.list()?.contains(&Pin::Map(name.to_owned())))
+    }
+
+    fn map(&self, name: &str) -> Result<MapData, Error> {
+        MapData::from_pin(self.pins.path(&Pin::Map(name.to_owned())))
+            .map_err(|error| Error::wrapped(object(name), error))
     }
 
     /// Pins what both layouts have in this layout's folder too.
@@ -90,50 +84,57 @@ impl Old {
             if REPLACED.contains(&name.as_str()) || there.contains(&pin) {
                 continue;
             }
-            let map = MapData::from_pin(self.pins.path(&pin))
-                .map_err(|error| Error::wrapped(object(name), error))?;
+            let map = self.map(name)?;
             map.pin(pins.path(&pin)).map_err(|error| Error::wrapped(object(name), error))?;
         }
         Ok(())
     }
 
-    /// What a map holds, if it is there.
-    fn dump<K: aya::Pod, V: aya::Pod>(&self, name: &'static str) -> Result<Vec<(K, V)>, Error> {
-        if !self.has(name)? {
-            return Ok(Vec::new());
-        }
-        Pinned::open(&self.pins, name)?.dump()
+    /// All that is not shared.
+    pub(super) fn carried(&self) -> Result<Carried, Error> {
+        let entries = self.entries()?;
+        let told = match self.has("told")? {
+            true => Pinned::open(&self.pins, "told")?.dump()?,
+            false => Vec::new(),
+        };
+        Ok(Carried { entries, told })
     }
 
-    /// Its rules and derived entries.
+    /// Its rules, and what it lets pass.
     fn entries(&self) -> Result<Vec<(Key, Entry)>, Error> {
         let mut entries = Vec::new();
-        if self.layout == 1 {
-            let rules = self.dump::<[u8; 8], Entry>("rules4")?.into_iter();
-            entries.extend(rules.map(|(key, entry)| (key4(key), entry)));
-            let rules = self.dump::<[u8; 24], Entry>("rules6")?.into_iter();
-            entries.extend(rules.map(|(key, entry)| (key6(key), entry)));
-        } else {
-            let records = self.dump::<u32, [u64; 8]>("records")?.into_iter();
-            let records = records.filter(|(_, words)| words[2] != 0);
-            entries.extend(records.map(|(_, words)| key_and_entry(words)));
+        if self.has("records")? {
+            let records = Pinned::open(&self.pins, "records")?.dump::<u32, OldRecord>()?;
+            entries.extend(records.into_iter().filter_map(|(_, record)| rule(record)));
         }
-        for (_, entry) in &mut entries {
-            // The number of an action that went is another's by now, or will be.
-            if entry.drop_until == 0 {
-                entry.drop_slot = NO_SLOT;
-            }
-            if entry.monitor_until == 0 {
-                entry.monitor_slot = NO_SLOT;
-            }
+        let mut guards = Vec::new();
+        if self.has("guard4")? {
+            let nets = self.prefixes::<[u8; 4]>("guard4")?.into_iter();
+            guards.extend(nets.filter_map(|(it, len)| Ipv4Net::new(it.into(), len).ok()).map(any));
         }
+        if self.has("guard6")? {
+            let nets = self.prefixes::<[u8; 16]>("guard6")?.into_iter();
+            guards.extend(nets.filter_map(|(it, len)| Ipv6Net::new(it.into(), len).ok()).map(any));
+        }
+        if self.has("guard_ports")? {
+            let ports = Pinned::open(&self.pins, "guard_ports")?.dump::<[u8; 4], u8>()?;
+            guards.extend(ports.into_iter().flat_map(|(key, _)| port(key)));
+        }
+        let pass = Entry { drop_until: record::until(Rule::PASS.drop), ..Entry::default() };
+        entries.extend(guards.into_iter().map(|key| (key, pass)));
         Ok(entries)
     }
 
-    /// Actions that are gone and not told to the end, as rules that are.
-    fn retired(&self) -> Result<Vec<(Key, Entry)>, Error> {
-        let retired = self.dump::<u32, [u8; 24]>("retired")?;
-        Ok(retired.into_iter().filter_map(|(slot, it)| gone(slot, it)).collect())
+    /// Keys of a trie.
+    fn prefixes<K: aya::Pod>(&self, name: &str) -> Result<Vec<(K, u8)>, Error> {
+        let failed = |error| Error::wrapped(object(name), error);
+        let trie = Map::LpmTrie(self.map(name)?);
+        let trie = LpmTrie::<_, K, u8>::try_from(trie).map_err(failed)?;
+        let prefix = |key: Result<aya::maps::lpm_trie::Key<K>, _>| {
+            let key = key.map_err(failed)?;
+            Ok((key.data(), u8::try_from(key.prefix_len()).unwrap_or(u8::MAX)))
+        };
+        trie.keys().map(prefix).collect()
     }
 
     /// Moves the links' pins, which have the new program, and removes the rest.
@@ -148,86 +149,78 @@ impl Old {
     }
 }
 
-/// An address in host byte order, then the service and the prefix length.
-fn key4(key: [u8; 8]) -> Key {
-    let [a, b, c, d, service @ ..] = key;
-    let address = u32::from_ne_bytes([a, b, c, d]);
-    Key { high: address.into(), low: 0, rest: rest(4, service) }
-}
-
-fn key6(key: [u8; 24]) -> Key {
-    let word =
-        |from: usize| u64::from_ne_bytes(key[from..from + 8].try_into().expect("eight bytes"));
-    let service = [key[16], key[17], key[18], key[19]];
-    Key { high: word(0), low: word(8), rest: rest(6, service) }
-}
-
-/// A destination port in host byte order, the protocol, and the prefix length.
-fn rest(version: u64, [low, high, protocol, len]: [u8; 4]) -> u64 {
-    let port = u16::from_ne_bytes([low, high]);
-    Key::rest(version, len.into(), u64::from(protocol) << 16 | u64::from(port))
-}
-
-/// A record of the second layout.
-fn key_and_entry(
-    [high, low, rest, drop_until, monitor_until, slots, ..]: [u64; 8],
-) -> (Key, Entry) {
-    let [a, b, c, d, monitor_slot @ ..] = slots.to_ne_bytes();
-    let drop_slot = u32::from_ne_bytes([a, b, c, d]);
-    let monitor_slot = u32::from_ne_bytes(monitor_slot);
-    (Key { high, low, rest }, Entry { drop_until, monitor_until, drop_slot, monitor_slot })
-}
-
-/// The address, IPv4 mapped into IPv6; destination port and protocol; prefix length, IP version, whether
-/// it monitored. `None` when no agent would have written it.
-fn gone(slot: u32, bytes: [u8; 24]) -> Option<(Key, Entry)> {
-    let [address @ .., low, high, protocol, len, version, monitors, _, _] = bytes;
-    let address = record::address(address, version == 4)?;
-    let prefix = ipnet::IpNet::new(address, len).ok()?;
-    let service = match (protocol, u16::from_ne_bytes([low, high])) {
-        (0, 0) => None,
-        (number, port) => Some((super::Protocol::from_number(number)?, port)),
+/// A record that is in use: a destination port, from bit 16 on the protocol, from bit 24 on prefix
+/// length and IP version.
+fn rule(
+    [high, low, rest, drop_until, monitor_until, slots, ..]: OldRecord,
+) -> Option<(Key, Entry)> {
+    if rest == 0 {
+        return None;
+    }
+    let [.., protocol, port_high, port_low] = rest.to_be_bytes();
+    let service = match (protocol, u16::from_be_bytes([port_high, port_low])) {
+        (0, _) => 0,
+        (number, 0) => lookup::protocol(number) | record::PORTLESS,
+        (number, port) => lookup::protocol(number) | lookup::block(port, 16),
     };
-    let key = record::key(&super::RuleKey { prefix, service });
-    let (drop_slot, monitor_slot) = if monitors == 0 { (slot, NO_SLOT) } else { (NO_SLOT, slot) };
-    let key = Key { rest: key.rest | Key::GONE, ..key };
-    Some((key, Entry { drop_until: 0, monitor_until: 0, drop_slot, monitor_slot }))
+    let key = Key { high, low, rest: rest & !0xff_ffff | service };
+    let [a, b, c, d, monitor_slot @ ..] = slots.to_le_bytes();
+    // The number of an action that went is another's by now, or will be.
+    let slot = |until: u64, slot| if until == 0 { NO_SLOT } else { u32::from_le_bytes(slot) };
+    let entry = Entry {
+        drop_until,
+        monitor_until,
+        drop_slot: slot(drop_until, [a, b, c, d]),
+        monitor_slot: slot(monitor_until, monitor_slot),
+    };
+    Some((key, entry))
+}
+
+fn any(prefix: impl Into<IpNet>) -> Key {
+    record::key(&RuleKey { guards: true, ..RuleKey::any(prefix.into()) }, 0)
+}
+
+/// A port in host byte order and a protocol, of every source.
+fn port([low, high, protocol, _]: [u8; 4]) -> Vec<Key> {
+    let Some(protocol) = Protocol::from_number(protocol) else { return Vec::new() };
+    let everyone = [Ipv4Net::default().into(), Ipv6Net::default().into()];
+    let block = lookup::block(u16::from_ne_bytes([low, high]), 16);
+    let group =
+        |prefix| record::Group { prefix, protocol, interface: None, guards: true }.key(block, 0);
+    everyone.map(group).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter::interface::Numbers;
+    use crate::filter::record::{Group, Meaning};
 
     #[test]
-    fn an_old_key_is_the_same_rule() {
-        let key = key4([1, 0, 0, 10, 22, 0, 6, 32]);
-        let rule = crate::filter::RuleKey {
-            prefix: "10.0.0.1/32".parse().expect("valid"),
-            service: Some((crate::filter::Protocol::Tcp, 22)),
+    fn an_old_record_is_the_same_rule() {
+        let meaning = |rest: u64| {
+            let (key, entry) = rule([0x0a00_0000, 0, rest, 9, 8, 7 << 32 | 6, 0, 0])?;
+            assert_eq!((entry.drop_until, entry.monitor_until), (9, 8));
+            assert_eq!((entry.drop_slot, entry.monitor_slot), (6, 7));
+            record::meaning(&key, &Numbers::new())
         };
-        assert_eq!(key, record::key(&rule));
-        let mut bytes = [0; 24];
-        bytes[4..8].copy_from_slice(&[0xb8, 0x0d, 0x01, 0x20]);
-        bytes[19] = 32;
-        let rule = crate::filter::RuleKey {
-            prefix: "2001:db8::/32".parse().expect("valid"),
-            service: None,
-        };
-        assert_eq!(key6(bytes), record::key(&rule));
+        let prefix = "10.0.0.0/8".parse().expect("valid");
+        let group = Group { prefix, protocol: Protocol::Tcp, interface: None, guards: false };
+        let rest = |service: u64| 4 << 32 | 8 << 24 | service;
+        assert_eq!(meaning(rest(0)), Some(Meaning::Any(RuleKey::any(prefix))));
+        let ssh = lookup::block(22, 16);
+        assert_eq!(meaning(rest(6 << 16 | 22)), Some(Meaning::Block(group, ssh)));
+        assert_eq!(meaning(rest(6 << 16)), Some(Meaning::Block(group, record::PORTLESS)));
+        assert_eq!(meaning(0), None);
     }
 
     #[test]
-    fn an_action_that_is_gone_is_a_record_that_is() {
-        let mut bytes = [0; 24];
-        bytes[10..16].copy_from_slice(&[0xff, 0xff, 10, 1, 0, 0]);
-        bytes[16..22].copy_from_slice(&[22, 0, 6, 16, 4, 1]);
-        let (key, entry) = gone(7, bytes).expect("an agent wrote it");
-        let rule = crate::filter::RuleKey {
-            prefix: "10.1.0.0/16".parse().expect("valid"),
-            service: Some((crate::filter::Protocol::Tcp, 22)),
-        };
-        let owner = record::owner(&key, &entry, 7).expect("its slot");
-        assert_eq!((owner.key, owner.action), (rule, crate::filter::Action::Monitor));
-        assert!(key.rest & Key::GONE != 0);
+    fn an_old_guard_passes() {
+        let keys = port([22, 0, 6, 0]);
+        let meanings: Vec<_> =
+            keys.iter().filter_map(|key| record::meaning(key, &Numbers::new())).collect();
+        assert_eq!(meanings.len(), 2);
+        assert!(keys.iter().all(Key::guards));
+        assert!(any(Ipv4Net::default()).guards());
     }
 }

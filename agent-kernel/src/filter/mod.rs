@@ -3,10 +3,10 @@
 //! [`Filter`] is the one owner of the kernel's maps; two of them on one bpffs folder would undo each
 //! other's work. Its calls block for system calls, so an async caller runs them on a blocking thread.
 
-mod bpf;
+pub(crate) mod bpf;
 mod counts;
 mod detect;
-mod guard;
+mod interface;
 mod ledger;
 mod link;
 mod lookup;
@@ -17,30 +17,34 @@ mod program;
 mod record;
 mod rule;
 mod rules;
+mod services;
 mod slots;
 mod table;
 mod tell;
+mod uplinks;
 
 pub use detect::{Detection, Finding, FloodLimits, Found, Limit};
-pub use rule::{Action, Count, Counters, Drift, Guard, Hit, Protocol, Rule, RuleKey, Until};
+pub use interface::Interface;
+pub use rule::{Action, Count, Counters, Drift, Hit, Protocol, Rule, RuleKey, Service, Until};
 pub use tell::{CYCLE, Sighted, Telling};
 
 use crate::Error;
 use counts::Counts;
 use detect::Detector;
-use guard::Guards;
 use link::Links;
-use migrate::{Carried, Old};
+use migrate::Old;
 use pins::{Pin, Pins};
 pub use program::Hook;
 use program::Program;
 pub(crate) use program::{LOAD_ATTEMPTS, interrupted};
 use rules::Rules;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use tell::Teller;
+use uplinks::Uplinks;
 
 /// Where the filter keeps its pins, and how large its tables are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +114,7 @@ pub struct Filter {
     program: Program,
     links: Links,
     rules: Rules,
-    guards: Guards,
+    uplinks: Uplinks,
     counts: Counts,
     teller: Teller,
     detector: Detector,
@@ -132,29 +136,27 @@ impl Filter {
     /// this program atomically. Nothing passes in between that the pinned state would drop.
     pub fn open(config: &FilterConfig) -> Result<Self, Error> {
         let pins = Pins::open(&config.bpffs)?;
-        let old = Old::all(&pins);
+        let old = Old::find(&pins);
         let mut max_entries = config.max_entries;
-        for old in &old {
+        if let Some(old) = &old {
             max_entries = old.max_entries()?.unwrap_or(max_entries);
-        }
-        for old in old.iter().rev() {
             old.share(&pins)?;
         }
         let mut program = Program::load(max_entries, &pins)?;
-        let carried = Carried::from(&old)?;
+        let carried = old.as_ref().map(Old::carried).transpose()?.unwrap_or_default();
         let rules = Rules::open(&mut program, &pins, carried)?;
-        let guards = Guards::open(&mut program, &pins)?;
+        let uplinks = Uplinks::open(&mut program, &pins)?;
         let counts = Counts::open(&mut program, &pins)?;
         let teller = Teller::open(&mut program, &pins)?;
         let detector = Detector::open(&mut program, &pins)?;
-        for old in old {
+        if let Some(old) = old {
             link::adopt(&mut program, &pins, old.pins())?;
             old.end(&pins)?;
         }
         link::adopt(&mut program, &pins, &pins)?;
         let links = Links::new(pins.clone());
         let untaken = Vec::new();
-        Ok(Self { pins, program, links, rules, guards, counts, teller, detector, untaken })
+        Ok(Self { pins, program, links, rules, uplinks, counts, teller, detector, untaken })
     }
 
     /// Filters an interface of this thread's network namespace; does nothing when it is filtered
@@ -185,16 +187,23 @@ impl Filter {
         self.rules.rules()
     }
 
-    /// The guard in force.
-    pub fn guard(&self) -> &Guard {
-        self.guards.guard()
+    /// The ways to controllers that always pass.
+    pub fn uplinks(&self) -> &BTreeSet<SocketAddr> {
+        self.uplinks.all()
+    }
+
+    /// Takes note of interfaces that came, went or got another index, for the rules that name them. Of
+    /// this thread's network namespace.
+    pub fn see_interfaces(&mut self) -> Result<(), Error> {
+        self.rules.see_interfaces()
     }
 
     /// Adds, changes (`Some`) and removes (`None`) rules: everything new is in force before anything
     /// old goes. The last change of a key counts.
     ///
     /// `Full`, with nothing changed, when the tables can't hold the new rules beside the old.
-    /// `Invalid`, with nothing changed, for port 0 or a rule that neither drops nor monitors.
+    /// `Invalid`, with nothing changed, for port 0, a name that no interface can have, or a rule that
+    /// neither drops nor monitors.
     pub fn update(&mut self, changes: &[(RuleKey, Option<Rule>)]) -> Result<(), Error> {
         let rules = changes.iter().filter(|(_, rule)| rule.is_some()).count();
         if !self.rules.has_room(rules) {
@@ -263,19 +272,19 @@ impl Filter {
         self.detector.lost()
     }
 
-    /// Replaces the guard: additions first.
-    pub fn set_guard(&mut self, guard: &Guard) -> Result<(), Error> {
-        self.guards.set(guard)
+    /// Replaces the ways to controllers (source address and source port of TCP): additions first.
+    pub fn set_uplinks(&mut self, uplinks: &BTreeSet<SocketAddr>) -> Result<(), Error> {
+        self.uplinks.set(uplinks)
     }
 
-    /// Compares the kernel's maps with [`Filter::rules`] and [`Filter::guard`] and mends them.
+    /// Compares the kernel's maps with [`Filter::rules`] and [`Filter::uplinks`] and mends them.
     pub fn verify(&mut self) -> Result<Drift, Error> {
-        let guards = self.guards.verify()?;
+        let uplinks = self.uplinks.verify()?;
         let rules = self.rules.verify()?;
         Ok(Drift {
-            missing: guards.missing + rules.missing,
-            foreign: guards.foreign + rules.foreign,
-            changed: guards.changed + rules.changed,
+            missing: uplinks.missing + rules.missing,
+            foreign: uplinks.foreign + rules.foreign,
+            changed: uplinks.changed + rules.changed,
         })
     }
 
@@ -289,13 +298,19 @@ impl Filter {
         self.counts.counters(&self.rules.hits()?)
     }
 
-    /// Rules in force.
+    /// Rules in force that drop or monitor.
     pub fn entries(&self) -> u64 {
-        self.rules.len() as u64
+        self.rules.len() as u64 - self.rules.guards()
+    }
+
+    /// Rules in force that let pass.
+    pub fn guards(&self) -> u64 {
+        self.rules.guards()
     }
 
     /// Room for rules of both families together; that of the pinned maps where they were there
-    /// before. The rules with a port of one prefix and protocol take one entry more.
+    /// before. The rules with ports of one prefix and protocol take one entry more, and one of several ports
+    /// takes up to 30.
     pub fn max_entries(&self) -> u32 {
         self.rules.max_entries()
     }

@@ -50,12 +50,11 @@ impl Pins {
         Ok(found)
     }
 
-    /// The folders of the layouts before this one that are there, the oldest first, with their numbers.
-    pub(super) fn before(&self) -> Vec<(u32, Self)> {
+    /// The folder of the layout before this one, if it is there.
+    pub(super) fn before(&self) -> Option<Self> {
         let number = LAYOUT.trim_start_matches('v').parse::<u32>().expect("a layout has a number");
-        let folders = (1..number).map(|it| (it, self.0.with_file_name(format!("v{it}"))));
-        let there = folders.filter(|(_, folder)| folder.is_dir());
-        there.map(|(number, folder)| (number, Self(folder))).collect()
+        let folder = self.0.with_file_name(format!("v{}", number - 1));
+        folder.is_dir().then_some(Self(folder))
     }
 
     /// Moves a pin to another folder.

@@ -110,7 +110,7 @@ fn load(max_entries: u32, pins: &Pins, hook: Hook) -> Result<Ebpf, Error> {
     let tables = lookup::elements(max_entries);
     let wanted =
         [("records", records), ("index", tables), ("filter4", tables), ("filter6", tables)];
-    let by_slot = ["hits", "paces", "told"].map(|map| (map, slots));
+    let by_slot = ["hits", "paces", "told", "retired", "ranges"].map(|map| (map, slots));
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(pins.folder());
     for (map, max_entries) in wanted

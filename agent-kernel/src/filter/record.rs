@@ -1,51 +1,101 @@
 //! Rules as the kernel's records, and back. What comes from the kernel may be anybody's: it is
 //! checked.
 
-use super::{Action, Protocol, Rule, RuleKey, Until};
-use agent_records::lookup::Key;
-use agent_records::{Entry, mask};
+use super::interface::{Interface, Numbers, numbered};
+use super::{Action, Protocol, Rule, RuleKey, Service, Until};
+use agent_records::lookup::{GUARD, INTERFACE, Key, block, kind, protocol};
+use agent_records::{Entry, Retired, mapped};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A prefix and protocol whose services share one derived entry.
-pub(super) type Group = (IpNet, Protocol);
+/// Rules with a service that are alike but for their ports. Packets whose ports can't be read meet one
+/// entry of all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Group {
+    pub(super) prefix: IpNet,
+    pub(super) protocol: Protocol,
+    pub(super) interface: Option<Interface>,
+    pub(super) guards: bool,
+}
+
+impl Group {
+    /// The group of a rule that has one.
+    pub(super) fn of(key: &RuleKey) -> Option<(Self, Ports)> {
+        let RuleKey { prefix, service, interface, guards } = *key;
+        let service = service?;
+        let group = Self { prefix, protocol: service.protocol, interface, guards };
+        Some((group, (service.first, service.last)))
+    }
+
+    /// The rule of these ports.
+    pub(super) fn rule(self, (first, last): Ports) -> RuleKey {
+        let Self { prefix, protocol, interface, guards } = self;
+        let service = Some(Service { protocol, first, last });
+        RuleKey { prefix, service, interface, guards }
+    }
+
+    /// The key of a block of its ports.
+    pub(super) fn key(self, block: u64, number: u8) -> Key {
+        new(self.prefix, protocol(self.protocol.number()) | block, self.guards, number)
+    }
+}
+
+/// The first port and the last.
+pub(super) type Ports = (u16, u16);
+
+/// The block of packets whose port can't be read.
+pub(super) const PORTLESS: u64 = 1;
 
 /// What a key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// A rule.
-    Rule(RuleKey),
-    /// Packets whose ports can't be read, derived from the rules of a group.
-    Derived(Group),
+    /// The rule of every packet.
+    Any(RuleKey),
+    /// Rules of a group: a block of ports that they have, or [`PORTLESS`].
+    Block(Group, u64),
 }
 
-/// The key of a rule.
-pub(super) fn key(key: &RuleKey) -> Key {
-    let (protocol, port) = key.service.map_or((0, 0), |(p, port)| (p.number(), port));
-    new(key.prefix, protocol, port)
+/// The key of a rule of every packet; `number` is that of its interface.
+pub(super) fn key(key: &RuleKey, number: u8) -> Key {
+    new(key.prefix, 0, key.guards, number)
 }
 
-/// The key of a group's derived entry.
-pub(super) fn derived((prefix, protocol): Group) -> Key {
-    new(prefix, protocol.number(), 0)
+/// The blocks that ports are made of: as few as can be, 30 at most.
+pub(super) fn blocks((first, last): Ports) -> impl Iterator<Item = u64> {
+    let (mut next, end) = (u32::from(first), u32::from(last) + 1);
+    std::iter::from_fn(move || {
+        let port = u16::try_from(next).ok()?;
+        let bits = (end.checked_sub(next)?.checked_ilog2()?).min(next.trailing_zeros());
+        next += 1 << bits;
+        Some(block(port, 16 - bits))
+    })
 }
 
-fn new(prefix: IpNet, protocol: u8, port: u16) -> Key {
-    let service = u64::from(protocol) << 16 | u64::from(port);
+/// The ports of a block.
+pub(super) fn ports(block: u64) -> Ports {
+    let len = block.max(1).ilog2();
+    let first = (block - (1 << len)) << (16 - len);
+    let port = |port: u64| u16::try_from(port).expect("a block has 17 bits");
+    (port(first), port(first + (1 << (16 - len)) - 1))
+}
+
+fn new(prefix: IpNet, service: u64, guards: bool, number: u8) -> Key {
+    let guard = if guards { GUARD } else { 0 };
+    let about = u64::from(number) << INTERFACE | guard | service;
     let len = prefix.prefix_len().into();
     match prefix.network() {
         IpAddr::V4(address) => {
-            Key { high: address.to_bits().into(), low: 0, rest: Key::rest(4, len, service) }
+            Key { high: address.to_bits().into(), low: 0, rest: Key::rest(4, len, about) }
         }
         IpAddr::V6(address) => {
             let (high, low) = halves(address);
-            Key { high, low, rest: Key::rest(6, len, service) }
+            Key { high, low, rest: Key::rest(6, len, about) }
         }
     }
 }
 
 /// `None` when we would never have written it.
-pub(super) fn meaning(key: &Key) -> Option<Meaning> {
+pub(super) fn meaning(key: &Key, numbers: &Numbers) -> Option<Meaning> {
     let len = u8::try_from(key.prefix_len()).ok()?;
     let prefix: IpNet = match key.version() {
         4 if key.low == 0 => {
@@ -58,30 +108,35 @@ pub(super) fn meaning(key: &Key) -> Option<Meaning> {
         }
         _ => return None,
     };
-    if prefix.addr() != prefix.network() {
+    let interface = numbered(numbers, u8::try_from(key.interface()).ok()?)?;
+    let guards = key.guards();
+    let (protocol, block) = (key.rest >> 17 & 3, u64::from(key.block()));
+    if prefix.addr() != prefix.network() || key.rest & UNUSED != 0 {
         return None;
     }
-    let [_, _, _, _, _, protocol, service @ ..] = key.rest.to_be_bytes();
-    match (protocol, u16::from_be_bytes(service)) {
-        (0, 0) => Some(Meaning::Rule(RuleKey { prefix, service: None })),
-        (number, 0) => Some(Meaning::Derived((prefix, Protocol::from_number(number)?))),
-        (number, port) => {
-            let service = Some((Protocol::from_number(number)?, port));
-            Some(Meaning::Rule(RuleKey { prefix, service }))
-        }
-    }
+    let protocol = match (protocol, block) {
+        (0, 0) => return Some(Meaning::Any(RuleKey { prefix, service: None, interface, guards })),
+        (1, 1..) => Protocol::Tcp,
+        (2, 1..) => Protocol::Udp,
+        _ => return None,
+    };
+    Some(Meaning::Block(Group { prefix, protocol, interface, guards }, block))
 }
 
-/// The mask word and bit that say that this prefix length has rules.
-pub(super) fn mask(key: &Key) -> (u32, u32) {
-    let (any, ports, longest) = if key.version() == 4 {
-        (mask::ANY4, mask::PORT4, 32)
-    } else {
-        (mask::ANY6, mask::PORT6, 128)
-    };
+/// Bits of a key that nobody sets.
+const UNUSED: u64 = 0xf << 20;
+
+/// The kind of a key, and the word and the bit of its prefix length.
+pub(super) fn length(key: &Key) -> (u32, u32, u32) {
+    let longest = if key.version() == 4 { 32 } else { 128 };
     let place = longest - key.prefix_len();
-    let names_service = key.rest & 0xff_ffff != 0;
-    (if names_service { ports } else { any } + place / 64, place % 64)
+    let plain = if key.block() == 0 { kind::ANY } else { kind::BLOCK + key.block().ilog2() };
+    let more = match (key.guards(), key.interface()) {
+        (true, _) => kind::GUARD,
+        (false, 0) => 0,
+        (false, _) => kind::INTERFACE,
+    };
+    (plain + more, place / 64, place % 64)
 }
 
 fn halves(address: Ipv6Addr) -> (u64, u64) {
@@ -103,9 +158,30 @@ impl Owner {
     }
 }
 
-/// The owner of a slot of a record; `None` when it is none of that record's.
-pub(super) fn owner(key: &Key, entry: &Entry, slot: u32) -> Option<Owner> {
-    let Meaning::Rule(key) = meaning(&living(key))? else { return None };
+/// In the place of the number of an interface: the rule always passes, by every interface.
+const GUARDS: u8 = 127;
+
+/// The owner of a slot, for after its rule; `number` is that of its interface.
+pub(super) fn retired(owner: &Owner, number: u8) -> Retired {
+    let service = owner.key.service;
+    let number = if owner.key.guards { GUARDS } else { number };
+    let (protocol, port) = service.map_or((0, 0), |it| (it.protocol.number(), it.first));
+    let prefix = owner.key.prefix;
+    Retired {
+        address: octets(prefix.network()),
+        port,
+        protocol,
+        prefix_len: prefix.prefix_len(),
+        family: if prefix.network().is_ipv4() { 4 } else { 6 },
+        flags: number << 1 | u8::from(owner.action == Action::Monitor),
+        port_last: service.filter(|it| !it.is_single()).map_or(0, |it| it.last),
+    }
+}
+
+/// The owner of a slot of a record; `None` when it is none of that record's, or the record is not that of
+/// a rule without ports.
+pub(super) fn owner(key: &Key, entry: &Entry, slot: u32, numbers: &Numbers) -> Option<Owner> {
+    let Meaning::Any(key) = meaning(&living(key), numbers)? else { return None };
     let action = if entry.drop_slot == slot {
         Action::Drop
     } else if entry.monitor_slot == slot {
@@ -121,7 +197,33 @@ pub(super) fn living(key: &Key) -> Key {
     Key { rest: key.rest & !Key::GONE, ..*key }
 }
 
-/// The address of a key of both families: an IPv6 packet too may come from a mapped IPv4 address.
+/// The owner that a slot had; `None` when we would never have written it.
+pub(super) fn retired_owner(retired: &Retired, numbers: &Numbers) -> Option<Owner> {
+    let address = address(retired.address, retired.family == 4)?;
+    let prefix = IpNet::new(address, retired.prefix_len).ok()?;
+    let service = match (retired.protocol, retired.port, retired.port_last) {
+        (0, 0, 0) => None,
+        (number, first, 0) => Some(Service::port(Protocol::from_number(number)?, first)),
+        (number, first, last) if first < last => {
+            Some(Service { protocol: Protocol::from_number(number)?, first, last })
+        }
+        _ => return None,
+    };
+    let action = if retired.flags & 1 == 0 { Action::Drop } else { Action::Monitor };
+    let (number, guards) = (retired.flags >> 1, retired.flags >> 1 == GUARDS);
+    let interface = if guards { None } else { numbered(numbers, number)? };
+    Some(Owner { key: RuleKey { prefix, service, interface, guards }, action })
+}
+
+/// An address as a key of both families.
+pub(super) fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The address of such a key: an IPv6 packet too may come from a mapped IPv4 address.
 pub(super) fn address(octets: [u8; 16], is_v4: bool) -> Option<IpAddr> {
     let address = Ipv6Addr::from(octets);
     if is_v4 { address.to_ipv4_mapped().map(IpAddr::V4) } else { Some(IpAddr::V6(address)) }
@@ -144,39 +246,91 @@ pub(super) fn until(until: Option<Until>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     fn keys() -> Vec<RuleKey> {
         let mut keys = Vec::new();
         for prefix in
             ["0.0.0.0/0", "10.1.0.0/16", "10.1.2.3/32", "::/0", "::ffff:0:0/96", "::1/128"]
         {
-            let prefix = prefix.parse().expect("valid");
-            keys.push(RuleKey { prefix, service: None });
-            keys.push(RuleKey { prefix, service: Some((Protocol::Udp, 53)) });
+            let any = RuleKey::any(prefix.parse().expect("valid"));
+            let (protocol, interface) = (Protocol::Udp, Some(Interface::named("eth7")));
+            keys.extend([any, RuleKey { interface, ..any }]);
+            for (first, last) in [(53, 53), (1, 65_535), (8_000, 8_999)] {
+                let service = Some(Service { protocol, first, last });
+                keys.push(RuleKey { service, ..any });
+                keys.push(RuleKey { service, interface, ..any });
+            }
         }
         keys
+    }
+
+    fn interfaces() -> Numbers {
+        BTreeMap::from([(7, Interface::named("eth7"))])
+    }
+
+    fn number(key: &RuleKey) -> u8 {
+        if key.interface.is_some() { 7 } else { 0 }
     }
 
     #[test]
     fn a_rule_key_survives_the_kernel() {
         for key in keys() {
-            assert_eq!(meaning(&super::key(&key)), Some(Meaning::Rule(key)));
+            for key in [key, RuleKey { guards: true, ..key }] {
+                let Some((group, ports)) = Group::of(&key) else {
+                    let there = super::key(&key, number(&key));
+                    assert_eq!(meaning(&there, &interfaces()), Some(Meaning::Any(key)));
+                    continue;
+                };
+                assert_eq!(group.rule(ports), key);
+                for block in blocks(ports).chain([PORTLESS]) {
+                    let meant = meaning(&group.key(block, number(&key)), &interfaces());
+                    assert_eq!(meant, Some(Meaning::Block(group, block)));
+                }
+            }
         }
-        let group = ("2001:db8::/33".parse().expect("valid"), Protocol::Tcp);
-        assert_eq!(meaning(&derived(group)), Some(Meaning::Derived(group)));
+    }
+
+    #[test]
+    fn ports_are_few_blocks_side_by_side() {
+        for both in [(22, 22), (1, 65_535), (8_000, 8_999), (1, 65_534), (1, 2), (65_535, 65_535)] {
+            let blocks: Vec<_> = blocks(both).collect();
+            assert!((1..=30).contains(&blocks.len()), "{both:?}: {blocks:?}");
+            let mut next = u32::from(both.0);
+            for block in blocks {
+                let (first, last) = ports(block);
+                assert_eq!(u32::from(first), next);
+                let within = super::block(last, block.ilog2());
+                assert_eq!(within, block);
+                next = u32::from(last) + 1;
+            }
+            assert_eq!(next, u32::from(both.1) + 1);
+        }
+        assert_eq!(ports(PORTLESS), (0, 65_535));
+    }
+
+    #[test]
+    fn a_retired_rule_survives_the_kernel() {
+        for key in keys() {
+            for action in [Action::Drop, Action::Monitor] {
+                let known = Owner { key, action };
+                let retired = retired(&known, number(&key));
+                assert_eq!(retired_owner(&retired, &interfaces()), Some(known));
+            }
+        }
     }
 
     #[test]
     fn a_slot_has_an_owner_while_its_record_is_in_use() {
         let entry = Entry { drop_slot: 3, monitor_slot: 5, ..Entry::default() };
-        for rule_key in keys() {
-            let key = key(&rule_key);
+        for rule in keys().into_iter().filter(|key| key.service.is_none()) {
+            let key = key(&rule, number(&rule));
             let gone = Key { rest: key.rest | Key::GONE, ..key };
-            assert_eq!(meaning(&gone), None, "no rule");
+            assert_eq!(meaning(&gone, &interfaces()), None, "no rule");
             for key in [key, gone] {
-                let owner = |slot| owner(&key, &entry, slot).map(|it| (it.key, it.action));
-                assert_eq!(owner(3), Some((rule_key, Action::Drop)));
-                assert_eq!(owner(5), Some((rule_key, Action::Monitor)));
+                let owner = |slot| owner(&key, &entry, slot, &interfaces());
+                assert_eq!(owner(3), Some(Owner { key: rule, action: Action::Drop }));
+                assert_eq!(owner(5), Some(Owner { key: rule, action: Action::Monitor }));
                 assert_eq!(owner(4), None);
             }
         }
@@ -185,31 +339,36 @@ mod tests {
     #[test]
     fn keys_that_nobody_would_write_mean_nothing() {
         let good = Key { high: 0x0a00_0000, low: 0, rest: Key::rest(4, 8, 0) };
-        assert!(meaning(&good).is_some());
+        assert!(meaning(&good, &interfaces()).is_some());
         for bad in [
             Key { high: 0x0a00_0001, ..good },
             Key { high: 0x1_0a00_0000, ..good },
             Key { low: 1, ..good },
             Key { rest: Key::rest(4, 33, 0), ..good },
             Key { rest: Key::rest(5, 8, 0), ..good },
-            Key { rest: Key::rest(4, 8, 1 << 16), ..good },
+            Key { rest: Key::rest(4, 8, 1 << 17), ..good },
+            Key { rest: Key::rest(4, 8, 3 << 17 | 1), ..good },
             Key { rest: Key::rest(4, 8, 22), ..good },
-            Key { rest: good.rest | 1 << 40, ..good },
+            Key { rest: good.rest | 1 << 20, ..good },
+            Key { rest: good.rest | 6 << INTERFACE, ..good },
+            Key { rest: good.rest | 1 << 50, ..good },
             Key::default(),
         ] {
-            assert_eq!(meaning(&bad), None, "{bad:?}");
+            assert_eq!(meaning(&bad, &interfaces()), None, "{bad:?}");
         }
     }
 
     #[test]
-    fn the_longest_length_has_the_lowest_bit_of_the_first_word() {
-        let mask = |prefix: &str, service| {
-            mask(&key(&RuleKey { prefix: prefix.parse().expect("valid"), service }))
+    fn the_longest_length_has_the_lowest_bit_of_the_first_word_of_its_kind() {
+        let length = |prefix: &str, block: u64, guards, number| {
+            let prefix = prefix.parse().expect("valid");
+            let service = if block == 0 { 0 } else { protocol(6) | block };
+            length(&new(prefix, service, guards, number))
         };
-        assert_eq!(mask("10.0.0.1/32", None), (mask::ANY4, 0));
-        assert_eq!(mask("0.0.0.0/0", Some((Protocol::Tcp, 1))), (mask::PORT4, 32));
-        assert_eq!(mask("::1/128", None), (mask::ANY6, 0));
-        assert_eq!(mask("::/64", None), (mask::ANY6 + 1, 0));
-        assert_eq!(mask("::/0", Some((Protocol::Udp, 1))), (mask::PORT6 + 2, 0));
+        assert_eq!(length("10.0.0.1/32", 0, false, 0), (kind::ANY, 0, 0));
+        assert_eq!(length("0.0.0.0/0", block(1, 16), false, 0), (kind::BLOCK + 16, 0, 32));
+        assert_eq!(length("::1/128", PORTLESS, false, 3), (kind::BLOCK + kind::INTERFACE, 0, 0));
+        assert_eq!(length("::/64", 0, true, 0), (kind::GUARD, 1, 0));
+        assert_eq!(length("::/0", block(1, 3), true, 0), (kind::GUARD + kind::BLOCK + 3, 2, 0));
     }
 }

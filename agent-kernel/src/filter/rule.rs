@@ -1,9 +1,9 @@
-//! What user space asks of the filter: rules, the guard, and what the filter answers. Plain data,
+//! What user space asks of the filter: rules and what the filter answers. Plain data,
 //! without the kernel.
 
+use super::Interface;
 use ipnet::IpNet;
-use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 /// The end of a rule on CLOCK_BOOTTIME, which runs on through suspend. The program compares it with
 /// every packet, so it holds with no agent running.
@@ -57,13 +57,47 @@ impl Protocol {
     }
 }
 
+/// Destination ports of one protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Service {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The first port, at least 1.
+    pub first: u16,
+    /// The last port; the first, where it is one.
+    pub last: u16,
+}
+
+impl Service {
+    /// One port.
+    pub fn port(protocol: Protocol, port: u16) -> Self {
+        Self { protocol, first: port, last: port }
+    }
+
+    /// Whether it is one port.
+    pub fn is_single(self) -> bool {
+        self.first == self.last
+    }
+}
+
 /// What makes a rule one rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleKey {
     /// Source addresses; host bits are ignored.
     pub prefix: IpNet,
-    /// Destination port, 1 to 65535; `None` means every packet of the source.
-    pub service: Option<(Protocol, u16)>,
+    /// Destination ports; `None` means every packet of the source.
+    pub service: Option<Service>,
+    /// Packets that enter by this interface; `None` means by any.
+    pub interface: Option<Interface>,
+    /// Its packets pass whatever other rules say: its rule is [`Rule::PASS`].
+    pub guards: bool,
+}
+
+impl RuleKey {
+    /// Of every packet of a source.
+    pub fn any(prefix: IpNet) -> Self {
+        Self { prefix, service: None, interface: None, guards: false }
+    }
 }
 
 /// What a matching packet meets; at least one of the two is set.
@@ -75,15 +109,9 @@ pub struct Rule {
     pub monitor: Option<Until>,
 }
 
-/// What passes whatever the rules say.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Guard {
-    /// Source addresses.
-    pub prefixes: BTreeSet<IpNet>,
-    /// Destination ports, from any source.
-    pub ports: BTreeSet<(Protocol, u16)>,
-    /// Source address and source port of TCP: the agent's way to its controller.
-    pub uplinks: BTreeSet<SocketAddr>,
+impl Rule {
+    /// Of what always passes; also [`Rule::drop`] forever, under a key that guards.
+    pub const PASS: Self = Self { drop: Some(Until::FOREVER), monitor: None };
 }
 
 /// A rule's action.

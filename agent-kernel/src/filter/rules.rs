@@ -1,50 +1,55 @@
-//! The rules, in memory and in the kernel: the one owner of both. It must not know the guard or
-//! the interfaces.
+//! The rules, in memory and in the kernel: the one owner of both. It must not know how packets find
+//! them.
 
-use super::ledger::{Ledger, sum};
+mod adopt;
+mod count;
+
+use super::interface::{Interface, Interfaces};
+use super::ledger::Ledger;
 use super::lookup::LookupTable;
 use super::migrate::Carried;
-use super::record::{self, Group, Meaning, Owner};
-use super::{Action, Drift, Hit, Rule, RuleKey, pins::Pins, program::Program};
+use super::record::{self, Group, Meaning, Owner, PORTLESS};
+use super::services::{Groups, Held, Pair, is_range, touched};
+use super::table::Table;
+use super::{Action, Drift, Rule, RuleKey, pins::Pins, program::Program};
 use crate::error::{Error, ErrorKind};
 use agent_records::lookup::Key;
-use agent_records::{Entry, NO_SLOT, Tally};
+use agent_records::{Entry, NO_SLOT, Range};
+use count::saw;
 use hashbrown::HashTable;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 pub(super) struct Rules {
-    /// The rules as entries, and the derived entries.
+    /// Rules without ports, and what blocks of ports say.
     table: LookupTable,
     ledger: Ledger,
+    /// Where rules of several ports begin and end, by slot.
+    ranges: Table<u32, Range>,
+    interfaces: Interfaces,
     max_entries: u32,
+    /// Rules with ports.
+    groups: Groups,
     /// How many rules there are.
     count: usize,
-    /// Ports of the rules with a service.
-    services: HashMap<Group, BTreeSet<u16>>,
+    /// How many always pass.
+    guards: u64,
 }
 
-/// What an update really changes.
-struct Changes<'a> {
-    /// Each key once, with the last that was said of it.
-    rules: Vec<(Key, &'a RuleKey, Option<Rule>)>,
-    /// Places in `rules` of those that name a service.
-    named: HashMap<Key, usize>,
-    /// Ports that the changes name.
-    services: HashMap<Group, BTreeSet<u16>>,
-}
+/// The last change of each key, as far as it changes something, with host bits cut off.
+type Changes = Vec<(RuleKey, Option<Rule>)>;
 
 impl Rules {
-    /// Takes over what the maps hold and what is carried over from others, and puts in order what no agent
-    /// would have left so.
+    /// Takes over what the maps hold and what is carried over from others.
     pub(super) fn open(
         program: &mut Program,
         pins: &Pins,
         carried: Carried,
     ) -> Result<Self, Error> {
         let ledger = Ledger::open(program, pins, &carried.told)?;
+        let interfaces = Interfaces::open(program, pins)?;
         let is_ours = |key: &Key, entry: &Entry| {
             let is_gone = key.rest & Key::GONE != 0;
-            record::meaning(&record::living(key)).is_some()
+            record::meaning(&record::living(key), interfaces.numbers()).is_some()
                 && (is_gone || record::rule(entry).is_some())
         };
         let mut table = LookupTable::open(pins, is_ours)?;
@@ -54,72 +59,30 @@ impl Rules {
             max_entries: table.max_entries().min(ledger.capacity() / 2),
             table,
             ledger,
+            ranges: Table::open(program, pins, "ranges")?,
+            interfaces,
+            groups: Groups::default(),
             count: 0,
-            services: HashMap::new(),
+            guards: 0,
         };
         opened.adopt(program.fresh)?;
+        opened.interfaces.publish()?;
         Ok(opened)
     }
 
-    fn adopt(&mut self, pristine: bool) -> Result<(), Error> {
-        let mut slotless = Vec::new();
-        let found = self.table.iter();
-        let found: Vec<_> = found.map(|(number, key, entry)| (number, *key, *entry)).collect();
-        for (number, key, entry) in found {
-            let Some(Meaning::Rule(rule_key)) = record::meaning(&key) else { continue };
-            let mut own = |until, slot| match slot {
-                NO_SLOT if until == 0 => NO_SLOT,
-                slot if self.ledger.adopt(slot, number) => slot,
-                _ => NO_SLOT,
-            };
-            let drop_slot = own(entry.drop_until, entry.drop_slot);
-            let monitor_slot = own(entry.monitor_until, entry.monitor_slot);
-            if (drop_slot, monitor_slot) != (entry.drop_slot, entry.monitor_slot) {
-                slotless.push((key, Entry { drop_slot, monitor_slot, ..entry }));
-            }
-            self.note(&rule_key);
-            self.count += 1;
-        }
-        let gone =
-            self.table.gone().into_iter().filter(|number| self.adopt_gone(*number)).collect();
-        self.ledger.leave(gone);
-        self.ledger.adopted(pristine)?;
-        for (key, entry) in slotless {
-            let rule = record::rule(&entry).expect("only such are held");
-            self.put_rule(key, rule, entry)?;
-        }
-        let derived = self.table.iter().filter_map(|(_, key, _)| match record::meaning(key) {
-            Some(Meaning::Derived(group)) => Some(group),
-            _ => None,
-        });
-        let groups: HashSet<Group> = derived.chain(self.services.keys().copied()).collect();
-        for group in groups {
-            match self.derive(group, &Changes::none()) {
-                Some(entry) => drop(self.table.put(record::derived(group), entry)?),
-                None => self.take_derived(&record::derived(group)),
-            }
-        }
-        self.table.publish_lengths();
-        Ok(())
-    }
-
-    /// A record whose rule is gone keeps its slots, unless they are another's.
-    fn adopt_gone(&mut self, number: u32) -> bool {
-        let (_, entry) = self.table.at(number);
-        let mut own = |slot| slot != NO_SLOT && self.ledger.adopt(slot, number);
-        let keeps = own(entry.drop_slot) | own(entry.monitor_slot);
-        if !keeps {
-            self.table.give_back(number);
-        }
-        keeps
-    }
-
     pub(super) fn rules(&self) -> HashMap<RuleKey, Rule> {
-        let rules = self.table.iter().filter_map(|(_, key, entry)| match record::meaning(key)? {
-            Meaning::Rule(key) => Some((key, record::rule(entry)?)),
-            Meaning::Derived(_) => None,
-        });
-        rules.collect()
+        let plain = self.plain().filter_map(|(key, entry)| Some((key, record::rule(entry)?)));
+        plain.chain(self.groups.iter().map(|(key, held)| (key, held.rule))).collect()
+    }
+
+    /// Rules without ports.
+    fn plain(&self) -> impl Iterator<Item = (RuleKey, &Entry)> {
+        self.table.iter().filter_map(|(_, key, entry)| {
+            match record::meaning(key, self.interfaces.numbers())? {
+                Meaning::Any(key) => Some((key, entry)),
+                Meaning::Block(..) => None,
+            }
+        })
     }
 
     /// How many there are.
@@ -127,47 +90,95 @@ impl Rules {
         self.count
     }
 
-    pub(super) fn max_entries(&self) -> u32 {
-        self.max_entries
-    }
-
     /// Whether so many more rules fit beside those that are gone and not told to the end.
     pub(super) fn has_room(&self, more: usize) -> bool {
         let needed = more.saturating_mul(2);
         let fits = self.ledger.available() >= needed && self.table.available() >= needed;
-        fits || self.ledger.leaving().next().is_none()
+        fits || self.ledger.gone().next().is_none() && self.ledger.leaving().next().is_none()
+    }
+
+    /// How many of them always pass.
+    pub(super) fn guards(&self) -> u64 {
+        self.guards
+    }
+
+    pub(super) fn max_entries(&self) -> u32 {
+        self.max_entries
+    }
+
+    /// Looks which interfaces are there.
+    pub(super) fn see_interfaces(&mut self) -> Result<(), Error> {
+        self.interfaces.publish()
+    }
+
+    fn key(&self, key: &RuleKey) -> Key {
+        record::key(key, self.number(key.interface))
+    }
+
+    fn block_key(&self, group: &Group, block: u64) -> Key {
+        group.key(block, self.number(group.interface))
+    }
+
+    /// The number of an interface that a rule names.
+    fn number(&self, interface: Option<Interface>) -> u8 {
+        self.interfaces.number(interface).unwrap_or(u8::MAX)
     }
 
     /// All upserts, then all removals; see [`super::Filter::update`].
     pub(super) fn update(&mut self, changes: &[(RuleKey, Option<Rule>)]) -> Result<(), Error> {
         let changes = self.real_changes(changes)?;
         let (new4, new6) = self.check_room(&changes)?;
+        let named = changes.iter().filter(|(_, rule)| rule.is_some());
+        let named: BTreeSet<_> = named.filter_map(|(key, _)| key.interface).collect();
+        if !named.is_empty() {
+            let used = self.used_interfaces();
+            self.interfaces.admit(&named, || used)?;
+        }
         self.table.reserve(new4, new6)?;
         let mut gone = Vec::new();
         let result = self.apply(&changes, &mut gone);
-        self.ledger.leave(gone);
+        self.ledger.go(gone);
         // Whatever of it was done is reflected in the masks.
         self.table.publish_lengths();
         result.and_then(|()| self.table.tidy())
     }
 
-    fn apply(&mut self, changes: &Changes<'_>, gone: &mut Vec<u32>) -> Result<(), Error> {
+    /// Interfaces that rules name, or did until lately.
+    fn used_interfaces(&self) -> BTreeSet<Interface> {
+        let numbers = self.interfaces.numbers();
+        let gone = self.ledger.gone().map(|record| self.table.at(record).0);
+        let plain = self.table.iter().map(|(_, key, _)| *key).chain(gone);
+        let plain = plain.filter(|key| record::living(key).interface() != 0);
+        let plain =
+            plain.filter_map(|key| match record::meaning(&record::living(&key), numbers)? {
+                Meaning::Any(rule) => rule.interface,
+                Meaning::Block(group, _) => group.interface,
+            });
+        let owners = self.ledger.leaving_owners().filter_map(|owner| owner.key.interface);
+        plain.chain(owners).collect()
+    }
+
+    /// Makes the changes; `gone` gets the records of entries that went.
+    fn apply(&mut self, changes: &Changes, gone: &mut Vec<u32>) -> Result<(), Error> {
+        let leaving = self.leaving(changes);
+        let slots: Vec<u32> = leaving.iter().map(|(slot, _)| *slot).collect();
+        self.ledger.will_leave(&slots, &self.interfaces)?;
         // What drops more, or as much, comes before what drops less: an address that goes from a rule
         // of its own to a wider one is dropped all along.
         let mut less = Vec::new();
-        for (key, rule_key, rule) in &changes.rules {
-            let Some(rule) = *rule else { continue };
-            let old = self.table.get(key).copied();
+        for (rule_key, rule) in changes.iter().filter(|(key, _)| key.service.is_none()) {
+            let (key, Some(rule)) = (self.key(rule_key), *rule) else { continue };
+            let old = self.table.get(&key).copied();
             if record::until(rule.drop) < old.map_or(0, |old| old.drop_until) {
-                less.push((*key, *rule_key, rule));
+                less.push((key, rule_key.guards, rule, old));
             } else {
-                self.upsert(*key, rule_key, rule, old)?;
+                self.put_plain(key, rule_key.guards, rule, old)?;
             }
         }
         let (mut weaker, mut unneeded) = (Vec::new(), Vec::new());
-        for group in changes.services.keys() {
-            let key = record::derived(*group);
-            match (self.derive(*group, changes), self.table.get(&key)) {
+        for (group, block) in self.change_services(changes)? {
+            let key = self.block_key(&group, block);
+            match (self.groups.entry(&group, block), self.table.get(&key)) {
                 (None, _) => unneeded.push(key),
                 (Some(new), Some(old)) if new.drop_until < old.drop_until => {
                     weaker.push((key, new));
@@ -180,251 +191,227 @@ impl Rules {
         for (key, entry) in weaker {
             self.table.put(key, entry)?;
         }
-        for (key, rule_key, rule) in less {
-            let old = self.table.get(&key).copied();
-            self.upsert(key, rule_key, rule, old)?;
+        for (key, guards, rule, old) in less {
+            self.put_plain(key, guards, rule, old)?;
         }
-        for key in unneeded {
-            self.take_derived(&key);
+        gone.extend(unneeded.iter().filter_map(|key| self.table.take(key)));
+        for (rule_key, rule) in changes {
+            if rule.is_some() || rule_key.service.is_some() {
+                continue;
+            }
+            if let Some(number) = self.table.take(&self.key(rule_key)) {
+                gone.push(number);
+                self.count -= 1;
+                self.guards -= u64::from(rule_key.guards);
+            }
         }
-        for (key, rule_key, _) in changes.rules.iter().filter(|(.., rule)| rule.is_none()) {
-            gone.extend(self.take(key, rule_key));
+        self.ledger.leave(&slots);
+        for (slot, _) in leaving.iter().filter(|(_, is_range)| *is_range) {
+            self.ranges.remove(slot)?;
         }
         Ok(())
     }
 
-    fn upsert(
+    /// Writes a rule without ports: an action that goes on keeps its counter, a new one starts at zero.
+    /// What always passes is not counted.
+    fn put_plain(
         &mut self,
         key: Key,
-        rule_key: &RuleKey,
+        guards: bool,
         rule: Rule,
         old: Option<Entry>,
     ) -> Result<(), Error> {
-        let no_slots = Entry { drop_slot: NO_SLOT, monitor_slot: NO_SLOT, ..Entry::default() };
-        self.put_rule(key, rule, old.unwrap_or(no_slots))?;
-        self.count += usize::from(old.is_none());
-        self.note(rule_key);
-        Ok(())
-    }
-
-    /// The changes that change something.
-    fn real_changes<'a>(
-        &self,
-        changes: &'a [(RuleKey, Option<Rule>)],
-    ) -> Result<Changes<'a>, Error> {
-        for (key, rule) in changes {
-            let invalid = |why| Error::new(ErrorKind::Invalid, format!("rule {}", key.prefix), why);
-            if key.service.is_some_and(|(_, port)| port == 0) {
-                return Err(invalid("port must be 1 to 65535"));
-            }
-            if rule.is_some_and(|rule| rule.drop.is_none() && rule.monitor.is_none()) {
-                return Err(invalid("must drop or monitor"));
-            }
-        }
-        let mut real = Changes::none();
-        real.rules.reserve(changes.len());
-        let mut seen: HashTable<u32> = HashTable::with_capacity(changes.len());
-        // From the end, so that of each key the last is met first.
-        for (place, (rule_key, rule)) in changes.iter().enumerate().rev() {
-            let key = record::key(rule_key);
-            let hash = |number: &u32| self.table.hash(&record::key(&changes[*number as usize].0));
-            let same = |number: &u32| record::key(&changes[*number as usize].0) == key;
-            let hashed = self.table.hash(&key);
-            if seen.find(hashed, same).is_some() {
-                continue;
-            }
-            seen.insert_unique(hashed, u32::try_from(place).expect("bounded"), hash);
-            if self.table.get(&key).and_then(record::rule) == *rule {
-                continue;
-            }
-            if let (Some(group), Some((_, port))) = (group(rule_key), rule_key.service) {
-                real.services.entry(group).or_default().insert(port);
-                real.named.insert(key, real.rules.len());
-            }
-            real.rules.push((key, rule_key, *rule));
-        }
-        Ok(real)
-    }
-
-    /// How many entries of each family the changes add.
-    fn check_room(&self, changes: &Changes<'_>) -> Result<(usize, usize), Error> {
-        let rules = changes.rules.iter().filter(|(.., rule)| rule.is_some());
-        let derived = changes
-            .services
-            .keys()
-            .filter(|group| self.future_drops(**group, changes).next().is_some());
-        let keys = rules.map(|(key, ..)| *key).chain(derived.map(|it| record::derived(*it)));
-        let (mut new4, mut new6) = (0, 0);
-        for key in keys.filter(|key| self.table.get(key).is_none()) {
-            *(if key.version() == 4 { &mut new4 } else { &mut new6 }) += 1;
-        }
-        let (new, held) = (new4 + new6, self.table.len());
-        if new == 0 || held + new <= self.max_entries as usize {
-            return Ok((new4, new6));
-        }
-        let max = self.max_entries;
-        let why = format!("no room for {new} more entries beside {held}: it holds {max}");
-        Err(Error::new(ErrorKind::Full, "filter", why)
-            .with_remedy("remove entries, or start with a larger max_entries after a detach"))
-    }
-
-    /// Ports and drops of a group, lowest port first, as the changes leave them.
-    fn future_drops<'a>(
-        &'a self,
-        group: Group,
-        changes: &'a Changes<'_>,
-    ) -> impl Iterator<Item = (Key, super::Until)> + 'a {
-        let (prefix, protocol) = group;
-        let ports: BTreeSet<u16> = [&self.services, &changes.services]
-            .into_iter()
-            .filter_map(|services| services.get(&group))
-            .flatten()
-            .copied()
-            .collect();
-        ports.into_iter().filter_map(move |port| {
-            let key = RuleKey { prefix, service: Some((protocol, port)) };
-            let key = record::key(&key);
-            let rule = match changes.named.get(&key) {
-                Some(place) => changes.rules[*place].2,
-                None => record::rule(self.table.get(&key)?),
-            };
-            Some((key, rule?.drop?))
-        })
-    }
-
-    /// The entry for packets of a group whose ports can't be read: it drops for as long as any of
-    /// the group's ports does, and counts for the lowest of them.
-    fn derive(&self, group: Group, changes: &Changes<'_>) -> Option<Entry> {
-        let mut drops = self.future_drops(group, changes).peekable();
-        let lowest = drops.peek()?.0;
-        let drop_slot = self.table.get(&lowest)?.drop_slot;
-        let latest = drops.map(|(_, until)| until).max();
-        let drop_until = record::until(latest);
-        Some(Entry { drop_until, monitor_until: 0, drop_slot, monitor_slot: NO_SLOT })
-    }
-
-    /// Writes a rule: an action that goes on keeps its counter, a new one starts at zero.
-    fn put_rule(&mut self, key: Key, rule: Rule, old: Entry) -> Result<(), Error> {
+        let none = Entry { drop_slot: NO_SLOT, monitor_slot: NO_SLOT, ..Entry::default() };
+        let before = old.unwrap_or(none);
         let mut entry = Entry {
             drop_until: record::until(rule.drop),
             monitor_until: record::until(rule.monitor),
-            ..old
+            ..before
         };
         for (slot, old_until, until) in [
-            (&mut entry.drop_slot, old.drop_until, entry.drop_until),
-            (&mut entry.monitor_slot, old.monitor_until, entry.monitor_until),
+            (&mut entry.drop_slot, before.drop_until, entry.drop_until),
+            (&mut entry.monitor_slot, before.monitor_until, entry.monitor_until),
         ] {
-            if until != 0 && *slot == NO_SLOT {
+            if until == 0 || guards {
+                continue;
+            }
+            if *slot == NO_SLOT {
                 *slot = self.ledger.take();
-            } else if until != 0 && old_until == 0 {
+            } else if old_until == 0 {
                 self.ledger.restart(*slot, saw(&self.table, &self.ledger, *slot))?;
             }
         }
         let number = self.table.put(key, entry)?;
         for slot in [entry.drop_slot, entry.monitor_slot] {
-            if slot != NO_SLOT {
+            if slot != NO_SLOT && !guards {
                 self.ledger.own(slot, number);
+            }
+        }
+        self.count += usize::from(old.is_none());
+        self.guards += u64::from(old.is_none() && guards);
+        Ok(())
+    }
+
+    /// Takes note of changes of rules with ports; the blocks that they touch.
+    fn change_services(&mut self, changes: &Changes) -> Result<BTreeSet<(Group, u64)>, Error> {
+        let mut blocks = BTreeSet::new();
+        for (key, rule) in changes {
+            let Some((group, ports)) = Group::of(key) else { continue };
+            blocks.extend(touched(group, ports));
+            match rule {
+                None => self.forget(key),
+                Some(rule) => {
+                    let held = self.with_slots(*key, self.held(key), *rule);
+                    if is_range(key) {
+                        self.remember(key, &held)?;
+                    }
+                    self.note(*key, held);
+                }
+            }
+        }
+        Ok(blocks)
+    }
+
+    /// Writes down where a rule of several ports begins and ends.
+    fn remember(&mut self, key: &RuleKey, held: &Held) -> Result<(), Error> {
+        let number = self.number(key.interface);
+        let actions = [
+            (Action::Drop, held.rule.drop, held.slots.drop),
+            (Action::Monitor, held.rule.monitor, held.slots.monitor),
+        ];
+        for (action, until, slot) in actions {
+            if until.is_some() {
+                let rule = record::retired(&Owner { key: *key, action }, number);
+                self.ranges.insert(slot, Range { rule, until: record::until(until) })?;
             }
         }
         Ok(())
     }
 
-    fn note(&mut self, key: &RuleKey) {
-        if let (Some(group), Some((_, port))) = (group(key), key.service) {
-            self.services.entry(group).or_default().insert(port);
-        }
-    }
-
-    /// Removes a rule, if it is there; its record stays until all that it met is told.
-    fn take(&mut self, key: &Key, rule_key: &RuleKey) -> Option<u32> {
-        let number = self.table.take(key)?;
-        self.count -= 1;
-        if let (Some(group), Some((_, port))) = (group(rule_key), rule_key.service)
-            && let Some(ports) = self.services.get_mut(&group)
-        {
-            ports.remove(&port);
-            if ports.is_empty() {
-                self.services.remove(&group);
+    /// The changes that change something, with host bits cut off.
+    fn real_changes(&self, changes: &[(RuleKey, Option<Rule>)]) -> Result<Changes, Error> {
+        changes.iter().try_for_each(|(key, rule)| possible(key, *rule))?;
+        let trunc = |key: &RuleKey| RuleKey { prefix: key.prefix.trunc(), ..*key };
+        let mut real = Vec::with_capacity(changes.len());
+        let mut seen: HashTable<u32> = HashTable::with_capacity(changes.len());
+        let hash = |key: &RuleKey| self.table.hash(&self.key(key));
+        // From the end, so that of each key the last is met first.
+        for (place, (key, rule)) in changes.iter().enumerate().rev() {
+            let key = trunc(key);
+            let hashed = hash(&key);
+            let known = |place: &u32| &changes[*place as usize].0;
+            if seen.find(hashed, |place| trunc(known(place)) == key).is_some() {
+                continue;
+            }
+            let place = u32::try_from(place).expect("nobody makes four billion changes");
+            seen.insert_unique(hashed, place, |place| hash(known(place)));
+            if self.held(&key).map(|held| held.rule) != *rule {
+                real.push((key, *rule));
             }
         }
-        Some(number)
+        Ok(real)
     }
 
-    /// Removes a derived entry, if it is there. It has no slots of its own, so nothing is to be told; but
-    /// programs may have its record in sight.
-    fn take_derived(&mut self, key: &Key) {
-        let number = self.table.take(key);
-        self.ledger.leave(number.into_iter().collect());
-    }
-
-    /// Whose a slot is, or was until all of it is told.
-    pub(super) fn owner(&self, slot: u32) -> Option<Owner> {
-        let (key, entry) = self.table.at(self.ledger.home(slot)?);
-        record::owner(&key, &entry, slot)
-    }
-
-    /// What slots hold.
-    pub(super) fn counted(&self, slots: &BTreeSet<u32>) -> Result<BTreeMap<u32, Tally>, Error> {
-        let mut counted = self.ledger.hits(slots)?;
-        for (slot, tally) in &mut counted {
-            *tally = sum(*tally, saw(&self.table, &self.ledger, *slot));
-        }
-        Ok(counted)
-    }
-
-    /// What slots hold that are not told to the end: of all of them, or of those whose rules are gone.
-    pub(super) fn untold(&self, of_all: bool) -> Result<BTreeMap<u32, Tally>, Error> {
-        let mut untold = BTreeMap::new();
-        if !of_all && self.ledger.leaving().next().is_none() {
-            return Ok(untold);
-        }
-        let hits = self.ledger.all()?;
-        let mut look = |slot: u32| {
-            let Some(hits) = hits.get(slot as usize) else { return };
-            let counted = sum(*hits, saw(&self.table, &self.ledger, slot));
-            if counted != self.ledger.told(slot) {
-                untold.insert(slot, counted);
+    /// How many entries of each family the changes add.
+    fn check_room(&self, changes: &Changes) -> Result<(usize, usize), Error> {
+        let (mut new4, mut new6, mut new_rules) = (0, 0, 0);
+        let mut blocks = BTreeSet::new();
+        let mut add = |key: Option<Key>, prefix: &ipnet::IpNet| {
+            if key.is_none_or(|key| self.table.get(&key).is_none()) {
+                *(if prefix.network().is_ipv4() { &mut new4 } else { &mut new6 }) += 1;
             }
         };
-        if of_all {
-            (0..self.ledger.end()).for_each(&mut look);
-        } else {
-            for number in self.ledger.leaving() {
-                let (_, entry) = self.table.at(number);
-                look(entry.drop_slot);
-                look(entry.monitor_slot);
+        for (key, rule) in changes {
+            let Some(rule) = rule else { continue };
+            new_rules += usize::from(self.held(key).is_none());
+            match Group::of(key) {
+                None => {
+                    let number = self.interfaces.number(key.interface);
+                    add(number.map(|number| record::key(key, number)), &key.prefix);
+                }
+                Some((group, ports)) => {
+                    let drops = rule.drop.is_some();
+                    blocks.extend(touched(group, ports).filter(|it| drops || it.1 != PORTLESS));
+                }
             }
         }
-        Ok(untold)
-    }
-
-    /// A cycle is over, and all that was counted by then is told: records of rules that are gone are
-    /// given back. Their slots that met anything.
-    pub(super) fn end_cycle(&mut self) -> Result<Vec<u32>, Error> {
-        let records = self.ledger.end_cycle();
-        self.give_back(&records)
-    }
-
-    /// Everything that was counted is told, no program has a rule in sight that is gone, and the room is
-    /// needed at once.
-    pub(super) fn release_all(&mut self) -> Result<Vec<u32>, Error> {
-        let records = self.ledger.release_all();
-        self.give_back(&records)
-    }
-
-    fn give_back(&mut self, records: &[u32]) -> Result<Vec<u32>, Error> {
-        let slots = records.iter().flat_map(|number| {
-            let (_, entry) = self.table.at(*number);
-            [(entry.drop_slot, *number), (entry.monitor_slot, *number)]
-        });
-        // Not those of a derived entry, which are another record's.
-        let own = slots.filter(|(slot, number)| self.ledger.home(*slot) == Some(*number));
-        let own: Vec<u32> = own.map(|(slot, _)| slot).collect();
-        let used = self.ledger.free(own.into_iter())?;
-        for &number in records {
-            self.table.give_back(number);
+        for (group, block) in blocks {
+            let number = self.interfaces.number(group.interface);
+            add(number.map(|number| group.key(block, number)), &group.prefix);
         }
-        Ok(used)
+        let (new, held) = (new4 + new6, self.table.len());
+        let max = self.max_entries as usize;
+        let fits = held + new <= max && self.count + new_rules <= max;
+        if fits || (new == 0 && new_rules == 0) {
+            return Ok((new4, new6));
+        }
+        let new = new.max(new_rules);
+        let why = format!("no room for {new} more entries beside {held}: it holds {max}");
+        Err(Error::new(ErrorKind::Full, "filter", why)
+            .with_remedy("remove entries, or start with a larger max_entries after a detach"))
+    }
+
+    /// A rule as it is held; `None` when it is not.
+    fn held(&self, key: &RuleKey) -> Option<Held> {
+        if let Some((group, ports)) = Group::of(key) {
+            return self.groups.get(&group, ports).copied();
+        }
+        // One that names an interface without a number is not there.
+        let number = self.interfaces.number(key.interface)?;
+        let entry = self.table.get(&record::key(key, number))?;
+        let slots = Pair { drop: entry.drop_slot, monitor: entry.monitor_slot };
+        Some(Held { rule: record::rule(entry)?, slots })
+    }
+
+    /// A rule with ports with its counters: an action that goes on keeps its own, a new one starts at
+    /// zero. The number of an action that went stays, for packets that have just met it.
+    fn with_slots(&mut self, key: RuleKey, old: Option<Held>, rule: Rule) -> Held {
+        let mut slots = old.map_or_else(Pair::default, |old| old.slots);
+        // What always passes is not counted; the slot of several ports tells which they are.
+        if !key.guards || is_range(&key) {
+            if rule.drop.is_some() && old.is_none_or(|old| old.rule.drop.is_none()) {
+                slots.drop = self.ledger.take_for(Owner { key, action: Action::Drop });
+            }
+            if rule.monitor.is_some() && old.is_none_or(|old| old.rule.monitor.is_none()) {
+                slots.monitor = self.ledger.take_for(Owner { key, action: Action::Monitor });
+            }
+        }
+        Held { rule, slots }
+    }
+
+    /// The slots of actions of rules with ports that the changes end, and whether they are of several.
+    fn leaving(&self, changes: &Changes) -> Vec<(u32, bool)> {
+        let mut leaving = Vec::new();
+        for (key, rule) in changes.iter().filter(|(key, _)| key.service.is_some()) {
+            let Some(old) = self.held(key).filter(|_| !key.guards || is_range(key)) else {
+                continue;
+            };
+            if old.rule.drop.is_some() && rule.is_none_or(|rule| rule.drop.is_none()) {
+                leaving.push((old.slots.drop, is_range(key)));
+            }
+            if old.rule.monitor.is_some() && rule.is_none_or(|rule| rule.monitor.is_none()) {
+                leaving.push((old.slots.monitor, is_range(key)));
+            }
+        }
+        leaving
+    }
+
+    /// Takes note of a rule with ports.
+    fn note(&mut self, key: RuleKey, held: Held) {
+        let Some((group, ports)) = Group::of(&key) else { return };
+        let is_new = self.groups.get(&group, ports).is_none();
+        self.count += usize::from(is_new);
+        self.guards += u64::from(is_new && key.guards);
+        self.groups.insert(group, ports, held);
+    }
+
+    fn forget(&mut self, key: &RuleKey) {
+        let Some((group, ports)) = Group::of(key) else { return };
+        if self.groups.get(&group, ports).is_some() {
+            self.count -= 1;
+            self.guards -= u64::from(key.guards);
+            self.groups.remove(&group, ports);
+        }
     }
 
     pub(super) fn ledger(&mut self) -> &mut Ledger {
@@ -435,45 +422,19 @@ impl Rules {
     pub(super) fn verify(&mut self) -> Result<Drift, Error> {
         self.table.verify()
     }
+}
 
-    /// Rules that met something.
-    pub(super) fn hits(&self) -> Result<Vec<Hit>, Error> {
-        let counted = self.ledger.all()?;
-        let mut hits = Vec::new();
-        for (_, key, entry) in self.table.iter() {
-            let actions = [
-                (Action::Drop, entry.drop_until, entry.drop_slot),
-                (Action::Monitor, entry.monitor_until, entry.monitor_slot),
-            ];
-            for (action, _, slot) in actions.into_iter().filter(|(_, until, _)| *until != 0) {
-                let counted = counted.get(slot as usize).copied().unwrap_or_default();
-                let counted = sum(counted, saw(&self.table, &self.ledger, slot));
-                let base = self.ledger.base(slot);
-                if counted.packets <= base.packets {
-                    continue;
-                }
-                let Some(Meaning::Rule(key)) = record::meaning(key) else { continue };
-                let packets = counted.packets - base.packets;
-                let bytes = counted.bytes.saturating_sub(base.bytes);
-                hits.push(Hit { key, action, packets, bytes });
-            }
-        }
-        Ok(hits)
+/// Refuses what no rule can be.
+fn possible(key: &RuleKey, rule: Option<Rule>) -> Result<(), Error> {
+    let invalid = |why| Err(Error::new(ErrorKind::Invalid, format!("rule {}", key.prefix), why));
+    if key.service.is_some_and(|it| it.first == 0 || it.first > it.last) {
+        return invalid("ports must be 1 to 65535, the lower first");
     }
-}
-
-impl Changes<'_> {
-    fn none() -> Self {
-        Self { rules: Vec::new(), named: HashMap::new(), services: HashMap::new() }
+    if key.guards && (rule.is_some_and(|rule| rule != Rule::PASS) || key.interface.is_some()) {
+        return invalid("what always passes does so forever, by every interface");
     }
-}
-
-/// What the record of a slot counted on it by itself.
-fn saw(table: &LookupTable, ledger: &Ledger, slot: u32) -> Tally {
-    let home = ledger.home(slot).filter(|home| table.at(*home).1.drop_slot == slot);
-    home.map_or(Tally::default(), |home| table.seen(home))
-}
-
-fn group(key: &RuleKey) -> Option<Group> {
-    key.service.map(|(protocol, _)| (key.prefix, protocol))
+    if rule.is_some_and(|rule| rule.drop.is_none() && rule.monitor.is_none()) {
+        return invalid("must drop or monitor");
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ mod differential;
 mod ip;
 mod layouts;
 mod lists;
+mod named;
 mod netlink;
 mod support;
 mod tables;

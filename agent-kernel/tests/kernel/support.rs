@@ -2,7 +2,7 @@
 //! with the test's thread whatever happens in it.
 
 use agent_kernel::filter::{
-    Attached, Filter, FilterConfig, Hook, Mode, Protocol, Rule, RuleKey, Until,
+    Attached, Filter, FilterConfig, Hook, Interface, Mode, Protocol, Rule, RuleKey, Service, Until,
 };
 use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TestRun, Xdp};
 use aya::programs::{TestRunOptions, TestRunResult};
@@ -256,11 +256,24 @@ pub(crate) fn json(line: &str) -> Value {
 
 pub(crate) fn key(prefix: &str) -> RuleKey {
     let address = || prefix.parse::<std::net::IpAddr>().expect("a prefix or an address");
-    RuleKey { prefix: prefix.parse().unwrap_or_else(|_| address().into()), service: None }
+    RuleKey::any(prefix.parse().unwrap_or_else(|_| address().into()))
 }
 
 pub(crate) fn port(prefix: &str, protocol: Protocol, port: u16) -> RuleKey {
-    RuleKey { service: Some((protocol, port)), ..key(prefix) }
+    RuleKey { service: Some(Service::port(protocol, port)), ..key(prefix) }
+}
+
+pub(crate) fn ports(prefix: &str, protocol: Protocol, first: u16, last: u16) -> RuleKey {
+    RuleKey { service: Some(Service { protocol, first, last }), ..key(prefix) }
+}
+
+pub(crate) fn on(interface: &str, key: RuleKey) -> RuleKey {
+    RuleKey { interface: Some(Interface::named(interface)), ..key }
+}
+
+/// A change that lets pass what a key is about.
+pub(crate) fn pass(key: RuleKey) -> (RuleKey, Option<Rule>) {
+    (RuleKey { guards: true, ..key }, Some(Rule::PASS))
 }
 
 pub(crate) fn drop_until(until: Until) -> Option<Rule> {

@@ -1,8 +1,10 @@
 //! Rules and guard in the kernel's maps.
 
-use crate::support::{DROP, PEER, World, answers, drop_until, json, key, port, run, within};
+use crate::support::{
+    DROP, PEER, World, answers, drop_until, json, key, pass, port, ports, run, within,
+};
 use agent_kernel::ErrorKind;
-use agent_kernel::filter::{Drift, Guard, Mode, Protocol, Rule, Until};
+use agent_kernel::filter::{Drift, Mode, Protocol, Rule, Until};
 use agent_kernel::sys::boottime_ns;
 use serde_json::Value;
 use std::process::{Command, Stdio};
@@ -160,19 +162,13 @@ fn what_somebody_did_to_the_maps_is_found_and_mended() {
         (key("10.9.0.2"), DROP),
         (key("fd09::2"), DROP),
         (port("10.1.0.0/16", Protocol::Tcp, 22), DROP),
+        pass(key("fd0a::/64")),
+        pass(ports("fd0b::/64", Protocol::Tcp, 2222, 2224)),
     ];
     filter.update(&rules).expect("room");
-    let guard = Guard {
-        prefixes: ["10.2.0.0/16".parse().expect("valid"), "fe80::/10".parse().expect("valid")]
-            .into(),
-        ports: [(Protocol::Tcp, 2222)].into(),
-        uplinks: [
-            "192.0.2.1:7443".parse().expect("valid"),
-            "[2001:db8::1]:7443".parse().expect("valid"),
-        ]
-        .into(),
-    };
-    filter.set_guard(&guard).expect("set");
+    let uplinks =
+        ["192.0.2.1:7443", "[2001:db8::1]:7443"].map(|it| it.parse().expect("valid")).into();
+    filter.set_uplinks(&uplinks).expect("set");
     assert_eq!(filter.verify().expect("verified"), Drift::default());
 
     let map = |name: &str| world.bpffs().join("v3").join(name).display().to_string();
@@ -187,13 +183,15 @@ fn what_somebody_did_to_the_maps_is_found_and_mended() {
     header[24..88].fill(0);
     set(&map("lookup"), 0, &header);
     within("it passes, deleted behind our back", || answers("10.9.0.2"));
-    // Changed: the IPv6 one. Foreign: another IPv6 one, and a service of the guard.
-    let (number, mut record) = records(&map("records"), 6).remove(0);
+    // Changed: the IPv6 one. Foreign: another IPv6 one, and an uplink.
+    let rules6 = records(&map("records"), 6).into_iter();
+    let (number, mut record) = rules6.rev().find(|(_, it)| it[19] == 128).expect("there");
     record[24..32].copy_from_slice(&1_u64.to_ne_bytes());
     set(&map("records"), number, &record);
     record[0] = 77;
     set(&map("records"), 99, &record);
-    run(&format!("bpftool map update pinned {} key 80 0 6 0 value 1", map("guard_ports")));
+    let foreign = "1 ".repeat(18);
+    run(&format!("bpftool map update pinned {} key {foreign}value 1", map("uplinks")));
     within("it passes, changed behind our back", || answers("fd09::2"));
 
     let drift = filter.verify().expect("verified");
@@ -208,12 +206,15 @@ fn what_somebody_did_to_the_maps_is_found_and_mended() {
         assert!(filter.verify().expect("verified").changed > 0);
         assert!(!answers("10.9.0.2"), "mended");
     }
-    assert_eq!(records(&map("records"), 6).len(), 1);
+    // The rule, the prefix that passes, and two blocks of ports that pass.
+    assert_eq!(records(&map("records"), 6).len(), 4);
+    let rules = filter.rules();
     drop(filter);
 
     let filter = world.filter(100);
-    assert_eq!(filter.guard(), &guard, "a new owner reads the same guard");
-    assert_eq!(filter.rules().len(), 3);
+    assert_eq!(filter.uplinks(), &uplinks, "a new owner reads the same");
+    assert_eq!(filter.rules(), rules);
+    assert_eq!((filter.entries(), filter.guards()), (3, 2));
 }
 
 #[test]

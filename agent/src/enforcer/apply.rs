@@ -55,11 +55,16 @@ impl Enforcement {
         changes.extend(self.feed_steps(apply.feeds, whole)?.into_iter().map(Change::Feed));
         let news = apply.upserts.into_iter().filter(|new| !self.holds(new));
         changes.extend(news.map(Change::Put));
+        let put = changes.iter().filter(|change| matches!(change, Change::Put(_)));
+        let named = put.filter_map(|change| change.key()?.interface.as_ref());
+        let on = self.on_interfaces(named);
         self.make(changes, Some(state))?;
         self.refusal.clear();
         Ok(pb::ApplyBlocklistResponse {
             state: Some(self.state()),
             not_enforced: self.not_enforced(),
+            interface_not_filtered: on.not_filtered,
+            absent_interfaces: on.absent,
         })
     }
 

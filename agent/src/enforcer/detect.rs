@@ -172,6 +172,7 @@ impl Enforcement {
             let key = EntryKey {
                 prefix: IpNet::from(block.src),
                 service: None,
+                interface: None,
                 action: Action::Drop,
                 source: block.source.to_owned(),
                 selection: Selection::Names([self.config.name.clone()].into()),

@@ -2,10 +2,9 @@
 
 use super::{Enforcement, Refused, RefusedKind};
 use crate::set::{Change, Held, HeldFeed, Suspension};
-use agent_kernel::filter::Guard;
 use ipnet::IpNet;
 use kctl_blocklist::{
-    Action, Entry, EntryKey, Protected, Selection, Service, now_unix_ms, refusal,
+    Action, Entry, EntryKey, Feed, Protected, Selection, Service, more, now_unix_ms, refusal,
 };
 use kctl_proto::agent::v1 as pb;
 
@@ -19,6 +18,7 @@ const COVERING: usize = 1_000;
 pub(crate) struct Block {
     pub(crate) prefixes: Vec<IpNet>,
     pub(crate) service: Option<Service>,
+    pub(crate) interface: Option<String>,
     pub(crate) action: Action,
     pub(crate) ttl_ms: Option<u64>,
     pub(crate) reason: String,
@@ -40,6 +40,7 @@ pub(crate) struct Blocked {
 pub(crate) struct Unblock {
     pub(crate) prefixes: Vec<IpNet>,
     pub(crate) service: Option<Service>,
+    pub(crate) interface: Option<String>,
     pub(crate) actions: Vec<Action>,
     pub(crate) force: bool,
     /// `local:UID`
@@ -71,6 +72,7 @@ impl Enforcement {
             let key = EntryKey {
                 prefix,
                 service: block.service,
+                interface: block.interface.clone(),
                 action: block.action,
                 source: block.source.clone(),
                 selection: Selection::Names([self.config.name.clone()].into()),
@@ -87,6 +89,8 @@ impl Enforcement {
             let entry = Entry { key, reason, created_unix_ms, expires_unix_ms, exceptions };
             changes.push(Change::Put(Held { entry, until }));
         }
+        let on = self.on_interfaces(block.interface.iter());
+        warnings.extend(on.absent.iter().map(|name| absent(name)));
         if !block.dry_run {
             self.make(changes, None)?;
             tracing::info!(
@@ -94,7 +98,8 @@ impl Enforcement {
                 prefixes = block.prefixes.len(), first = ?block.prefixes.first(), "local entries made"
             );
         }
-        Ok(Blocked { warnings, not_enforced: self.not_enforced() })
+        let not_enforced = self.not_enforced().or(on.not_filtered);
+        Ok(Blocked { warnings, not_enforced })
     }
 
     /// What this host's own blocks must leave open.
@@ -103,12 +108,11 @@ impl Enforcement {
         let own = own.iter().filter_map(|it| it.parse::<std::net::IpAddr>().ok());
         let own = own.map(|it| (IpNet::from(it), Some("this host's own address")));
         let defaults = self.default_guard();
-        let uplinks = defaults.uplinks.iter().map(|it| IpNet::from(it.ip()));
+        let uplinks = self.uplinks.iter().map(|it| IpNet::from(it.ip()));
         let uplinks = uplinks.map(|it| (it, Some("the controller's address")));
-        let mut guard = Guard::default();
-        self.set.protect(&mut guard);
-        let listed = guard.prefixes.difference(&defaults.prefixes).map(|&it| (it, None));
-        let needed = defaults.prefixes.iter();
+        let listed = self.set.protected().filter(|it| !defaults.contains(it));
+        let listed = listed.map(|it| (it, None));
+        let needed = defaults.iter();
         let needed = needed.map(|&it| (it, Some("a default gateway or resolver of this host")));
         let protected: Vec<_> = own
             .chain(uplinks)
@@ -122,7 +126,8 @@ impl Enforcement {
             .iter()
             .map(|&port| (port, "this host's ssh port".to_owned()))
             .collect();
-        KeptOpen { protected, ports }
+        let listed = self.set.protected_feeds().cloned().collect();
+        KeptOpen { protected, listed, ports }
     }
 
     /// Removes local entries, and with force suspends the controller's; all or none.
@@ -131,7 +136,8 @@ impl Enforcement {
         let (mut changes, mut warnings) = (Vec::new(), Vec::new());
         for prefix in &unblock.prefixes {
             let matching = |key: &EntryKey| {
-                key.service == unblock.service && unblock.actions.contains(&key.action)
+                (key.service, &key.interface) == (unblock.service, &unblock.interface)
+                    && unblock.actions.contains(&key.action)
             };
             let mut held = self.set.all_of_prefix(*prefix);
             held.retain(|held| matching(&held.entry.key));
@@ -185,7 +191,7 @@ impl Enforcement {
             .filter_map(|entry| entry.key.as_ref())
             .map(|key| format!("{} ({})", key.prefix, key.source))
             .collect();
-        let what = unblock.service.map_or_else(String::new, |service| format!(" port {service}"));
+        let what = more(unblock.service, unblock.interface.as_deref());
         match covered.is_empty() {
             true => format!("{prefix}{what}: is not blocked"),
             false => format!(
@@ -248,9 +254,15 @@ impl Enforcement {
     }
 }
 
+/// What an operator should know of an interface that is not there.
+fn absent(name: &str) -> String {
+    format!("interface {name:?} is not there; its entries hold when it appears")
+}
+
 /// Addresses and ports that a block refuses to close unless it is forced.
 pub(super) struct KeptOpen {
     protected: Vec<Protected>,
+    listed: Vec<Feed>,
     ports: Vec<(u16, String)>,
 }
 
@@ -258,6 +270,10 @@ impl KeptOpen {
     pub(super) fn refuse(&self, key: &EntryKey, force: bool) -> Result<(), Refused> {
         if key.action == Action::Protect {
             return match key.service {
+                _ if key.interface.is_some() => Err(Refused::new(
+                    RefusedKind::Invalid,
+                    "a never-block entry holds for every interface; leave --interface out",
+                )),
                 Some(_) if key.prefix.prefix_len() > 0 => Err(Refused::new(
                     RefusedKind::Invalid,
                     format!(
@@ -271,7 +287,7 @@ impl KeptOpen {
         if force {
             return Ok(());
         }
-        match refusal(key, &self.protected, &self.ports) {
+        match refusal(key, &self.protected, &self.listed, &self.ports) {
             None => Ok(()),
             Some(refusal) => Err(Refused::new(RefusedKind::Precondition, refusal.to_string())),
         }

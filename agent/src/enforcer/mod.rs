@@ -11,13 +11,15 @@ mod tell;
 pub(crate) use apply::{Apply, FeedEdit};
 pub(crate) use local::{Block, Unblock};
 pub(crate) use network::Network;
+pub(crate) use tell::service_to_proto;
 
 use crate::config::Config;
 use crate::set::{self, Change, Set};
 use crate::store::{Boot, Store};
-use agent_kernel::filter::{Attached, Filter, FilterConfig};
+use agent_kernel::filter::{Attached, Filter, FilterConfig, Rule, RuleKey};
 use agent_kernel::{ErrorKind, sys};
 use detect::Allowance;
+use ipnet::IpNet;
 use kctl_proto::agent::v1 as pb;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -139,6 +141,8 @@ pub(crate) struct Enforcement {
     /// Chosen interfaces: how each is filtered, or why not.
     interfaces: BTreeMap<String, Interface>,
     network: Network,
+    /// What of the default guard is in force; `None` before the first look at the network.
+    guarded: Option<BTreeSet<IpNet>>,
     /// Where the controller is; empty until it was resolved for the first time.
     uplinks: BTreeSet<SocketAddr>,
     /// Why the connected controller's store is not taken.
@@ -168,7 +172,7 @@ impl Enforcement {
         let boot = Boot { id: sys::boot_id(&config.proc_root)?, now_ns: sys::boottime_ns };
         let (store, stored) = Store::open(&config.state_dir, boot.clone())?;
         let filter = open_filter(config);
-        let orphaned = stored.is_new && filter.as_ref().is_ok_and(|it| it.entries() > 0);
+        let orphaned = stored.is_new && filter.as_ref().is_ok_and(|it| !it.rules().is_empty());
         let mut this = Self {
             config: config.clone(),
             boot,
@@ -182,6 +186,7 @@ impl Enforcement {
             unsaved: None,
             interfaces: BTreeMap::new(),
             network: Network::default(),
+            guarded: None,
             uplinks: BTreeSet::new(),
             refusal: String::new(),
             kernel: sys::kernel_release()?,
@@ -212,6 +217,8 @@ impl Enforcement {
         let Ok(filter) = &mut self.filter else { return };
         let mut changes = Vec::new();
         set::diff(&filter.rules(), &self.set.rules(), &mut changes);
+        // What the host needs by default is not known yet: what is pinned stays until it is.
+        changes.retain(|(key, rule)| !key.guards || rule.is_some());
         let result = filter.update(&changes);
         self.trusted = result.is_ok();
         if let Err(error) = result {
@@ -269,10 +276,18 @@ impl Enforcement {
         if let Ok(filter) = &mut self.filter {
             if adopts {
                 let mut wanted = self.set.rules();
+                let defaults = self.guarded.iter().flatten();
+                wanted.extend(defaults.map(|it| (set::guard(*it), Rule::PASS)));
                 wanted.extend(staged.iter().filter_map(|(key, rule)| Some((*key, (*rule)?))));
                 staged.clear();
                 set::diff(&filter.rules(), &wanted, &mut staged);
             }
+            // What the host needs by default stays, whoever lists it too.
+            let needed = |key: &RuleKey| {
+                let defaults = self.guarded.iter().flatten();
+                key.guards && key.service.is_none() && defaults.clone().any(|it| *it == key.prefix)
+            };
+            staged.retain(|(key, rule)| rule.is_some() || !needed(key));
             filter.update(&staged)?;
         }
         self.orphaned &= !adopts;
@@ -280,9 +295,10 @@ impl Enforcement {
             self.held = state;
         }
         self.save(&changes);
-        let guards = adopts || changes.iter().any(|change| self.set.guarded_by(change));
         self.set.commit(changes);
-        if guards {
+        if adopts {
+            // What nobody guards any more goes, now that it is known.
+            self.guarded = None;
             self.set_guard();
         }
         Ok(())

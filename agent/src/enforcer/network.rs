@@ -2,9 +2,11 @@
 
 use super::{Enforcement, Interface};
 use crate::config::Interfaces;
-use agent_kernel::filter::{Attachment, Filter, Guard};
+use crate::set;
+use agent_kernel::filter::{Attachment, Filter, Rule};
 use agent_kernel::netlink;
 use ipnet::IpNet;
+use kctl_proto::agent::v1 as pb;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -27,10 +29,23 @@ impl Network {
     }
 }
 
+/// See [`Enforcement::on_interfaces`].
+#[derive(Debug, Default)]
+pub(super) struct OnInterfaces {
+    /// Why the first of those that are there and not filtered is not.
+    pub(super) not_filtered: Option<pb::Error>,
+    pub(super) absent: Vec<String>,
+}
+
 impl Enforcement {
     /// Takes a new look at the network: attaches to what has come, and guards what is needed now.
     pub(crate) fn look(&mut self, network: Network) {
         self.network = network;
+        if let Ok(filter) = &mut self.filter
+            && let Err(error) = filter.see_interfaces()
+        {
+            tracing::error!(%error, "interfaces that entries name can't be told to the kernel");
+        }
         self.set_guard();
         self.attach();
     }
@@ -43,32 +58,79 @@ impl Enforcement {
         }
     }
 
-    /// What passes by default: default gateways, resolvers, the way to the controller.
-    pub(super) fn default_guard(&self) -> Guard {
+    /// What is never blocked by default, beside the way to the controller: default gateways, resolvers.
+    pub(super) fn default_guard(&self) -> BTreeSet<IpNet> {
         let hosts = self.network.gateways.iter().chain(&self.network.resolvers);
-        Guard {
-            prefixes: hosts.filter(|it| !it.is_loopback()).map(|&it| IpNet::from(it)).collect(),
-            ports: BTreeSet::new(),
-            uplinks: self.uplinks.clone(),
-        }
+        hosts.filter(|it| !it.is_loopback()).map(|&it| IpNet::from(it)).collect()
     }
 
     pub(super) fn set_guard(&mut self) {
-        let mut guard = self.default_guard();
-        self.set.protect(&mut guard);
+        let defaults = self.default_guard();
+        let mut uplinks = self.uplinks.clone();
         let Ok(filter) = &mut self.filter else { return };
-        if self.uplinks.is_empty() {
+        if uplinks.is_empty() {
             // Not resolved yet: the pinned ones of the last run still stand.
-            guard.uplinks.clone_from(&filter.guard().uplinks);
+            uplinks.clone_from(filter.uplinks());
         }
-        if self.orphaned {
-            guard.prefixes.extend(&filter.guard().prefixes);
-            guard.ports.extend(&filter.guard().ports);
+        let mut changes = Vec::new();
+        if let Some(guarded) = self.guarded.as_ref().filter(|_| !self.orphaned) {
+            let new = defaults.difference(guarded).map(|it| (set::guard(*it), Some(Rule::PASS)));
+            let old = guarded.difference(&defaults).filter(|it| !self.set.protects(**it));
+            changes.extend(new.chain(old.map(|it| (set::guard(*it), None))));
+        } else {
+            let mut wanted = self.set.guards();
+            wanted.extend(defaults.iter().map(|it| (set::guard(*it), Rule::PASS)));
+            let pinned = filter.rules().iter().filter(|(key, _)| key.guards);
+            set::diff(&pinned.map(|(key, rule)| (*key, *rule)).collect(), &wanted, &mut changes);
+            // Nobody knows yet what is not to be guarded any more.
+            changes.retain(|(_, rule)| !self.orphaned || rule.is_some());
         }
-        if let Err(error) = filter.set_guard(&guard) {
+        let result = filter.update(&changes).and_then(|()| filter.set_uplinks(&uplinks));
+        if let Err(error) = result {
             self.trusted = false;
             tracing::error!(%error, "the guard can't be set");
+            return;
         }
+        self.guarded = Some(defaults);
+    }
+
+    /// Whether packets of a source pass whatever is blocked.
+    pub(crate) fn is_guarded(&self, source: IpAddr) -> bool {
+        let Ok(filter) = &self.filter else { return false };
+        let longest = IpNet::from(source).max_prefix_len();
+        let mut prefixes = (0..=longest).filter_map(|len| IpNet::new(source, len).ok());
+        filter.guards() > 0
+            && prefixes.any(|prefix| filter.rules().contains_key(&set::guard(prefix.trunc())))
+    }
+
+    /// What is to be said of interfaces that changed entries name.
+    pub(super) fn on_interfaces<'a>(
+        &self,
+        names: impl Iterator<Item = &'a String>,
+    ) -> OnInterfaces {
+        let mut on = OnInterfaces::default();
+        let names: BTreeSet<_> = names.collect();
+        for name in names {
+            let is_there = self.network.interfaces.iter().any(|it| it.name == *name);
+            let filtered = self.interfaces.get(name).is_some_and(|it| it.attached.is_ok());
+            if !is_there {
+                on.absent.push(name.clone());
+            } else if !filtered && on.not_filtered.is_none() {
+                let message = format!(
+                    "interface {name:?} is not filtered on this host, so entries for it do nothing; \
+                     start the agent with --interface {name}"
+                );
+                let code = "FAILED_PRECONDITION".to_owned();
+                on.not_filtered = Some(pb::Error { code, message });
+            }
+        }
+        on
+    }
+
+    /// Interfaces that entries name and that are not there.
+    pub(super) fn absent_interfaces(&self) -> Vec<String> {
+        let named = self.set.entries().filter_map(|held| held.entry.key.interface.as_ref());
+        self.on_interfaces(named).absent
     }
 
     /// Filters every chosen interface. One that is filtered stays so, whatever it loses.

@@ -3,7 +3,7 @@
 use super::{Enforcement, Refused};
 use crate::events::Clock;
 use crate::set::{self, Held};
-use agent_kernel::filter::{Action, Protocol, RuleKey, Telling};
+use agent_kernel::filter::{Action, Interface, Protocol, RuleKey, Service, Telling};
 use kctl_blocklist as blocklist;
 use kctl_proto::agent::v1::{self as pb, event::Payload};
 
@@ -21,11 +21,7 @@ impl Enforcement {
         let address = |address: Option<std::net::IpAddr>| {
             address.map(|address| address.to_string()).unwrap_or_default()
         };
-        let (rule_protocol, rule_port) = match telling.rule.service {
-            None => (pb::Protocol::Unspecified, 0),
-            Some((Protocol::Tcp, port)) => (pb::Protocol::Tcp, port),
-            Some((Protocol::Udp, port)) => (pb::Protocol::Udp, port),
-        };
+        let (rule_port, rule_port_last, rule_protocol) = service_to_proto(telling.rule.service);
         let packets = pb::PacketEvent {
             src: address(telling.src),
             dst: address(telling.dst),
@@ -35,12 +31,14 @@ impl Enforcement {
             tcp_flags: telling.tcp_flags.map(u32::from),
             interface: telling.interface.unwrap_or_default(),
             rule: telling.rule.prefix.to_string(),
-            rule_port: rule_port.into(),
+            rule_port,
+            rule_port_last,
             rule_protocol: rule_protocol.into(),
             reason: self.reason(&telling.rule, telling.action),
             packets: telling.packets,
             bytes: Some(telling.bytes),
             sources: telling.sources,
+            rule_interface: telling.rule.interface.map_or("", Interface::name).to_owned(),
         };
         let payload = match telling.action {
             Action::Drop => Payload::Drop(packets),
@@ -61,10 +59,21 @@ impl Enforcement {
         };
         let of_rule = |held: &Held| {
             let key = &held.entry.key;
-            key.action == action && set::services(key.service).contains(&rule.service)
+            key.action == action && set::rule_keys(key).contains(rule)
         };
         let entries = self.set.all_of_prefix(rule.prefix).into_iter().filter(of_rule);
         let mut reasons = entries.map(|held| held.entry.reason);
         reasons.find(|reason| !reason.is_empty()).unwrap_or_default()
     }
+}
+
+/// First port, last port of a range, and protocol of a rule's service.
+pub(crate) fn service_to_proto(service: Option<Service>) -> (u32, u32, pb::Protocol) {
+    let Some(service) = service else { return (0, 0, pb::Protocol::Unspecified) };
+    let last = if service.is_single() { 0 } else { service.last };
+    let protocol = match service.protocol {
+        Protocol::Tcp => pb::Protocol::Tcp,
+        Protocol::Udp => pb::Protocol::Udp,
+    };
+    (service.first.into(), last.into(), protocol)
 }

@@ -1,7 +1,8 @@
 //! `BlocklistService`: what this host blocks.
 
+use super::peers::Wanted;
 use crate::access;
-use crate::enforcer::{Apply, Block, Enforcer, FeedEdit, Unblock};
+use crate::enforcer::{Apply, Block, Enforcer, FeedEdit, Unblock, service_to_proto};
 use crate::set::Held;
 use crate::status::{invalid, to_status};
 use agent_kernel::filter::{self, Hit, Until};
@@ -9,13 +10,14 @@ use agent_kernel::sys::boottime_ns;
 use futures_util::{Stream, stream};
 use ipnet::IpNet;
 use kctl_blocklist::{
-    Action, Entry, EntryKey, FeedHead, InvalidPacked, MAX_FEED_ENTRIES, Service, now_unix_ms, pack,
-    parse_prefix, unpack,
+    Action, Entry, EntryKey, FeedHead, InvalidPacked, MAX_FEED_ENTRIES, Service,
+    interface_from_proto, now_unix_ms, pack, parse_prefix, unpack,
 };
 use kctl_proto::agent::v1::{
     self as pb, apply_blocklist_request::Part, blocklist_service_server::BlocklistService,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::pin::Pin;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -28,11 +30,12 @@ const FEED_CHUNK: usize = 50_000;
 #[derive(Debug)]
 pub(super) struct Blocklist {
     enforcer: Enforcer,
+    proc_root: PathBuf,
 }
 
 impl Blocklist {
-    pub(super) fn new(enforcer: Enforcer) -> Self {
-        Self { enforcer }
+    pub(super) fn new(enforcer: Enforcer, proc_root: PathBuf) -> Self {
+        Self { enforcer, proc_root }
     }
 }
 
@@ -96,6 +99,15 @@ impl BlocklistService for Blocklist {
         Ok(Response::new(Box::pin(stream::iter(messages))))
     }
 
+    async fn list_peers(
+        &self,
+        request: Request<Streaming<pb::ListPeersRequest>>,
+    ) -> Result<Response<pb::ListPeersResponse>, Status> {
+        let wanted = read_wanted(request.into_inner()).await?;
+        let peers = wanted.peers(&self.enforcer, self.proc_root.clone()).await?;
+        Ok(Response::new(pb::ListPeersResponse { peers: Some(peers) }))
+    }
+
     async fn block(
         &self,
         request: Request<pb::BlockRequest>,
@@ -105,7 +117,9 @@ impl BlocklistService for Blocklist {
         let action = Action::from_proto(request.action()).unwrap_or(Action::Drop);
         let block = Block {
             prefixes: prefixes(&request.prefixes)?,
-            service: Service::from_proto(request.port, request.protocol()).map_err(invalid)?,
+            service: Service::from_proto(request.port, request.port_last, request.protocol())
+                .map_err(invalid)?,
+            interface: interface_from_proto(request.interface).map_err(invalid)?,
             action,
             ttl_ms: ttl(request.ttl_ms, action)?,
             reason: request.reason,
@@ -114,12 +128,22 @@ impl BlocklistService for Blocklist {
             source,
         };
         let canonical = block.prefixes.iter().map(ToString::to_string).collect();
+        let foreseen = block.dry_run && action == Action::Drop;
+        let wanted = foreseen.then(|| Wanted {
+            prefixes: block.prefixes.iter().copied().collect(),
+            service: block.service,
+        });
         let blocked = self.enforcer.run(move |it| it.block(&block)).await;
         let blocked = blocked.and_then(|blocked| blocked).map_err(to_status)?;
+        let peers = match wanted {
+            Some(wanted) => Some(wanted.peers(&self.enforcer, self.proc_root.clone()).await?),
+            None => None,
+        };
         Ok(Response::new(pb::BlockResponse {
             prefixes: canonical,
             warnings: blocked.warnings,
             not_enforced: blocked.not_enforced,
+            peers,
         }))
     }
 
@@ -131,7 +155,9 @@ impl BlocklistService for Blocklist {
         let request = request.into_inner();
         let unblock = Unblock {
             prefixes: prefixes(&request.prefixes)?,
-            service: Service::from_proto(request.port, request.protocol()).map_err(invalid)?,
+            service: Service::from_proto(request.port, request.port_last, request.protocol())
+                .map_err(invalid)?,
+            interface: interface_from_proto(request.interface.clone()).map_err(invalid)?,
             actions: Action::from_proto(request.action())
                 .map_or(vec![Action::Drop, Action::Monitor], |action| vec![action]),
             force: request.force,
@@ -146,6 +172,28 @@ impl BlocklistService for Blocklist {
             warnings: unblocked.warnings,
         }))
     }
+}
+
+/// Reads what might be blocked.
+async fn read_wanted(mut messages: Streaming<pb::ListPeersRequest>) -> Result<Wanted, Status> {
+    let (mut prefixes, mut service, mut is_first) = (Vec::new(), None, true);
+    while let Some(message) = messages.message().await? {
+        if is_first {
+            let protocol = message.protocol();
+            service =
+                Service::from_proto(message.port, message.port_last, protocol).map_err(invalid)?;
+        }
+        is_first = false;
+        unpack(&message.prefixes.unwrap_or_default(), &mut prefixes).map_err(malformed)?;
+        if prefixes.len() as u64 > MAX_FEED_ENTRIES {
+            return Err(Status::invalid_argument("prefixes: are too many"));
+        }
+    }
+    Ok(Wanted { prefixes: prefixes.into_iter().collect(), service })
+}
+
+fn malformed(error: InvalidPacked) -> Status {
+    Status::invalid_argument(error.to_string())
 }
 
 /// Reads the whole stream before anything is changed.
@@ -178,7 +226,6 @@ fn read_feed(
     change: pb::apply_blocklist_request::FeedChange,
     feeds: &mut BTreeMap<String, FeedEdit>,
 ) -> Result<(), Status> {
-    let malformed = |error: InvalidPacked| Status::invalid_argument(error.to_string());
     let edit = feeds.entry(change.name).or_default();
     unpack(&change.added.unwrap_or_default(), &mut edit.added).map_err(malformed)?;
     unpack(&change.removed.unwrap_or_default(), &mut edit.removed).map_err(malformed)?;
@@ -244,19 +291,17 @@ fn ttl(ttl_ms: Option<u64>, action: Action) -> Result<Option<u64>, Status> {
 
 /// A rule's counter on the wire.
 pub(super) fn hit_to_proto(hit: &Hit) -> pb::list_hits_response::Hit {
-    let (port, protocol) = match hit.key.service {
-        None => (0, pb::Protocol::Unspecified),
-        Some((filter::Protocol::Tcp, port)) => (port, pb::Protocol::Tcp),
-        Some((filter::Protocol::Udp, port)) => (port, pb::Protocol::Udp),
-    };
+    let (port, port_last, protocol) = service_to_proto(hit.key.service);
     let action = match hit.action {
         filter::Action::Drop => pb::Action::Drop,
         filter::Action::Monitor => pb::Action::Monitor,
     };
     pb::list_hits_response::Hit {
         prefix: hit.key.prefix.to_string(),
-        port: port.into(),
+        port,
+        port_last,
         protocol: protocol.into(),
+        interface: hit.key.interface.map_or("", filter::Interface::name).to_owned(),
         action: action.into(),
         packets: hit.packets,
         bytes: hit.bytes,

@@ -68,7 +68,6 @@ fn module_to_proto(module: Module) -> pb::Module {
 mod tests {
     use super::*;
     use futures_util::StreamExt as _;
-    use kctl_rpc::ROLE_METADATA;
     use std::collections::BTreeMap;
     use std::fs::{Permissions, create_dir_all, set_permissions, write};
     use std::os::unix::fs::PermissionsExt as _;
@@ -86,10 +85,10 @@ mod tests {
         }
         let (proc, sys) = (root.path().join("proc"), root.path().join("sys"));
         let service = Modules::new(&Roots { proc, sys });
-        for (role, secret) in [("admin", Some("x\\xc3")), ("operator", None), ("viewer", None)] {
+        let roles = [(Role::Admin, Some("x\\xc3")), (Role::Operator, None), (Role::Viewer, None)];
+        for (role, secret) in roles {
             let mut request = Request::new(pb::ListModulesRequest::default());
-            let role = tonic::metadata::MetadataValue::from_static(role);
-            request.metadata_mut().insert(ROLE_METADATA, role);
+            request.extensions_mut().insert(role);
             let answer = service.list_modules(request).await.expect("modules").into_inner();
             let parts: Vec<_> = answer.map(|part| part.expect("a part")).collect().await;
             let module = &parts[0].modules[0];

@@ -46,7 +46,8 @@ impl HeldFeed {
     fn add(&self, prefix: IpNet, suspended: Suspended<'_>, rules: &mut HashMap<RuleKey, Rule>) {
         let head = self.feed.head();
         if suspended.is_none_or(|suspended| !suspended(&head.key(prefix))) {
-            add(rules, RuleKey { prefix, service: None }, head.action, self.until);
+            let guards = head.action == Action::Protect;
+            add(rules, RuleKey { guards, ..RuleKey::any(prefix) }, head.action, self.until);
         }
     }
 
@@ -62,12 +63,6 @@ impl FeedStep {
         let added = held.feed.prefixes().clone();
         let difference = Difference { added, ..Difference::default() };
         Self { name: held.feed.head().name.clone(), after: Some(held), difference }
-    }
-
-    /// Whether it changes the never-block list.
-    pub(crate) fn guards(&self, before: Option<&HeldFeed>) -> bool {
-        let protects = |held: &HeldFeed| held.feed.head().action == Action::Protect;
-        before.is_some_and(protects) || self.after.as_ref().is_some_and(protects)
     }
 
     /// Appends the prefixes whose rules it may change.

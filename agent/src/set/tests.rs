@@ -7,6 +7,7 @@ fn held(prefix: &str, source: &str, action: Action, until: Until) -> Held {
     let key = EntryKey {
         prefix: parse_prefix(prefix).expect("valid"),
         service: None,
+        interface: None,
         action,
         source: source.to_owned(),
         selection: Selection::All,
@@ -43,7 +44,7 @@ fn two_sources_of_one_prefix_are_one_rule_until_both_are_gone() {
     let a = held("10.0.0.5", "user:a", Action::Drop, Until::at(100));
     let b = held("10.0.0.5", "feed:b", Action::Drop, Until::FOREVER);
     let forever = Some(Rule { drop: Some(Until::FOREVER), monitor: None });
-    let key = RuleKey { prefix: a.entry.key.prefix, service: None };
+    let key = RuleKey::any(a.entry.key.prefix);
 
     commit(&mut set, vec![Change::Put(a.clone())]);
     assert_eq!(commit(&mut set, vec![Change::Put(b.clone())]), [(key, forever)]);
@@ -56,7 +57,7 @@ fn two_sources_of_one_prefix_are_one_rule_until_both_are_gone() {
 fn a_port_without_protocol_is_two_rules() {
     let mut set = Set::default();
     let mut entry = held("10.0.0.5", "user:a", Action::Drop, Until::FOREVER);
-    entry.entry.key.service = Some(Service { port: 80, protocol: None });
+    entry.entry.key.service = Some(Service::port(80, None));
     assert_eq!(commit(&mut set, vec![Change::Put(entry)]).len(), 2);
 }
 
@@ -92,17 +93,41 @@ fn only_local_entries_end_by_themselves() {
 }
 
 #[test]
-fn protect_entries_guard_and_make_no_rule() {
+fn protect_entries_are_rules_that_let_pass() {
     let mut set = Set::default();
     let mut port = held("0.0.0.0/0", "user:a", Action::Protect, Until::FOREVER);
-    port.entry.key.service = Some(Service { port: 22, protocol: None });
+    port.entry.key.service = Some(Service::port(22, None));
     let address = held("10.0.0.1", "user:a", Action::Protect, Until::FOREVER);
     commit(&mut set, vec![Change::Put(port), Change::Put(address)]);
-    let mut guard = Guard::default();
-    set.protect(&mut guard);
-    assert!(set.rules().is_empty());
-    assert_eq!(guard.ports, [(Protocol::Tcp, 22), (Protocol::Udp, 22)].into());
-    assert_eq!(guard.prefixes, [parse_prefix("10.0.0.1").expect("valid")].into());
+    let prefix = parse_prefix("10.0.0.1").expect("valid");
+    let everyone = parse_prefix("0.0.0.0/0").expect("valid");
+    let ssh = |protocol| {
+        let service = Some(agent_kernel::filter::Service::port(protocol, 22));
+        RuleKey { service, ..guard(everyone) }
+    };
+    let wanted = [guard(prefix), ssh(Protocol::Tcp), ssh(Protocol::Udp)];
+    assert_eq!(set.rules(), wanted.map(|key| (key, Rule::PASS)).into());
+    assert_eq!(set.guards(), set.rules());
+    assert!(set.protects(prefix) && !set.protects(everyone));
+}
+
+#[test]
+fn a_range_on_an_interface_is_a_rule_of_its_own() {
+    let mut set = Set::default();
+    let plain = held("10.0.0.5", "user:a", Action::Drop, Until::FOREVER);
+    let mut range = plain.clone();
+    let protocol = Some(kctl_blocklist::Protocol::Tcp);
+    range.entry.key.service = Some(Service { port: 8_000, last: 8_999, protocol });
+    range.entry.key.interface = Some("eth1".to_owned());
+    let staged = commit(&mut set, vec![Change::Put(plain.clone()), Change::Put(range.clone())]);
+    let service =
+        agent_kernel::filter::Service { protocol: Protocol::Tcp, first: 8_000, last: 8_999 };
+    let interface = Some(Interface::named("eth1"));
+    let key = RuleKey { service: Some(service), interface, ..RuleKey::any(plain.entry.key.prefix) };
+    assert!(staged.contains(&(key, Some(Rule { drop: Some(Until::FOREVER), monitor: None }))));
+    assert_eq!(set.rules().len(), 2);
+    commit(&mut set, vec![Change::Remove(range.entry.key)]);
+    assert_eq!(set.rules().len(), 1);
 }
 
 fn feed(name: &str, texts: &[&str], action: Action, until: Until) -> HeldFeed {
@@ -133,7 +158,7 @@ fn an_address_of_two_feeds_and_a_manual_block_is_dropped_until_the_last_goes() {
     let put = |set: &Set, name: &str, texts: &[&str]| {
         step(set, name, Some(feed(name, texts, Action::Drop, Until::FOREVER)))
     };
-    let key = RuleKey { prefix: manual.entry.key.prefix, service: None };
+    let key = RuleKey::any(manual.entry.key.prefix);
     let change = put(&set, "a", &["10.0.0.5", "10.0.0.6"]);
     assert_eq!(commit(&mut set, vec![change]).len(), 2);
     let change = put(&set, "b", &["10.0.0.5", "10.0.1.0/24"]);
@@ -168,10 +193,9 @@ fn a_feed_that_changes_its_action_or_end_changes_every_rule() {
     let change = step(&set, "a", Some(feed("a", &texts, Action::Monitor, Until::at(50))));
     assert_eq!(commit(&mut set, vec![change]), []);
     let change = step(&set, "a", Some(feed("a", &texts, Action::Protect, Until::FOREVER)));
-    assert_eq!(commit(&mut set, vec![change]).len(), 3);
-    let mut guard = Guard::default();
-    set.protect(&mut guard);
-    assert_eq!(guard.prefixes.len(), 3);
+    // Three rules go, and three that let pass come.
+    assert_eq!(commit(&mut set, vec![change]).len(), 6);
+    assert_eq!(set.guards().len(), 3);
 }
 
 #[test]

@@ -24,9 +24,12 @@ pub(crate) struct BlockArgs {
     /// Source addresses or prefixes: 10.0.0.5, 10.0.0.0/24, 2001:db8::/64
     #[arg(value_name = "PREFIX", required_unless_present = "file")]
     prefixes: Vec<String>,
-    /// Only packets to this port
-    #[arg(long, value_name = "N[/tcp|udp]", value_parser = parse_service)]
+    /// Only packets to this port, or to the ports of a range: 22, 8000-8999/tcp
+    #[arg(long, value_name = "N[-M][/tcp|udp]", value_parser = parse_service)]
     port: Option<Service>,
+    /// Only packets that enter by this interface
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    interface: String,
     /// End by itself after this time: 90s, 10m, 1h, 7d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     ttl: Option<Duration>,
@@ -58,9 +61,12 @@ pub(crate) struct UnblockArgs {
     /// Prefixes as they were blocked
     #[arg(value_name = "PREFIX", required_unless_present = "file")]
     prefixes: Vec<String>,
-    /// Entries of this port; without it entries of every packet
-    #[arg(long, value_name = "N[/tcp|udp]", value_parser = parse_service)]
+    /// Entries of this port or range; without it entries of every port
+    #[arg(long, value_name = "N[-M][/tcp|udp]", value_parser = parse_service)]
     port: Option<Service>,
+    /// Entries of this interface; without it entries of every interface
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    interface: String,
     /// Only entries that were made with --monitor
     #[arg(long)]
     monitor: bool,
@@ -83,17 +89,19 @@ pub(crate) async fn block(global: &Global, args: BlockArgs) -> anyhow::Result<Ex
     let target = Target::of(global)?;
     let selection = args.selection.for_change(&target)?;
     fleet_only(&target, args.allow_empty)?;
-    let (port, protocol) = Service::to_proto(args.port);
+    let (port, port_last, protocol) = Service::to_proto(args.port);
     let action = if args.monitor { agent::Action::Monitor } else { agent::Action::Drop };
     let request = BlockRequest {
         prefixes,
         port,
+        port_last,
         protocol: protocol.into(),
         action: action.into(),
         ttl_ms: args.ttl.map(milliseconds),
         reason: args.reason,
         selection,
         force: args.force,
+        interface: args.interface,
         dry_run: args.dry_run,
         allow_empty: args.allow_empty,
         timeout_ms: 0,
@@ -115,12 +123,14 @@ pub(crate) async fn unblock(global: &Global, args: UnblockArgs) -> anyhow::Resul
     if args.force && matches!(target, Target::Controller(_)) {
         return Err(usage("unblock --force suspends entries on one host: it wants --agent"));
     }
-    let (port, protocol) = Service::to_proto(args.port);
+    let (port, port_last, protocol) = Service::to_proto(args.port);
     let action = if args.monitor { agent::Action::Monitor } else { agent::Action::Unspecified };
     let request = UnblockRequest {
         prefixes,
         port,
+        port_last,
         protocol: protocol.into(),
+        interface: args.interface,
         action: action.into(),
         selection,
         allow_empty: args.allow_empty,

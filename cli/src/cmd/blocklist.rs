@@ -323,7 +323,8 @@ impl Query {
             let mut stream = connection.call(wait, call).await?;
             while let Some(response) = connection.next(wait, &mut stream).await? {
                 hits.extend(response.hits.into_iter().map(|hit| {
-                    let rule = (hit.prefix, hit.port, hit.protocol, hit.action);
+                    let ports = (hit.port, hit.port_last, hit.protocol);
+                    let rule = (hit.prefix, ports, hit.interface, hit.action);
                     (rule, (hit.packets, hit.bytes))
                 }));
             }
@@ -332,7 +333,8 @@ impl Query {
             let key = entry.key.clone().unwrap_or_default();
             let local = EntryKey::try_from(key.clone()).is_ok_and(|key| key.is_local());
             let is_suspended = suspended.contains(&key);
-            let rule = (key.prefix, key.port, key.protocol, key.action);
+            let ports = (key.port, key.port_last, key.protocol);
+            let rule = (key.prefix, ports, key.interface, key.action);
             Item {
                 entry: Some(entry),
                 host: if local { host.clone() } else { String::new() },

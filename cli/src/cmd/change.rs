@@ -10,7 +10,7 @@ use crate::{
     view::{
         change::{
             APPLIED, Change, ChangeLine, FAILED, FeedView, ForecastLine, ForecastRow,
-            HostResultRow, Recorded, exit, forecast_exit, forecast_table, microseconds, table,
+            HostResultRow, Recorded, exit, forecast_exit, foreseen, microseconds, table,
         },
         entry::EntryRow,
     },
@@ -101,11 +101,17 @@ impl Answer {
                 let change = Change { recorded, hosts, forecast };
                 output::object(format, &change, || match forecast.as_slice() {
                     [] => table(hosts).to_string(),
-                    forecast => forecast_table(forecast).to_string(),
+                    forecast => foreseen(forecast),
                 })?;
             }
         }
         output::warn(&self.recorded.warnings);
+        for host in &self.hosts {
+            let warnings = host.warnings.iter();
+            output::warn(
+                &warnings.map(|it| format!("host {:?}: {it}", host.host)).collect::<Vec<_>>(),
+            );
+        }
         for entry in self.recorded.still_blocked_by.iter().flatten() {
             note(&format!("warning: still covered: {}", entry.phrase()));
         }
@@ -309,7 +315,7 @@ async fn by_agent(
         agent::blocklist_service_client::BlocklistServiceClient::new(connection.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let begun = Instant::now();
-    let (recorded, not_enforced) = match request {
+    let (recorded, not_enforced, peers) = match request {
         Request::Block(request) => {
             let dry_run = request.dry_run;
             let local = local_block(request);
@@ -325,6 +331,7 @@ async fn by_agent(
                     dry_run,
                 },
                 response.not_enforced,
+                response.peers,
             )
         }
         Request::Unblock { request, force } => {
@@ -342,15 +349,21 @@ async fn by_agent(
                 ),
                 dry_run: false,
             };
-            (recorded, None)
+            (recorded, None, None)
         }
         Request::Import(_) => return Err(usage("blocklist import wants a controller")),
     };
     let elapsed_ms = Some(microseconds(begun.elapsed().as_secs_f64() * 1_000.0));
     let status = if not_enforced.is_some() { FAILED } else { APPLIED };
-    let row = HostResultRow { host, status, elapsed_ms, error: not_enforced.map(Into::into) };
+    let forecast = peers.map(|peers| ForecastRow::of_agent(host.clone(), &recorded, peers));
+    let error = not_enforced.map(Into::into);
+    let row = HostResultRow { host, status, elapsed_ms, error, warnings: Vec::new() };
     reader.host(&recorded, &row).context("answer")?;
-    Ok(Answer { recorded, hosts: vec![row], forecast: Vec::new(), lost: None })
+    if let Some(forecast) = &forecast {
+        reader.forecast(&recorded, forecast).context("answer")?;
+    }
+    let forecast = forecast.into_iter().collect();
+    Ok(Answer { recorded, hosts: vec![row], forecast, lost: None })
 }
 
 fn local_block(request: BlockRequest) -> agent::BlockRequest {
@@ -363,6 +376,8 @@ fn local_block(request: BlockRequest) -> agent::BlockRequest {
         reason: request.reason,
         force: request.force,
         dry_run: request.dry_run,
+        port_last: request.port_last,
+        interface: request.interface,
     }
 }
 
@@ -373,5 +388,7 @@ fn local_unblock(request: UnblockRequest, force: bool) -> agent::UnblockRequest 
         protocol: request.protocol,
         action: request.action,
         force,
+        port_last: request.port_last,
+        interface: request.interface,
     }
 }

@@ -40,8 +40,8 @@ struct What {
     /// Source addresses or prefixes
     #[arg(value_name = "PREFIX", required_unless_present = "port")]
     prefixes: Vec<String>,
-    /// This port, for every source
-    #[arg(long, value_name = "N[/tcp|udp]", value_parser = parse_service)]
+    /// This port, or the ports of a range, for every source
+    #[arg(long, value_name = "N[-M][/tcp|udp]", value_parser = parse_service)]
     #[arg(conflicts_with = "prefixes")]
     port: Option<Service>,
     /// Record it although no known host is selected
@@ -87,10 +87,11 @@ async fn add(global: &Global, args: AddArgs) -> anyhow::Result<Exit> {
     let prefixes = args.what.prefixes().await?;
     let target = Target::of(global)?;
     fleet_only(&target, args.what.allow_empty)?;
-    let (port, protocol) = Service::to_proto(args.what.port);
+    let (port, port_last, protocol) = Service::to_proto(args.what.port);
     let request = BlockRequest {
         prefixes,
         port,
+        port_last,
         protocol: protocol.into(),
         action: agent::Action::Protect.into(),
         reason: args.reason,
@@ -106,10 +107,11 @@ async fn remove(global: &Global, args: RemoveArgs) -> anyhow::Result<Exit> {
     let prefixes = args.what.prefixes().await?;
     let target = Target::of(global)?;
     fleet_only(&target, args.what.allow_empty)?;
-    let (port, protocol) = Service::to_proto(args.what.port);
+    let (port, port_last, protocol) = Service::to_proto(args.what.port);
     let request = UnblockRequest {
         prefixes,
         port,
+        port_last,
         protocol: protocol.into(),
         action: agent::Action::Protect.into(),
         selection: args.selection.for_change(&target)?,

@@ -1,7 +1,8 @@
 //! What became of a change, on each host.
 
-use super::{ErrorView, entry::EntryRow};
+use super::{ErrorView, cell, entry::EntryRow, protocol_name, service_text, some};
 use crate::{exit::Exit, output::Table};
+use kctl_proto::agent::v1::{Peers, peers};
 use kctl_proto::controller::v1 as pb;
 use serde::Serialize;
 
@@ -15,6 +16,9 @@ pub(crate) struct HostResultRow {
     pub(crate) elapsed_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<ErrorView>,
+    /// Interfaces that the host does not have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) warnings: Vec<String>,
 }
 
 pub(crate) const APPLIED: &str = "applied";
@@ -34,6 +38,7 @@ impl From<pb::HostResult> for HostResultRow {
             // A pending host has not answered, so nothing elapsed until its answer.
             elapsed_ms: (status != PENDING).then(|| microseconds(result.elapsed_ms)),
             error: result.error.map(ErrorView::from),
+            warnings: result.warnings,
         }
     }
 }
@@ -90,7 +95,7 @@ pub(crate) struct FeedView {
 }
 
 /// What a dry run says of one host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub(crate) struct ForecastRow {
     host: String,
     added: u64,
@@ -98,12 +103,69 @@ pub(crate) struct ForecastRow {
     covered: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<ErrorView>,
+    /// Peers that would be hit, those with the most sockets first, at most 20; null where they are not
+    /// known.
+    peers: Option<Vec<PeerRow>>,
+    /// How many there are.
+    peers_total: Option<u64>,
+    /// Why they are not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peers_error: Option<ErrorView>,
+}
+
+/// A peer of a host's sockets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct PeerRow {
+    address: String,
+    sockets: u64,
+    /// The host's own port.
+    port: u32,
+    protocol: Option<&'static str>,
+    process: Option<String>,
+    pid: Option<u32>,
+}
+
+impl From<peers::Peer> for PeerRow {
+    fn from(peer: peers::Peer) -> Self {
+        Self {
+            sockets: peer.sockets,
+            port: peer.port,
+            protocol: protocol_name(peer.protocol()),
+            address: peer.address,
+            process: some(peer.process),
+            pid: (peer.pid != 0).then_some(peer.pid),
+        }
+    }
 }
 
 impl From<pb::HostForecast> for ForecastRow {
     fn from(forecast: pb::HostForecast) -> Self {
-        let pb::HostForecast { host, added, removed, covered, error } = forecast;
-        Self { host, added, removed, covered, error: error.map(ErrorView::from) }
+        let pb::HostForecast { host, added, removed, covered, error, peers, peers_error } =
+            forecast;
+        let peers_error = peers_error.map(ErrorView::from);
+        let row = Self {
+            host,
+            added,
+            removed,
+            covered,
+            error: error.map(ErrorView::from),
+            ..Self::default()
+        };
+        Self { peers_error, ..row.with(peers) }
+    }
+}
+
+impl ForecastRow {
+    /// What one agent said of itself: it does not compare with what it has.
+    pub(crate) fn of_agent(host: String, recorded: &Recorded, peers: Peers) -> Self {
+        let added = recorded.prefixes.len() as u64;
+        Self { host, added, ..Self::default() }.with(Some(peers))
+    }
+
+    fn with(self, peers: Option<Peers>) -> Self {
+        let Some(peers) = peers else { return self };
+        let rows = peers.peers.into_iter().map(PeerRow::from).collect();
+        Self { peers: Some(rows), peers_total: Some(peers.total), ..self }
     }
 }
 
@@ -112,8 +174,39 @@ pub(crate) fn forecast_exit(forecast: &[ForecastRow]) -> Exit {
     if forecast.iter().all(|row| row.error.is_none()) { Exit::Done } else { Exit::Partial }
 }
 
-/// Forecasts for people.
-pub(crate) fn forecast_table(forecast: &[ForecastRow]) -> Table {
+/// Forecasts for people: what would change, then who would be hit.
+pub(crate) fn foreseen(forecast: &[ForecastRow]) -> String {
+    let changes = forecast_table(forecast).to_string();
+    let mut peers = Table::new(&["HOST", "WOULD HIT", "SOCKETS", "PORT", "PROCESS"]);
+    let mut is_empty = true;
+    for row in forecast {
+        for peer in row.peers.iter().flatten() {
+            is_empty = false;
+            peers.row([
+                row.host.clone(),
+                peer.address.clone(),
+                peer.sockets.to_string(),
+                service_text(Some(peer.port), None, peer.protocol),
+                cell(peer.process.as_ref()),
+            ]);
+        }
+        let listed = row.peers.as_ref().map_or(0, Vec::len) as u64;
+        if let Some(more) = row.peers_total.and_then(|total| total.checked_sub(listed))
+            && more > 0
+        {
+            let [a, b, c] = std::array::from_fn(|_| String::new());
+            peers.row([row.host.clone(), format!("and {more} more"), a, b, c]);
+        }
+        if let Some(error) = &row.peers_error {
+            is_empty = false;
+            let [a, b, c] = std::array::from_fn(|_| String::new());
+            peers.row([row.host.clone(), format!("not known: {}", error.message), a, b, c]);
+        }
+    }
+    if is_empty { changes } else { format!("{changes}\n{peers}") }
+}
+
+fn forecast_table(forecast: &[ForecastRow]) -> Table {
     let mut table = Table::new(&["HOST", "WOULD ADD", "REMOVE", "ALREADY COVERED", "ERROR"]);
     for row in forecast {
         table.row([
@@ -170,12 +263,14 @@ mod tests {
             status: pb::host_result::Status::Applied.into(),
             elapsed_ms: 2.100_000_1,
             error: None,
+            warnings: Vec::new(),
         };
         let message = "host \"web-2\" is not connected since 2026-01-02T03:00:00Z".to_owned();
         let pending = pb::HostResult {
             host: "web-2".to_owned(),
             status: pb::host_result::Status::Pending.into(),
             elapsed_ms: 0.0,
+            warnings: Vec::new(),
             error: Some(agent::Error { code: "UNAVAILABLE".to_owned(), message }),
         };
         let hosts: Vec<_> = [applied, pending].map(HostResultRow::from).into();

@@ -13,7 +13,10 @@ use serde::Serialize;
 pub(crate) struct EntryRow {
     pub(crate) prefix: String,
     port: Option<u32>,
+    /// Of a range.
+    port_last: Option<u32>,
     protocol: Option<&'static str>,
+    interface: Option<String>,
     action: &'static str,
     reason: String,
     pub(crate) source: String,
@@ -53,6 +56,8 @@ impl EntryRow {
         let expires_unix_ms = entry.ttl_ms.map_or(0, left);
         Self {
             port: port(key.port),
+            port_last: port(key.port_last),
+            interface: super::some(key.interface.clone()),
             protocol: protocol_name(key.protocol()),
             action: action_name(key.action()),
             prefix: key.prefix,
@@ -90,7 +95,7 @@ impl EntryRow {
     }
 
     fn service(&self) -> String {
-        service_text(self.port, self.protocol)
+        service_text(self.port, self.port_last, self.protocol)
     }
 
     fn hosts_text(&self) -> String {
@@ -114,12 +119,14 @@ impl EntryRow {
             }
         };
         say("port", self.service());
+        say("interface", cell(self.interface.as_ref()));
         say("hosts", self.hosts_text());
         say("source", self.source.clone());
         say("expires", cell(self.expires.as_ref()));
         say("reason", self.reason.clone());
         // A reason of several lines must not become prefixes.
-        let only = if self.port.is_some() || self.action != "drop" { "# " } else { "" };
+        let is_part = self.port.is_some() || self.interface.is_some() || self.action != "drop";
+        let only = if is_part { "# " } else { "" };
         format!("{only}{} # {}", self.prefix, crate::output::plain(&comment.join(" ")))
     }
 
@@ -127,6 +134,8 @@ impl EntryRow {
     pub(crate) fn phrase(&self) -> String {
         let service = self.service();
         let port = if service.is_empty() { service } else { format!(" port {service}") };
+        let interface = self.interface.as_ref().map(|it| format!(" interface {it}"));
+        let port = format!("{port}{}", interface.unwrap_or_default());
         format!("{}{port} {} by {} on {}", self.prefix, self.action, self.source, self.hosts_text())
     }
 }
@@ -137,6 +146,7 @@ pub(crate) fn table(rows: &[EntryRow], format: Format, now_unix_ms: i64) -> Tabl
         [
             row.prefix.clone(),
             row.service(),
+            cell(row.interface.as_ref()),
             row.action.to_owned(),
             row.hosts_text(),
             cell(row.packets),
@@ -148,18 +158,36 @@ pub(crate) fn table(rows: &[EntryRow], format: Format, now_unix_ms: i64) -> Tabl
     };
     if format == Format::Wide {
         let mut table = Table::new(&[
-            "PREFIX", "PORT", "ACTION", "HOSTS", "PACKETS", "BYTES", "EXPIRES", "SOURCE", "REASON",
+            "PREFIX",
+            "PORT",
+            "INTERFACE",
+            "ACTION",
+            "HOSTS",
+            "PACKETS",
+            "BYTES",
+            "EXPIRES",
+            "SOURCE",
+            "REASON",
             "CREATED",
         ]);
         for row in rows {
-            let [a, b, c, d, e, f, g, h, i] = narrow(row);
+            let [a, b, c, d, e, f, g, h, i, j] = narrow(row);
             let created = relative(row.created_unix_ms, now_unix_ms);
-            table.row([a, b, c, d, e, f, g, h, i, created]);
+            table.row([a, b, c, d, e, f, g, h, i, j, created]);
         }
         return table;
     }
     let mut table = Table::new(&[
-        "PREFIX", "PORT", "ACTION", "HOSTS", "PACKETS", "BYTES", "EXPIRES", "SOURCE", "REASON",
+        "PREFIX",
+        "PORT",
+        "INTERFACE",
+        "ACTION",
+        "HOSTS",
+        "PACKETS",
+        "BYTES",
+        "EXPIRES",
+        "SOURCE",
+        "REASON",
     ]);
     rows.iter().for_each(|row| table.row(narrow(row)));
     table
@@ -167,12 +195,22 @@ pub(crate) fn table(rows: &[EntryRow], format: Format, now_unix_ms: i64) -> Tabl
 
 /// For `--hits`: a row a host that hit an entry.
 pub(crate) fn hits_table(rows: &[EntryRow]) -> Table {
-    let mut table = Table::new(&["PREFIX", "PORT", "ACTION", "HOST", "PACKETS", "BYTES", "REASON"]);
+    let mut table = Table::new(&[
+        "PREFIX",
+        "PORT",
+        "INTERFACE",
+        "ACTION",
+        "HOST",
+        "PACKETS",
+        "BYTES",
+        "REASON",
+    ]);
     for row in rows {
         for hits in row.hits.iter().flatten() {
             table.row([
                 row.prefix.clone(),
                 row.service(),
+                cell(row.interface.as_ref()),
                 row.action.to_owned(),
                 hits.host.clone(),
                 hits.packets.to_string(),
@@ -193,6 +231,8 @@ mod tests {
         let key = pb::EntryKey {
             prefix: "10.0.0.5/32".to_owned(),
             port: 0,
+            port_last: 0,
+            interface: String::new(),
             protocol: 0,
             action: pb::Action::Drop.into(),
             source: "user:admin".to_owned(),
@@ -241,6 +281,7 @@ mod tests {
         let json = serde_json::to_value(&row).expect("json");
         assert_eq!(json["hosts"], serde_json::json!({"names": ["web-1"]}));
         assert_eq!((&json["port"], &json["protocol"]), (&22.into(), &"tcp".into()));
+        assert_eq!((&json["port_last"], &json["interface"]), (&().into(), &().into()));
         assert_eq!(json["expires"], "2026-01-02T03:05:05.678Z");
         assert!(json["packets"].is_null());
     }

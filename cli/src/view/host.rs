@@ -45,6 +45,10 @@ struct FilterView {
     unfiltered_interfaces: Vec<String>,
     max_entries: Option<u64>,
     memory_bytes: Option<u64>,
+    /// Entries that are never blocked; they take room as others do.
+    protected: Option<u64>,
+    /// Interfaces that entries name and that are not there.
+    absent_interfaces: Vec<String>,
     local_entries: Option<u32>,
     suspended_entries: Option<u32>,
 }
@@ -122,6 +126,8 @@ impl HostRow {
                 unfiltered_interfaces: filter.unfiltered_interfaces,
                 max_entries: known.then_some(filter.max_entries),
                 memory_bytes: known.then_some(filter.memory_bytes),
+                protected: known.then_some(filter.protected),
+                absent_interfaces: filter.absent_interfaces,
                 local_entries: known.then_some(status.local_entries),
                 suspended_entries: known.then_some(status.suspended_entries),
             },
@@ -249,9 +255,13 @@ pub(crate) fn description(row: &HostRow, now_unix_ms: i64) -> String {
         fact("interface:", format!("{} {state}", interface.name));
     }
     fact("unfiltered:", filter.unfiltered_interfaces.join(", "));
+    fact("absent:", filter.absent_interfaces.join(", "));
     if let (Some(entries), Some(most)) = (filter.entries, filter.max_entries) {
         let memory = filter.memory_bytes.unwrap_or_default() / 1024;
-        fact("entries:", format!("{entries} of at most {most}, {memory} KiB of kernel memory"));
+        let never = filter.protected.filter(|protected| *protected > 0);
+        let never = never.map(|it| format!(" and {it} never blocked")).unwrap_or_default();
+        let text = format!("{entries}{never} of at most {most}, {memory} KiB of kernel memory");
+        fact("entries:", text);
     }
     fact("local:", local(filter));
     fact("store:", cell(row.store_id.as_ref()));

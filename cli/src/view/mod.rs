@@ -12,6 +12,7 @@ pub(crate) mod host;
 pub(crate) mod ipc;
 pub(crate) mod module;
 pub(crate) mod net;
+pub(crate) mod perf;
 pub(crate) mod proc;
 pub(crate) mod process;
 pub(crate) mod read;
@@ -147,13 +148,12 @@ pub(crate) fn protocol_name(protocol: pb::Protocol) -> Option<&'static str> {
     }
 }
 
-/// `22/tcp`, `22`, or nothing.
-pub(crate) fn service_text(port: Option<u32>, protocol: Option<&str>) -> String {
-    match (port, protocol) {
-        (None, _) => String::new(),
-        (Some(port), None) => port.to_string(),
-        (Some(port), Some(protocol)) => format!("{port}/{protocol}"),
-    }
+/// `22/tcp`, `22`, `8000-8999/tcp`, or nothing.
+pub(crate) fn service_text(port: Option<u32>, last: Option<u32>, protocol: Option<&str>) -> String {
+    let Some(port) = port else { return String::new() };
+    let last = last.map(|last| format!("-{last}")).unwrap_or_default();
+    let protocol = protocol.map(|protocol| format!("/{protocol}")).unwrap_or_default();
+    format!("{port}{last}{protocol}")
 }
 
 /// Port 0 means every packet.

@@ -1,6 +1,8 @@
 //! One host's packet counters.
 
-use super::{ErrorView, InterfaceView, action_name, modes, port, protocol_name, service_text};
+use super::{
+    ErrorView, InterfaceView, action_name, modes, port, protocol_name, service_text, some,
+};
 use crate::output::Table;
 use kctl_proto::agent::v1 as pb;
 use serde::Serialize;
@@ -58,7 +60,9 @@ struct PortRow {
 struct RuleRow {
     prefix: String,
     port: Option<u32>,
+    port_last: Option<u32>,
     protocol: Option<&'static str>,
+    interface: Option<String>,
     action: &'static str,
     packets: u64,
     bytes: u64,
@@ -113,6 +117,8 @@ impl From<pb::list_hits_response::Hit> for RuleRow {
     fn from(hit: pb::list_hits_response::Hit) -> Self {
         Self {
             port: port(hit.port),
+            port_last: port(hit.port_last),
+            interface: some(hit.interface.clone()),
             protocol: protocol_name(hit.protocol()),
             action: action_name(hit.action()),
             prefix: hit.prefix,
@@ -167,7 +173,8 @@ pub(crate) fn table(rows: &[StatsRow]) -> Table {
 
 /// Rules, sources, protocols and ports of every host, for people.
 pub(crate) fn details(rows: &[StatsRow]) -> String {
-    let mut rules = Table::new(&["HOST", "RULE", "PORT", "ACTION", "PACKETS", "BYTES"]);
+    let mut rules =
+        Table::new(&["HOST", "RULE", "PORT", "INTERFACE", "ACTION", "PACKETS", "BYTES"]);
     let mut sources = Table::new(&["HOST", "SOURCE", "DROPPED", "BYTES"]);
     let mut protocols = Table::new(&["HOST", "PROTOCOL", "PACKETS", "BYTES"]);
     let mut ports = Table::new(&["HOST", "PORT", "CONNECTIONS"]);
@@ -179,7 +186,8 @@ pub(crate) fn details(rows: &[StatsRow]) -> String {
             rules.row([
                 host(),
                 rule.prefix.clone(),
-                service_text(rule.port, rule.protocol),
+                service_text(rule.port, rule.port_last, rule.protocol),
+                rule.interface.clone().unwrap_or_default(),
                 rule.action.to_owned(),
                 rule.packets.to_string(),
                 rule.bytes.to_string(),
@@ -194,7 +202,7 @@ pub(crate) fn details(rows: &[StatsRow]) -> String {
             protocols.row([host(), name.clone(), packets, bytes]);
         }
         for port in &counters.ports {
-            let service = service_text(Some(port.port), port.protocol);
+            let service = service_text(Some(port.port), None, port.protocol);
             ports.row([host(), service, port.connections.to_string()]);
         }
         filled[0] |= !counters.rules.is_empty();

@@ -5,7 +5,8 @@ use kctl_proto::agent::v1::{
     Action, ApplyBlocklistRequest, ApplyBlocklistResponse, BlockRequest, BlockResponse,
     DetachRequest, DetachResponse, Entry, EntryKey, Error, GetStatusRequest, GetStatusResponse,
     HostStatus, ListBlocklistRequest, ListBlocklistResponse, ListHitsRequest, ListHitsResponse,
-    Selection, SessionRequest, SessionResponse, SuspendedEntry, UnblockRequest, UnblockResponse,
+    ListPeersRequest, ListPeersResponse, Selection, SessionRequest, SessionResponse,
+    SuspendedEntry, UnblockRequest, UnblockResponse,
     blocklist_service_server::{BlocklistService, BlocklistServiceServer},
     host_service_server::{HostService, HostServiceServer},
     list_hits_response::Hit,
@@ -151,6 +152,13 @@ impl BlocklistService for Api {
             ..Hit::default()
         };
         Ok(Response::new(iter(vec![Ok(ListHitsResponse { hits: vec![hit] })])))
+    }
+
+    async fn list_peers(
+        &self,
+        _request: Request<Streaming<ListPeersRequest>>,
+    ) -> Result<Response<ListPeersResponse>, Status> {
+        Err(Status::permission_denied("controllers only"))
     }
 
     async fn block(

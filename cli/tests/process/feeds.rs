@@ -29,7 +29,13 @@ fn accepted() -> ChangeResponse {
 
 fn result(status: HostStatus, error: Option<agent::Error>) -> ChangeResponse {
     let host = "web-1".to_owned();
-    message(Message::Host(HostResult { host, status: status.into(), elapsed_ms: 2.1, error }))
+    message(Message::Host(HostResult {
+        host,
+        status: status.into(),
+        elapsed_ms: 2.1,
+        error,
+        warnings: Vec::new(),
+    }))
 }
 
 async fn importing(import: Vec<ChangeResponse>) -> Fleet {
@@ -131,6 +137,7 @@ async fn a_host_that_fails_is_exit_3_and_so_is_a_dry_run_that_foresees_it() {
             removed: 1,
             covered: 2,
             error,
+            ..HostForecast::default()
         }))
     };
     for (error, code) in [(None, 0), (Some(full), 3)] {

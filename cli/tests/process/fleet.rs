@@ -34,6 +34,7 @@ fn result(host: &str, status: HostStatus) -> Result<ChangeResponse, Status> {
         status: status.into(),
         elapsed_ms: 2.1,
         error: (status != HostStatus::Applied).then_some(error),
+        warnings: Vec::new(),
     };
     Ok(ChangeResponse { message: Some(Message::Host(result)) })
 }

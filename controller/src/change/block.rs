@@ -12,7 +12,7 @@ use crate::{
     store::{Desired, Model, Write},
 };
 use ipnet::IpNet;
-use kctl_blocklist::{Action, Entry, EntryKey, Selection, Service};
+use kctl_blocklist::{Action, Entry, EntryKey, Selection, Service, interface_from_proto};
 use kctl_proto::controller::v1 as api;
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
     pub(crate) prefixes: Vec<IpNet>,
-    service: Option<Service>,
+    pub(crate) service: Option<Service>,
+    interface: Option<String>,
     action: Action,
     expires_unix_ms: Option<i64>,
     reason: String,
@@ -46,9 +47,15 @@ impl Block {
     ) -> Result<Self, Error> {
         let invalid = |error: &dyn std::fmt::Display| Error::Invalid(error.to_string());
         let prefixes = prefixes(&request.prefixes)?;
-        let service =
-            Service::from_proto(request.port, request.protocol()).map_err(|e| invalid(&e))?;
+        let service = Service::from_proto(request.port, request.port_last, request.protocol())
+            .map_err(|e| invalid(&e))?;
+        let interface = interface_from_proto(request.interface.clone()).map_err(|e| invalid(&e))?;
         let action = Action::from_proto(request.action()).unwrap_or(Action::Drop);
+        if action == Action::Protect && interface.is_some() {
+            return Err(Error::Invalid(
+                "interface: a never-block entry holds for every one; leave it out".to_owned(),
+            ));
+        }
         if action == Action::Protect && service.is_some() {
             let narrow = prefixes.iter().find(|prefix| prefix.prefix_len() > 0);
             if let Some(prefix) = narrow {
@@ -72,6 +79,7 @@ impl Block {
         Ok(Self {
             prefixes,
             service,
+            interface,
             action,
             expires_unix_ms,
             reason,
@@ -140,7 +148,7 @@ impl Block {
     }
 
     /// Whether it drops anything.
-    pub(super) fn drops(&self) -> bool {
+    pub(crate) fn drops(&self) -> bool {
         self.action == Action::Drop
     }
 
@@ -149,6 +157,7 @@ impl Block {
         self.prefixes.iter().map(|&prefix| EntryKey {
             prefix,
             service: self.service,
+            interface: self.interface.clone(),
             action: self.action,
             source: self.source.clone(),
             selection: self.selection.clone(),
@@ -163,11 +172,8 @@ impl Block {
         desired: &Desired,
         unions: &mut Unions,
     ) -> Result<(), Error> {
-        if self.action == Action::Protect {
-            return Ok(());
-        }
         let rules = Rules::of(desired, host);
-        let new: Vec<_> = self.prefixes.iter().map(|&prefix| (prefix, self.service)).collect();
+        let new: Vec<_> = self.keys().collect();
         match rules.check(&new, unions) {
             Err(error) if !rules.is_over(unions) => Err(error),
             _ => Ok(()),

@@ -59,9 +59,8 @@ pub(crate) fn of_block(hosts: &[HostView], desired: &Desired, block: &Block) -> 
         HostForecast {
             host: host.name.clone(),
             added: added.len() as u64,
-            removed: 0,
             covered: if block.drops() { added.covered_by(&dropped) } else { 0 },
-            error: None,
+            ..HostForecast::default()
         }
     };
     hosts.iter().map(forecast).collect()
@@ -73,6 +72,7 @@ fn dropped(desired: &Desired, host: &HostView, but: Option<&str>) -> Vec<IpNet> 
     let entries = desired.entries().filter(|entry| {
         entry.key.action == Action::Drop
             && entry.key.service.is_none()
+            && entry.key.interface.is_none()
             && entry.concerns(&host.name, &labels)
     });
     let mut dropped: Vec<_> = entries.map(|entry| entry.key.prefix).collect();

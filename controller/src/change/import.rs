@@ -14,9 +14,6 @@ use kctl_blocklist::{
 use kctl_proto::{agent::v1 as pb, controller::v1 as api};
 use std::sync::Arc;
 
-/// A never-block feed has its place in the guard beside everything else there.
-const MAX_PROTECTED: usize = 32_768;
-
 /// A request whose prefixes come one message after another.
 #[derive(Debug)]
 pub(crate) struct Incoming {
@@ -93,13 +90,6 @@ impl Incoming {
                 ttl.map(|ttl| now_unix_ms.saturating_add(i64::try_from(ttl).unwrap_or(i64::MAX)))
             }
         };
-        if action == Action::Protect && prefixes.len() > MAX_PROTECTED {
-            return Err(Error::Invalid(format!(
-                "feed {:?}: has {} prefixes, and a never-block feed takes at most {MAX_PROTECTED}",
-                header.name,
-                prefixes.len()
-            )));
-        }
         if prefixes.is_empty() && !header.allow_empty {
             return Err(Error::Precondition(format!(
                 "feed {:?}: the import has no entries, which removes the feed; use --allow-empty if \

@@ -2,8 +2,8 @@
 
 use crate::{registry::HostView, status::Error, store::Desired};
 use ipnet::IpNet;
-use kctl_blocklist::{Action, Feed, Protocol, Service};
-use std::collections::{HashMap, HashSet};
+use kctl_blocklist::{Action, EntryKey, Feed};
+use std::collections::HashMap;
 
 /// How many prefixes several feeds have together, by the feeds' names: most hosts have the same ones.
 #[derive(Default)]
@@ -13,9 +13,13 @@ impl Unions {
     fn of(&mut self, feeds: &[&Feed]) -> usize {
         let names = feeds.iter().map(|feed| feed.head().name.clone()).collect();
         *self.0.entry(names).or_insert_with(|| {
-            let mut all: Vec<IpNet> = Vec::new();
-            feeds.iter().for_each(|feed| all.extend_from_slice(feed.prefixes().as_slice()));
-            distinct(all)
+            let (mut listed, mut guarded) = (Vec::new(), Vec::new());
+            for feed in feeds {
+                let guards = feed.head().action == Action::Protect;
+                let all = if guards { &mut guarded } else { &mut listed };
+                all.extend_from_slice(feed.prefixes().as_slice());
+            }
+            distinct(listed) + distinct(guarded)
         })
     }
 }
@@ -31,8 +35,7 @@ impl<'a> Rules<'a> {
     /// Those that a host has, or should have.
     pub(super) fn of(desired: &'a Desired, host: &'a HostView) -> Self {
         let labels = host.labels();
-        let feeds = desired.feeds().filter(|feed| is_rule(feed.head().action));
-        let feeds = feeds.filter(|feed| feed.concerns(&host.name, &labels));
+        let feeds = desired.feeds().filter(|feed| feed.concerns(&host.name, &labels));
         Self { desired, feeds: feeds.collect(), host }
     }
 
@@ -45,23 +48,19 @@ impl<'a> Rules<'a> {
     ) -> Self {
         let labels = host.labels();
         let feeds = desired.feeds().filter(|feed| feed.head().name != name).chain(after);
-        let feeds =
-            feeds.filter(|feed| is_rule(feed.head().action) && feed.concerns(&host.name, &labels));
+        let feeds = feeds.filter(|feed| feed.concerns(&host.name, &labels));
         Self { desired, feeds: feeds.collect(), host }
     }
 
     /// RESOURCE_EXHAUSTED when they and `new` need more room than the host has.
-    pub(super) fn check(
-        &self,
-        new: &[(IpNet, Option<Service>)],
-        unions: &mut Unions,
-    ) -> Result<(), Error> {
+    pub(super) fn check(&self, new: &[EntryKey], unions: &mut Unions) -> Result<(), Error> {
         let status = self.host.status.as_ref().and_then(|status| status.filter.as_ref());
         let Some(max) = status.map(|filter| filter.max_entries).filter(|&max| max > 0) else {
             return Ok(());
         };
         // Exact numbers take a look at every entry, so only where rough upper bounds do not fit.
-        let manual = 2 * (self.desired.entries().len() + new.len());
+        let keys = self.desired.entries().map(|entry| &entry.key).chain(new);
+        let manual: usize = keys.map(rules_of).sum();
         let listed = self.feeds.iter().map(|feed| feed.prefixes().len()).sum::<usize>();
         if (manual + listed) as u64 <= max || (manual + unions.of(&self.feeds)) as u64 <= max {
             return Ok(());
@@ -82,30 +81,36 @@ impl<'a> Rules<'a> {
         self.check(&[], unions).is_err()
     }
 
-    fn count(&self, new: &[(IpNet, Option<Service>)]) -> u64 {
+    fn count(&self, new: &[EntryKey]) -> u64 {
         let labels = self.host.labels();
-        let there = self
-            .desired
-            .entries()
-            .filter(|entry| is_rule(entry.key.action))
-            .filter(|entry| entry.concerns(&self.host.name, &labels))
-            .map(|entry| (entry.key.prefix, entry.key.service));
-        let mut of_ports: HashSet<(IpNet, u16, Protocol)> = HashSet::new();
-        let mut of_all: Vec<IpNet> = Vec::new();
-        for (prefix, service) in there.chain(new.iter().copied()) {
-            match service {
-                None => of_all.push(prefix),
-                // An entry without protocol is one rule for each.
-                Some(service) => of_ports.extend(
-                    service.protocols().iter().map(|&protocol| (prefix, service.port, protocol)),
-                ),
+        let there = self.desired.entries();
+        let there = there.filter(|entry| entry.concerns(&self.host.name, &labels));
+        let there = there.map(|entry| &entry.key);
+        let mut named: HashMap<_, usize> = HashMap::new();
+        // Those of every packet of every interface; what is never blocked is beside what is.
+        let (mut listed, mut guarded): (Vec<IpNet>, Vec<IpNet>) = (Vec::new(), Vec::new());
+        for key in there.chain(new) {
+            let guards = key.action == Action::Protect;
+            match (key.service, &key.interface) {
+                (None, None) if guards => guarded.push(key.prefix),
+                (None, None) => listed.push(key.prefix),
+                (service, interface) => {
+                    named.insert((key.prefix, service, interface, guards), rules_of(key));
+                }
             }
         }
         for feed in &self.feeds {
-            of_all.extend_from_slice(feed.prefixes().as_slice());
+            let guards = feed.head().action == Action::Protect;
+            let all = if guards { &mut guarded } else { &mut listed };
+            all.extend_from_slice(feed.prefixes().as_slice());
         }
-        (distinct(of_all) + of_ports.len()) as u64
+        (distinct(listed) + distinct(guarded) + named.into_values().sum::<usize>()) as u64
     }
+}
+
+/// Entries in a host's tables that an entry is, at most; those of packets without ports not counted.
+fn rules_of(key: &EntryKey) -> usize {
+    key.service.map_or(1, |service| service.protocols().len() * service.blocks() as usize)
 }
 
 /// A stable sort is quick with runs that are sorted already.
@@ -113,8 +118,4 @@ fn distinct(mut prefixes: Vec<IpNet>) -> usize {
     prefixes.sort();
     prefixes.dedup();
     prefixes.len()
-}
-
-fn is_rule(action: Action) -> bool {
-    action != Action::Protect
 }

@@ -7,7 +7,10 @@ use crate::{
     store::{Desired, Model, Write},
 };
 use ipnet::IpNet;
-use kctl_blocklist::{AUTO_SOURCE, Action, Entry, EntryKey, Selection, Service};
+use kctl_blocklist::{
+    AUTO_SOURCE, Action, Entry, EntryKey, InvalidEntry, Selection, Service, interface_from_proto,
+    more,
+};
 use kctl_proto::controller::v1 as api;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -22,6 +25,7 @@ const STILL: usize = 1_000;
 pub(crate) struct Unblock {
     pub(crate) prefixes: Vec<IpNet>,
     service: Option<Service>,
+    interface: Option<String>,
     actions: &'static [Action],
     pub(crate) selection: Selection,
     allow_empty: bool,
@@ -33,8 +37,10 @@ pub(crate) type Hosts = Vec<(String, BTreeMap<String, String>)>;
 impl Unblock {
     /// Reads a request.
     pub(crate) fn parse(request: api::UnblockRequest) -> Result<Self, Error> {
-        let service = Service::from_proto(request.port, request.protocol())
-            .map_err(|error| Error::Invalid(error.to_string()))?;
+        let invalid = |error: InvalidEntry| Error::Invalid(error.to_string());
+        let service = Service::from_proto(request.port, request.port_last, request.protocol())
+            .map_err(invalid)?;
+        let interface = interface_from_proto(request.interface.clone()).map_err(invalid)?;
         let actions: &[Action] = match Action::from_proto(request.action()) {
             None => &[Action::Drop, Action::Monitor],
             Some(Action::Drop) => &[Action::Drop],
@@ -44,6 +50,7 @@ impl Unblock {
         Ok(Self {
             prefixes: prefixes(&request.prefixes)?,
             service,
+            interface,
             actions,
             selection: selection(request.selection)?,
             allow_empty: request.allow_empty,
@@ -88,7 +95,7 @@ impl Unblock {
         prefix: IpNet,
     ) -> impl Iterator<Item = &'a Arc<Entry>> {
         desired.of_prefix(prefix).filter(|entry| {
-            entry.key.service == self.service
+            (entry.key.service, &entry.key.interface) == (self.service, &self.interface)
                 && self.actions.contains(&entry.key.action)
                 && (entry.key.source.starts_with("user:")
                     || entry.key.source.starts_with(AUTO_SOURCE))
@@ -133,9 +140,9 @@ impl Unblock {
         } else {
             format!("it is covered by {covering}")
         };
-        let service = self.service.map(|service| format!(" port {service}")).unwrap_or_default();
+        let more = more(self.service, self.interface.as_deref());
         format!(
-            "{prefix}{service}: no manual entry for hosts {:?}; {hint}",
+            "{prefix}{more}: no manual entry for hosts {:?}; {hint}",
             self.selection.to_string()
         )
     }
@@ -171,9 +178,9 @@ impl Unblock {
 }
 
 fn describe(key: &EntryKey) -> String {
-    let service = key.service.map(|service| format!(" port {service}")).unwrap_or_default();
     let (prefix, action, source) = (key.prefix, key.action.name(), &key.source);
-    format!("{prefix}{service} ({action}, {source}, hosts {})", key.selection)
+    let more = key.more();
+    format!("{prefix}{more} ({action}, {source}, hosts {})", key.selection)
 }
 
 #[cfg(test)]
@@ -187,7 +194,7 @@ mod tests {
         let prefix = parse_prefix(prefix).expect("valid");
         let (service, source) = (None, source.to_owned());
         Entry {
-            key: EntryKey { prefix, service, action, source, selection },
+            key: EntryKey { prefix, service, interface: None, action, source, selection },
             reason: String::new(),
             created_unix_ms: 0,
             expires_unix_ms: None,

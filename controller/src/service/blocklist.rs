@@ -1,6 +1,6 @@
 //! `kctl.controller.v1.BlocklistService`.
 
-use super::{Answers, Api, CHANGE_WAIT, wait};
+use super::{Answers, Api, CHANGE_WAIT, peers, wait};
 use crate::{
     audit::{Audited, list},
     auth::Caller,
@@ -12,12 +12,12 @@ use crate::{
     store::Committed,
 };
 use futures_util::{StreamExt as _, stream};
-use kctl_blocklist::{Selection, now_unix_ms};
+use kctl_blocklist::{Prefixes, Selection, now_unix_ms};
 use kctl_proto::controller::v1::{
     self as api, ChangeResponse, blocklist_service_server::BlocklistService,
     change_response::Message,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tonic::{Request, Response, Status, Streaming};
 
 #[tonic::async_trait]
@@ -37,12 +37,19 @@ impl BlocklistService for Api {
         if request.dry_run {
             let (block, selection, told) = self.checked_block(&caller, request)?;
             let hosts = self.registry.hosts_of(&selection);
-            let desired = self.store.desired();
-            let desired = desired.borrow();
             let Told { prefixes, texts: warnings } = told;
             let accepted = api::Accepted { prefixes, warnings, ..api::Accepted::default() };
-            let forecasts = forecast::of_block(&hosts, &desired, &block);
-            return Ok(forecast(accepted, desired.revision, forecasts));
+            let (revision, mut forecasts) = {
+                let desired = self.store.desired();
+                let desired = desired.borrow();
+                (desired.revision, forecast::of_block(&hosts, &desired, &block))
+            };
+            if block.drops() {
+                let all: Arc<Prefixes> = Arc::new(block.prefixes.iter().copied().collect());
+                let hit = hosts.into_iter().map(|host| (host, Arc::clone(&all))).collect();
+                peers::add(&mut forecasts, hit, block.service, limit).await;
+            }
+            return Ok(forecast(accepted, revision, forecasts));
         }
         let audited = Audited::of_user(&caller, describe(&request), hosts(&request.selection));
         let (block, selection, mut told) = match self.checked_block(&caller, request) {
@@ -70,7 +77,11 @@ impl BlocklistService for Api {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
         let limit = wait(request.timeout_ms, CHANGE_WAIT);
-        let what = format!("unblock {}{}", list(&request.prefixes), port(request.port));
+        let what = format!(
+            "unblock {}{}",
+            list(&request.prefixes),
+            more(request.port, request.port_last, &request.interface)
+        );
         let audited = Audited::of_user(&caller, what, hosts(&request.selection));
         let checked = Unblock::parse(request).and_then(|unblock| {
             let hosts = caller.scope.change(&self.registry, &unblock.selection)?;
@@ -199,11 +210,17 @@ fn describe(request: &api::BlockRequest) -> String {
         reason if reason.is_empty() => reason,
         reason => format!(" because {reason:?}"),
     };
-    format!("{verb} {}{}{ttl}{force}{reason}", list(&request.prefixes), port(request.port))
+    let more = more(request.port, request.port_last, &request.interface);
+    format!("{verb} {}{more}{ttl}{force}{reason}", list(&request.prefixes))
 }
 
-fn port(port: u32) -> String {
-    if port == 0 { String::new() } else { format!(" port {port}") }
+fn more(port: u32, last: u32, interface: &str) -> String {
+    let port = match (port, last) {
+        (0, _) => String::new(),
+        (port, 0) => format!(" port {port}"),
+        (port, last) => format!(" port {port}-{last}"),
+    };
+    if interface.is_empty() { port } else { format!("{port} on {interface}") }
 }
 
 pub(super) fn hosts(selection: &Option<kctl_proto::agent::v1::Selection>) -> String {

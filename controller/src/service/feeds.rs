@@ -3,7 +3,7 @@
 use super::{
     Answers, Api, CHANGE_WAIT,
     blocklist::{answers, forecast},
-    wait,
+    peers, wait,
 };
 use crate::{
     audit::Audited,
@@ -18,10 +18,11 @@ use crate::{
     store::Model,
 };
 use futures_util::{StreamExt as _, stream};
-use kctl_blocklist::now_unix_ms;
+use kctl_blocklist::{Action, now_unix_ms};
 use kctl_proto::controller::v1::{
     self as api, ChangeResponse, change_response::Message, import_feed_request::Part,
 };
+use std::{sync::Arc, time::Duration};
 use tonic::{Response, Status, Streaming};
 
 /// What is known of an import before it is done.
@@ -67,7 +68,7 @@ impl Api {
             return Ok(refused(checked.refused));
         }
         if header.dry_run {
-            return Ok(self.foresee(import, checked));
+            return Ok(self.foresee(import, checked, limit).await);
         }
         let selection = import.head.selection.clone();
         let (scope, registry) = (caller.scope.clone(), self.registry.clone());
@@ -94,13 +95,27 @@ impl Api {
     }
 
     /// What an import would do.
-    fn foresee(&self, import: Import, checked: Checked) -> Response<Answers<ChangeResponse>> {
+    async fn foresee(
+        &self,
+        import: Import,
+        checked: Checked,
+        limit: Duration,
+    ) -> Response<Answers<ChangeResponse>> {
         let Checked { hosts, warnings, .. } = checked;
-        let desired = self.store.desired();
-        let desired = desired.borrow();
-        let (change, imported) = import.change(&desired);
-        let forecasts = of_import(&hosts, &desired, change.as_ref());
-        forecast(accepted(imported, warnings), desired.revision, forecasts)
+        let drops = import.head.action == Action::Drop;
+        let (revision, change, imported, mut forecasts) = {
+            let desired = self.store.desired();
+            let desired = desired.borrow();
+            let (change, imported) = import.change(&desired);
+            let forecasts = of_import(&hosts, &desired, change.as_ref());
+            (desired.revision, change, imported, forecasts)
+        };
+        if let (true, Some(change)) = (drops, change) {
+            let added = Arc::new(change.difference.added);
+            let hit = hosts.into_iter().map(|host| (host, Arc::clone(&added))).collect();
+            peers::add(&mut forecasts, hit, None, limit).await;
+        }
+        forecast(accepted(imported, warnings), revision, forecasts)
     }
 
     /// Every feed that is about a host of the caller's.

@@ -203,7 +203,7 @@ async fn add_told(listed: &mut Listed, filter: &Filter, limit: Duration) -> Vec<
             .into_iter()
             .filter_map(|suspended| EntryKey::try_from(suspended.key?).ok())
             .collect();
-        let hit = hits.iter().filter(|hit| hit.port == 0);
+        let hit = hits.iter().filter(|hit| hit.port == 0 && hit.interface.is_empty());
         let hit = hit.filter_map(|hit| parse_prefix(&hit.prefix).ok());
         hit.chain(suspended.iter().map(|key| key.prefix))
             .for_each(|prefix| listed.take_out(prefix, now));
@@ -249,17 +249,17 @@ fn add_suspended(
 
 /// The kernel counts by prefix, service and action; every entry of these gets the count.
 fn add_hits(items: &mut BTreeMap<(EntryKey, String), Item>, host: &HostView, hits: &[Hit]) {
-    let mut by_rule: HashMap<(&str, u32, i32), Vec<&Hit>> = HashMap::new();
+    let mut by_rule: HashMap<_, Vec<&Hit>> = HashMap::new();
     for hit in hits {
-        by_rule.entry((&hit.prefix, hit.port, hit.action)).or_default().push(hit);
+        let rule = (hit.prefix.as_str(), hit.port, hit.port_last, hit.interface.as_str());
+        by_rule.entry((rule, hit.action)).or_default().push(hit);
     }
     let labels = host.labels();
     for ((_, maker), item) in items.iter_mut() {
         let Some(wire) = item.entry.as_ref() else { continue };
         let Some(key) = wire.key.as_ref() else { continue };
-        let Some(found) = by_rule.get(&(key.prefix.as_str(), key.port, key.action)) else {
-            continue;
-        };
+        let rule = (key.prefix.as_str(), key.port, key.port_last, key.interface.as_str());
+        let Some(found) = by_rule.get(&(rule, key.action)) else { continue };
         let concerned = || {
             let entry = Entry::from_proto(wire.clone(), 0);
             entry.is_ok_and(|entry| entry.concerns(&host.name, &labels))

@@ -10,6 +10,7 @@ mod events;
 mod feeds;
 mod hosts;
 mod listing;
+mod peers;
 mod recovery;
 mod stats;
 mod token;

@@ -204,7 +204,8 @@ async fn adopt_one(host: HostView, limit: Duration) -> HostResult {
         }
     };
     let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
-    HostResult { host: host.name, status: status.into(), elapsed_ms, error }
+    let warnings = Vec::new();
+    HostResult { host: host.name, status: status.into(), elapsed_ms, error, warnings }
 }
 
 fn lost(host: &str) -> pb::Error {

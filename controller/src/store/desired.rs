@@ -330,6 +330,7 @@ fn first_key(prefix: IpNet) -> EntryKey {
     EntryKey {
         prefix,
         service: None,
+        interface: None,
         action: Action::Drop,
         source: String::new(),
         selection: Selection::All,
@@ -346,6 +347,7 @@ mod tests {
             key: EntryKey {
                 prefix: parse_prefix(prefix).expect("valid"),
                 service: None,
+                interface: None,
                 action: Action::Drop,
                 source: "user:a".to_owned(),
                 selection: Selection::All,

@@ -232,6 +232,7 @@ mod tests {
             key: EntryKey {
                 prefix: parse_prefix(prefix).expect("valid"),
                 service: None,
+                interface: None,
                 action: Action::Drop,
                 source: "user:a".to_owned(),
                 selection: Selection::Names(["web-1".to_owned(), "web-2".to_owned()].into()),

@@ -9,6 +9,7 @@ fn entry(prefix: &str, exceptions: Vec<Selection>) -> Write {
     let key = EntryKey {
         prefix: parse_prefix(prefix).expect("valid"),
         service: None,
+        interface: None,
         action: Action::Drop,
         source: "user:a".to_owned(),
         selection: Selection::All,

@@ -6,6 +6,7 @@ mod converge;
 mod events;
 mod feeds;
 mod history;
+mod limits;
 mod parts;
 mod rate;
 mod refusals;

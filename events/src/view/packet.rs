@@ -28,8 +28,12 @@ pub struct PacketView<'a> {
     pub rule: Option<&'a str>,
     /// Destination port of the rule; null when it names none.
     pub rule_port: Option<u32>,
+    /// Last destination port of a rule of a range; null when it names none.
+    pub rule_port_last: Option<u32>,
     /// Protocol of the rule; null when it names none.
     pub rule_protocol: Option<&'static str>,
+    /// Interface that the rule names; null when it names none.
+    pub rule_interface: Option<&'a str>,
     /// Why the prefix is blocked, as its entry says.
     pub reason: Option<&'a str>,
     /// How many packets since the last event of the source and rule.
@@ -57,7 +61,9 @@ impl<'a> From<&'a PacketEvent> for PacketView<'a> {
             interface: some(&event.interface),
             rule: some(&event.rule),
             rule_port: (event.rule_port != 0).then_some(event.rule_port),
+            rule_port_last: (event.rule_port_last != 0).then_some(event.rule_port_last),
             rule_protocol,
+            rule_interface: some(&event.rule_interface),
             reason: some(&event.reason),
             packets: event.packets,
             bytes: event.bytes,

@@ -6,20 +6,21 @@
 
 mod held;
 mod index;
+mod lengths;
 mod near;
 
 use super::mapped::Mapped;
 use super::pins::Pins;
-use super::record;
 use super::slots::Slots;
 use super::{Drift, table};
 use crate::error::{Error, ErrorKind};
 use agent_records::lookup::{Key, Lookup, Record, Seed};
-use agent_records::{Entry, Tally, mask};
+use agent_records::{Entry, Tally};
 use held::Held;
 use index::{Index, order};
+use lengths::Lengths;
 use near::Near;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io::Read as _;
 use std::mem::{offset_of, size_of};
 use std::sync::atomic::AtomicU64;
@@ -39,10 +40,7 @@ pub(super) struct LookupTable {
     held: Held,
     /// Keys of IPv4.
     keys4: usize,
-    /// How many keys need each bit of the masks.
-    lengths: HashMap<(u32, u32), u64>,
-    /// What the masks hold.
-    words: [u64; mask::COUNT as usize],
+    lengths: Lengths,
 }
 
 impl LookupTable {
@@ -61,8 +59,7 @@ impl LookupTable {
             records,
             held: Held::new()?,
             keys4: 0,
-            lengths: HashMap::new(),
-            words: [0; mask::COUNT as usize],
+            lengths: Lengths::default(),
         };
         opened.adopt(is_ours)?;
         Ok(opened)
@@ -198,9 +195,7 @@ impl LookupTable {
         self.record(number)[2].store(key.rest | Key::GONE, Release);
         self.near.removed(key);
         self.keys4 -= usize::from(key.version() == 4);
-        if let Some(count) = self.lengths.get_mut(&record::mask(key)) {
-            *count -= 1;
-        }
+        self.lengths.remove(key);
         Some(number)
     }
 
@@ -223,25 +218,13 @@ impl LookupTable {
         self.held.insert(number, key, entry);
         if key.rest & Key::GONE == 0 {
             self.keys4 += usize::from(key.version() == 4);
-            *self.lengths.entry(record::mask(&key)).or_default() += 1;
+            self.lengths.add(&key);
         }
     }
 
     /// Lets lengths count that have entries, and no others.
     pub(super) fn publish_lengths(&mut self) {
-        let mut words = [0; mask::COUNT as usize];
-        for ((word, bit), count) in &self.lengths {
-            words[*word as usize] |= u64::from(*count > 0) << bit;
-        }
-        for (there, word) in self.masks().iter().zip(words) {
-            there.store(word, Release);
-        }
-        self.words = words;
-    }
-
-    fn masks(&self) -> &[AtomicU64] {
-        let place = offset_of!(Lookup, masks) / 8;
-        &self.header.words()[place..place + mask::COUNT as usize]
+        self.lengths.publish(&self.header);
     }
 
     /// Gives back what much smaller lists don't need.
@@ -272,9 +255,7 @@ impl LookupTable {
             self.write(number, &wanted.0, &wanted.1);
         }
         drift.changed += self.near.build(&self.header, &self.held, None);
-        let masks = self.masks().iter().zip(self.words);
-        drift.changed += masks.filter(|(it, word)| it.load(Relaxed) != *word).count() as u64;
-        self.publish_lengths();
+        drift.changed += self.lengths.publish(&self.header);
         let lost = self.held.iter();
         let lost = lost.filter(|(number, key, _)| self.index.find(key) != Some(*number));
         let wrong = lost.count() + self.index.len().saturating_sub(self.held.len());

@@ -7,7 +7,8 @@ use crate::Error;
 use crate::filter::mapped::Mapped;
 use crate::filter::pins::Pins;
 use agent_records::lookup::{
-    CLASSES6, EXACT_WORDS, Key, LONG4, Lookup, MIN_ORDER, Seed, WIDE_WORDS, bits, near4, near6,
+    CLASSES6, EXACT_WORDS, GUARD_NEAR, Key, LONG4, Lookup, MIN_ORDER, Seed, WIDE_WORDS, bits,
+    guard_bit, near4, near6,
 };
 use std::mem::offset_of;
 use std::ops::Range;
@@ -17,15 +18,29 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 /// Bits of removed keys that are left in a filter at most, beside as many as it holds.
 const STALE: usize = 4096;
 
-/// Which bits a key needs.
+/// Which bits a key needs. Those of guard entries are others than those of rules: only packets that a
+/// rule matches look for them.
 enum Spot {
     /// In the filter of its family: the word that is hashed.
     Filtered(u64),
+    /// In a bitmap of the first 16 bits of guard entries.
+    GuardWide(Range<u32>),
     /// In the bitmap of the first 16 bits, and in that of the first 24 of IPv4.
     Wide(Range<u32>, Range<u32>),
 }
 
-fn spot(key: &Key) -> Spot {
+fn spot(key: &Key) -> Option<Spot> {
+    let spot = spot_of_rule(key);
+    match spot {
+        // Guards with a port are told of by their ports.
+        _ if key.guards() && key.block() != 0 => None,
+        Spot::Filtered(near) if key.guards() => Some(Spot::Filtered(near ^ GUARD_NEAR)),
+        Spot::Wide(first16, _) if key.guards() => Some(Spot::GuardWide(first16)),
+        spot => Some(spot),
+    }
+}
+
+fn spot_of_rule(key: &Key) -> Spot {
     let len = key.prefix_len();
     if key.version() == 4 {
         let address = u32::try_from(key.high).expect("an IPv4 address has 32 bits");
@@ -82,7 +97,7 @@ impl Filter {
         self.order = order.min(self.max_order);
         let mut wanted = vec![0_u64; 1 << self.order];
         for key in keys {
-            if let Spot::Filtered(near) = spot(&key) {
+            if let Some(Spot::Filtered(near)) = spot(&key) {
                 let (word, bits) = bits(seed.hash1(near), self.order);
                 wanted[word as usize - (1 << self.order)] |= bits;
             }
@@ -142,9 +157,18 @@ impl Near {
 
     pub(super) fn add(&self, header: &Mapped, key: &Key) {
         match (spot(key), key.version()) {
-            (Spot::Filtered(near), 4) => self.filter4.add(&self.seed, near),
-            (Spot::Filtered(near), _) => self.filter6.add(&self.seed, near),
-            (Spot::Wide(first16, first24), version) => {
+            (None, _) => {}
+            (Some(Spot::Filtered(near)), version) => {
+                let filter = if version == 4 { &self.filter4 } else { &self.filter6 };
+                filter.add(&self.seed, near);
+                if key.guards() {
+                    set(guard_word(header, version), guard_bit(self.seed.hash1(near)));
+                }
+            }
+            (Some(Spot::GuardWide(first16)), version) => {
+                set_range(guard_bitmap(header, version), first16);
+            }
+            (Some(Spot::Wide(first16, first24)), version) => {
                 // The program looks at the first bitmap first.
                 set_range(self.exact4.words(), first24);
                 set_range(bitmap(header, version), first16);
@@ -155,9 +179,10 @@ impl Near {
     /// Notes that a key is gone.
     pub(super) fn removed(&mut self, key: &Key) {
         match (spot(key), key.version()) {
-            (Spot::Filtered(_), 4) => self.filter4.stale += 1,
-            (Spot::Filtered(_), _) => self.filter6.stale += 1,
-            (Spot::Wide(..), _) => self.stale_wide += 1,
+            (None, _) => {}
+            (Some(Spot::Filtered(_)), 4) => self.filter4.stale += 1,
+            (Some(Spot::Filtered(_)), _) => self.filter6.stale += 1,
+            (Some(Spot::Wide(..) | Spot::GuardWide(_)), _) => self.stale_wide += 1,
         }
     }
 
@@ -198,17 +223,33 @@ impl Near {
 
     fn build_bitmaps(&mut self, header: &Mapped, held: &Held) -> u64 {
         let mut wide = [vec![0; WIDE_WORDS], vec![0; WIDE_WORDS]];
+        let (mut guards, mut guard_words) = (wide.clone(), [0_u64; 2]);
         let mut exact = vec![0; EXACT_WORDS as usize];
         for key in held.keys() {
-            if let Spot::Wide(first16, first24) = spot(key) {
-                fill(&mut wide[usize::from(key.version() != 4)], first16);
-                fill(&mut exact, first24);
+            let family = usize::from(key.version() != 4);
+            match spot(key) {
+                Some(Spot::Wide(first16, first24)) => {
+                    fill(&mut wide[family], first16);
+                    fill(&mut exact, first24);
+                }
+                Some(Spot::GuardWide(first16)) => fill(&mut guards[family], first16),
+                Some(Spot::Filtered(near)) if key.guards() => {
+                    guard_words[family] |= guard_bit(self.seed.hash1(near));
+                }
+                _ => {}
             }
         }
         self.stale_wide = 0;
-        write(self.exact4.words(), &exact)
-            + write(bitmap(header, 4), &wide[0])
-            + write(bitmap(header, 6), &wide[1])
+        let mut lacking = write(self.exact4.words(), &exact);
+        for (family, version) in [(0, 4), (1, 6)] {
+            lacking += write(bitmap(header, version), &wide[family])
+                + write(guard_bitmap(header, version), &guards[family])
+                + write(
+                    std::slice::from_ref(guard_word(header, version)),
+                    &guard_words[family..=family],
+                );
+        }
+        lacking
     }
 }
 
@@ -219,6 +260,16 @@ fn of(held: &Held, version: u64) -> impl Iterator<Item = Key> {
 fn bitmap(header: &Mapped, version: u64) -> &[AtomicU64] {
     let place = if version == 4 { offset_of!(Lookup, wide4) } else { offset_of!(Lookup, wide6) };
     &header.words()[place / 8..place / 8 + WIDE_WORDS]
+}
+
+fn guard_bitmap(header: &Mapped, version: u64) -> &[AtomicU64] {
+    let place = offset_of!(Lookup, guard_wide) / 8 + usize::from(version != 4) * WIDE_WORDS;
+    &header.words()[place..place + WIDE_WORDS]
+}
+
+/// Which hashes of guard entries there are.
+fn guard_word(header: &Mapped, version: u64) -> &AtomicU64 {
+    &header.words()[offset_of!(Lookup, guarded.prefixes) / 8 + usize::from(version != 4)]
 }
 
 fn set(word: &AtomicU64, bits: u64) {

@@ -1,8 +1,9 @@
 //! Lists that grow, shrink and change, in random order: what the program makes of them, at any time.
 
-use super::{frames, seed};
-use crate::support::{DROP, World, on_each_hook, program};
-use agent_kernel::filter::{Drift, Hook, Protocol, Rule, RuleKey, Until};
+use super::reference::ENTERS_BY;
+use super::{frames, interface, seed};
+use crate::support::{DROP, World, on_each_hook, pass, program};
+use agent_kernel::filter::{Drift, Hook, Protocol, Rule, RuleKey, Service, Until};
 use agent_kernel::sys::boottime_ns;
 use ipnet::IpNet;
 use rand::rngs::StdRng;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// (List, packet) pairs.
 const PAIRS: u32 = 1_000_000;
 const LISTS: u32 = 100;
-const MAX_ENTRIES: u32 = 20_000;
+const MAX_ENTRIES: u32 = 200_000;
 
 type List = HashMap<RuleKey, Rule>;
 
@@ -38,9 +39,10 @@ fn a_million_packets_meet_what_their_list_says(hook: Hook) {
         filter.update(&changes).expect("room");
         apply(&mut list, &changes);
         let keys: Vec<RuleKey> = list.keys().copied().collect();
+        let by_prefix = by_prefix(&list);
         for _ in 0..PAIRS / LISTS {
             let packet = packet(&mut random, &keys);
-            let wanted = drops(&list, &packet);
+            let wanted = drops(&by_prefix, &packet);
             let drops = tried.drops(&packet.frame());
             assert_eq!(drops, wanted, "seed {seed} list {number} {packet:?}");
             dropped += u64::from(wanted);
@@ -136,7 +138,7 @@ fn elsewhere(random: &mut StdRng) -> RuleKey {
         let address = 0x2a00_u128 << 112 | random.random::<u128>() >> 16;
         IpNet::new(IpAddr::from(address.to_be_bytes()), random.random_range(33..=128))
     };
-    RuleKey { prefix: prefix.expect("a length of the family").trunc(), service: None }
+    RuleKey::any(prefix.expect("a length of the family").trunc())
 }
 
 /// Adds and removes: the list grows in the first rounds, and shrinks again.
@@ -158,11 +160,14 @@ fn changes(random: &mut StdRng, list: &List, number: u32) -> Vec<(RuleKey, Optio
             random.random_range(shortest..=longest)
         };
         let prefix = IpNet::new(address, len).expect("a length of the family").trunc();
-        let service = random.random_bool(0.4).then(|| {
-            let protocol = if random.random() { Protocol::Tcp } else { Protocol::Udp };
-            (protocol, port(random))
-        });
-        changes.push((RuleKey { prefix, service }, Some(rule(random))));
+        let service = random.random_bool(0.4).then(|| service(random));
+        let key = RuleKey { service, ..RuleKey::any(prefix) };
+        // What passes must not cover everything that is dropped.
+        if random.random_bool(0.2) && len > longest / 2 {
+            changes.push(pass(key));
+        } else {
+            changes.push((RuleKey { interface: interface(random), ..key }, Some(rule(random))));
+        }
     }
     changes
 }
@@ -191,7 +196,15 @@ fn rule(random: &mut StdRng) -> Rule {
 }
 
 fn port(random: &mut StdRng) -> u16 {
-    *[22, 53, 443].choose(random).expect("some")
+    *[22, 53, 443, 1, 1_023, 8_000, 8_999, 65_535].choose(random).expect("some")
+}
+
+/// One port, or a range between two.
+fn service(random: &mut StdRng) -> Service {
+    let protocol = if random.random() { Protocol::Tcp } else { Protocol::Udp };
+    let one = port(random);
+    let other = if random.random() { one } else { port(random) };
+    Service { protocol, first: one.min(other), last: one.max(other) }
 }
 
 fn address(random: &mut StdRng) -> IpAddr {
@@ -225,7 +238,12 @@ fn packet(random: &mut StdRng, keys: &[RuleKey]) -> Packet {
         None => address(random),
     };
     let protocol = if random.random() { Protocol::Tcp } else { Protocol::Udp };
-    let port = random.random_bool(0.8).then(|| if random.random() { port(random) } else { 80 });
+    let port = random.random_bool(0.8).then(|| match random.random_range(0..4) {
+        0 => random.random_range(1..=u16::MAX),
+        1 => port(random).saturating_add(random.random_range(0..=1)),
+        2 => port(random).saturating_sub(random.random_range(0..=1)),
+        _ => 80,
+    });
     Packet { source, protocol, port }
 }
 
@@ -250,21 +268,38 @@ impl Packet {
     }
 }
 
+/// A list, by what all its rules have.
+type ByPrefix = HashMap<IpNet, Vec<(RuleKey, Rule)>>;
+
+fn by_prefix(list: &List) -> ByPrefix {
+    let mut by_prefix = ByPrefix::new();
+    for (key, rule) in list {
+        by_prefix.entry(key.prefix).or_default().push((*key, *rule));
+    }
+    by_prefix
+}
+
 /// The verdict, by asking the list for every prefix that the source has.
-fn drops(list: &List, packet: &Packet) -> bool {
+fn drops(list: &ByPrefix, packet: &Packet) -> bool {
     let now = boottime_ns();
-    let drops = |prefix, service| {
-        let drop = list.get(&RuleKey { prefix, service }).and_then(|rule| rule.drop);
-        drop.is_some_and(|until| now < until.boot_ns())
-    };
     let longest = IpNet::from(packet.source).max_prefix_len();
-    (0..=longest).any(|len| {
+    let mut dropped = false;
+    for len in 0..=longest {
         let prefix = IpNet::new(packet.source, len).expect("a length of the family").trunc();
-        let named: &[u16] = match &packet.port {
-            Some(port) => std::slice::from_ref(port),
-            None => &[22, 53, 443],
-        };
-        drops(prefix, None)
-            || named.iter().any(|port| drops(prefix, Some((packet.protocol, *port))))
-    })
+        for (key, rule) in list.get(&prefix).into_iter().flatten() {
+            let is_named = key.service.is_none_or(|service| {
+                let has = |port| service.first <= port && port <= service.last;
+                // Of a fragment any port may be meant, but nothing passes for what it may be.
+                service.protocol == packet.protocol && packet.port.map_or(!key.guards, has)
+            });
+            let enters = key.interface.is_none_or(|it| it.name() == ENTERS_BY);
+            if is_named && enters && rule.drop.is_some_and(|until| now < until.boot_ns()) {
+                if key.guards {
+                    return false;
+                }
+                dropped = true;
+            }
+        }
+    }
+    dropped
 }

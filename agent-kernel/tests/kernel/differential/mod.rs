@@ -6,9 +6,11 @@ pub(crate) mod frames;
 mod packet;
 mod reference;
 
-use crate::support::{World, json, on_each_hook, program, within};
+use crate::support::{World, json, on_each_hook, pass, program, within};
 use crate::tell::number;
-use agent_kernel::filter::{Action, Count, Filter, Guard, Hook, Protocol, Rule, RuleKey, Until};
+use agent_kernel::filter::{
+    Action, Count, Filter, Hook, Interface, Protocol, Rule, RuleKey, Service, Until,
+};
 use agent_kernel::sys::boottime_ns;
 
 use frames::SOURCES;
@@ -16,7 +18,7 @@ use ipnet::IpNet;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use reference::Reference;
+use reference::{ENTERS_BY, Reference};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
@@ -39,7 +41,7 @@ fn the_program_judges_and_counts_as_the_reference_does(hook: Hook) {
     let seed = seed();
     println!("seed {seed}; another one: KCTL_TEST_SEED=N");
     let world = World::on(hook);
-    let mut filter = world.filter(500);
+    let mut filter = world.filter(4_000);
     let tried = program(&world, &mut filter);
     let mut random = StdRng::seed_from_u64(seed);
     let mut reference = Reference::default();
@@ -135,27 +137,37 @@ fn change(random: &mut StdRng, filter: &mut Filter, reference: &mut Reference) {
     for _ in 0..random.random_range(5..40) {
         changes.push((rule_key(random), Some(rule(random))));
     }
+    for _ in 0..random.random_range(0..4) {
+        let service = random.random_bool(0.5).then(|| service(random));
+        changes.push(pass(RuleKey { service, ..RuleKey::any(prefix(random, 20)) }));
+    }
     filter.update(&changes).expect("room");
     reference.update(&changes);
-    let guard = Guard {
-        prefixes: (0..random.random_range(0..3)).map(|_| prefix(random, 20)).collect(),
-        ports: (0..random.random_range(0..3)).map(|_| service(random)).collect(),
-        uplinks: (0..random.random_range(0..3))
-            .map(|_| SocketAddr::new(*SOURCES.choose(random).expect("some"), frames::port(random)))
-            .collect(),
-    };
-    filter.set_guard(&guard).expect("room");
-    reference.guard = guard;
+    let uplinks = (0..random.random_range(0..3))
+        .map(|_| SocketAddr::new(*SOURCES.choose(random).expect("some"), frames::port(random)))
+        .collect();
+    filter.set_uplinks(&uplinks).expect("room");
+    reference.uplinks = uplinks;
 }
 
 fn rule_key(random: &mut StdRng) -> RuleKey {
     let service = random.random_bool(0.5).then(|| service(random));
-    RuleKey { prefix: prefix(random, 0), service }
+    RuleKey { service, interface: interface(random), ..RuleKey::any(prefix(random, 0)) }
 }
 
-fn service(random: &mut StdRng) -> (Protocol, u16) {
+/// That of the frames, or another, or none.
+fn interface(random: &mut StdRng) -> Option<Interface> {
+    let name = *[None, None, None, Some(ENTERS_BY), Some("kt9")].choose(random).expect("some");
+    name.map(Interface::named)
+}
+
+fn service(random: &mut StdRng) -> Service {
     let protocol = if random.random() { Protocol::Tcp } else { Protocol::Udp };
-    (protocol, frames::port(random).max(1))
+    let port = frames::port(random).max(1);
+    let other = if random.random() { port } else { frames::port(random).max(1) };
+    // Past the ports of the frames, too.
+    let other = if random.random_bool(0.2) { random.random_range(1..=u16::MAX) } else { other };
+    Service { protocol, first: port.min(other), last: port.max(other) }
 }
 
 /// A prefix around one of the sources; mostly a long one, else nearly everything would be covered.
@@ -191,7 +203,7 @@ fn the_fragments_of_a_large_frame_count_as_bytes() {
     let mut filter = world.filter(1);
     let source: IpAddr = "10.0.0.1".parse().expect("valid");
     let rule = Rule { drop: Some(Until::FOREVER), monitor: None };
-    filter.update(&[(RuleKey { prefix: source.into(), service: None }, Some(rule))]).expect("room");
+    filter.update(&[(RuleKey::any(source.into()), Some(rule))]).expect("room");
     let mut frame = frames::plain(source);
     frame.resize(9_000, 0);
     assert!(program(&world, &mut filter).drops(&frame));
@@ -219,7 +231,7 @@ fn what_a_packet_costs_is_printed() {
             IpAddr::from((0xfd00_0001_u128 << 96 | u128::from(i)).to_be_bytes())
         };
         let rule = Rule { drop: Some(Until::FOREVER), monitor: None };
-        changes.push((RuleKey { prefix: address.into(), service: None }, Some(rule)));
+        changes.push((RuleKey::any(address.into()), Some(rule)));
     }
     let start = std::time::Instant::now();
     filter.update(&changes).expect("room");
@@ -236,10 +248,8 @@ fn what_a_packet_costs_is_printed() {
     ns("v6 drop, single address", &frames::plain("fd00:1::1".parse().expect("valid")));
     let all = ["10.0.0.0/8", "fd00::/16", "10.0.0.0/16", "10.0.0.0/24"];
     let rule = Rule { drop: Some(Until::FOREVER), monitor: None };
-    let all: Vec<_> = all
-        .iter()
-        .map(|net| (RuleKey { prefix: net.parse().expect("valid"), service: None }, Some(rule)))
-        .collect();
+    let all: Vec<_> =
+        all.iter().map(|net| (RuleKey::any(net.parse().expect("valid")), Some(rule))).collect();
     filter.update(&all).expect("room");
     ns("v4 drop, prefix", &v4);
     ns("v6 drop, prefix", &v6);

@@ -1,15 +1,15 @@
 //! The reference's verdict and counters: every rule is looked at for every packet.
 
 use super::packet::{Packet, Parsed, Transport, parse};
-use agent_kernel::filter::{Action, Count, Guard, Protocol, Rule, RuleKey, Until};
+use agent_kernel::filter::{Action, Count, Protocol, Rule, RuleKey, Service, Until};
 use agent_kernel::sys::boottime_ns;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 #[derive(Debug, Default)]
 pub(super) struct Reference {
     rules: BTreeMap<RuleKey, Rule>,
-    pub(super) guard: Guard,
+    pub(super) uplinks: BTreeSet<SocketAddr>,
     pub(super) passed: Count,
     pub(super) dropped: Count,
     pub(super) monitored: Count,
@@ -24,8 +24,12 @@ pub(super) struct Reference {
     wide: BTreeMap<IpAddr, Count>,
 }
 
-/// The more specific of two matches is the larger: length, then whether it names a service.
-type Rank = (u8, bool, bool);
+/// Frames that are run enter by it.
+pub(super) const ENTERS_BY: &str = "lo";
+
+/// The more specific of two matches is the larger: length, how exact its ports are, whether it names an
+/// interface.
+type Rank = (u8, u8, bool, bool);
 
 impl Reference {
     pub(super) fn update(&mut self, changes: &[(RuleKey, Option<Rule>)]) {
@@ -97,14 +101,24 @@ impl Reference {
 
     /// The rule that a drop counts on.
     fn drop(&self, packet: &Packet) -> Option<RuleKey> {
+        self.best(packet, Action::Drop)
+    }
+
+    fn monitor(&self, packet: &Packet) -> Option<RuleKey> {
+        self.best(packet, Action::Monitor)
+    }
+
+    fn best(&self, packet: &Packet, action: Action) -> Option<RuleKey> {
         let mut best: Option<(Rank, RuleKey)> = None;
-        for (key, rule) in &self.rules {
-            if !key.prefix.contains(&packet.source) || !rule.drop.is_some_and(is_ahead) {
+        for (key, rule) in self.rules.iter().filter(|(key, _)| !key.guards) {
+            let enters = key.interface.is_none_or(|interface| interface.name() == ENTERS_BY);
+            let until = until(rule, action);
+            if !key.prefix.contains(&packet.source) || !enters || !until.is_some_and(is_ahead) {
                 continue;
             }
-            let Some(counts) = self.drop_by(key, packet) else { continue };
-            let tcp = key.service.is_some_and(|(protocol, _)| protocol == Protocol::Tcp);
-            let rank = (key.prefix.prefix_len(), key.service.is_some(), tcp);
+            let Some((exact, counts)) = self.about(key, packet, action) else { continue };
+            let tcp = key.service.is_some_and(|service| service.protocol == Protocol::Tcp);
+            let rank = (key.prefix.prefix_len(), exact, key.interface.is_some(), tcp);
             if best.is_none_or(|(other, _)| rank > other) {
                 best = Some((rank, counts));
             }
@@ -112,58 +126,73 @@ impl Reference {
         best.map(|(_, key)| key)
     }
 
-    /// The rule that a packet of this rule's source counts on, if the rule is about the packet.
-    fn drop_by(&self, key: &RuleKey, packet: &Packet) -> Option<RuleKey> {
-        let Some((protocol, port)) = key.service else { return Some(*key) };
-        let same = packet.protocol == protocol.number();
+    /// How exact a rule of the packet's source is about it, if it is, and which rule that counts on.
+    fn about(&self, key: &RuleKey, packet: &Packet, action: Action) -> Option<(u8, RuleKey)> {
+        let Some(service) = key.service else { return Some((0, *key)) };
+        let same = packet.protocol == service.protocol.number();
+        let alike = self.rules.iter().filter(|(other, rule)| {
+            let protocol = other.service.map(|other| other.protocol);
+            (other.prefix, other.interface, other.guards) == (key.prefix, key.interface, false)
+                && protocol == Some(service.protocol)
+                && until(rule, action).is_some()
+        });
+        let alike = alike.filter_map(|(other, _)| Some((other.service?, *other)));
         match packet.transport {
-            Transport::Ports { destination, .. } => (same && destination == port).then_some(*key),
-            Transport::Other => None,
-            Transport::Portless if !same => None,
+            Transport::Ports { destination, .. } if same => {
+                let mine = block(service, destination)?;
+                // Of rules with the very same block the narrowest counts, expired or not.
+                let alike = alike.filter(|(it, _)| block(*it, destination) == Some(mine));
+                let narrowest = alike.min_by_key(|(it, _)| (it.last - it.first, it.first));
+                narrowest.map(|(_, other)| (17 - mine, other))
+            }
             // Any port may be meant: it counts on the lowest with a drop, expired or not.
-            Transport::Portless | Transport::Unknown => self
-                .rules
-                .iter()
-                .filter(|(other, rule)| other.prefix == key.prefix && rule.drop.is_some())
-                .filter_map(|(other, _)| Some((other.service?, *other)))
-                .filter(|((other, _), _)| *other == protocol)
-                .min_by_key(|((_, port), _)| *port)
-                .map(|(_, other)| other),
+            Transport::Portless | Transport::Unknown
+                if action == Action::Drop && (same || packet.transport == Transport::Unknown) =>
+            {
+                let lowest = alike.min_by_key(|(it, _)| (it.first, it.last));
+                lowest.map(|(_, other)| (1, other))
+            }
+            _ => None,
         }
     }
 
-    fn monitor(&self, packet: &Packet) -> Option<RuleKey> {
-        let matching = self.rules.iter().filter(|(key, rule)| {
-            let about_it = match (key.service, packet.transport) {
-                (None, _) => true,
-                (Some((protocol, port)), Transport::Ports { destination, .. }) => {
-                    protocol.number() == packet.protocol && port == destination
-                }
-                _ => false,
-            };
-            about_it && key.prefix.contains(&packet.source) && rule.monitor.is_some_and(is_ahead)
-        });
-        let rank = |key: &RuleKey| (key.prefix.prefix_len(), key.service.is_some());
-        matching.map(|(key, _)| *key).max_by_key(rank)
-    }
-
     fn is_guarded(&self, packet: &Packet) -> bool {
+        let guards = self.rules.keys().filter(|key| key.guards);
+        let mut guards = guards.filter(|key| key.prefix.contains(&packet.source));
         let by_ports = match packet.transport {
             Transport::Ports { source, destination } => {
                 let (dhcp_server, dhcp_client) =
                     if packet.source.is_ipv4() { (67, 68) } else { (547, 546) };
                 let protocol = if packet.protocol == 6 { Protocol::Tcp } else { Protocol::Udp };
                 let uplink = SocketAddr::new(packet.source, source);
-                self.guard.ports.contains(&(protocol, destination))
-                    || (protocol == Protocol::Tcp && self.guard.uplinks.contains(&uplink))
+                let named = |service: Service| {
+                    service.protocol == protocol && block(service, destination).is_some()
+                };
+                guards.clone().any(|key| key.service.is_some_and(named))
+                    || (protocol == Protocol::Tcp && self.uplinks.contains(&uplink))
                     || (protocol == Protocol::Udp
                         && (source, destination) == (dhcp_server, dhcp_client))
             }
             _ => false,
         };
-        by_ports
-            || packet.discovery
-            || self.guard.prefixes.iter().any(|prefix| prefix.contains(&packet.source))
+        by_ports || packet.discovery || guards.any(|key| key.service.is_none())
+    }
+}
+
+/// The largest block of 2 to the n ports, beginning at a multiple of that, that has the port and none but
+/// those of the service: its n. `None` where the service has not the port.
+fn block(service: Service, port: u16) -> Option<u8> {
+    let (first, last, port) = (u32::from(service.first), u32::from(service.last), u32::from(port));
+    (0..=16).rev().find(|bits| {
+        let begin = port / (1 << bits) * (1 << bits);
+        begin >= first && begin + (1 << bits) - 1 <= last
+    })
+}
+
+fn until(rule: &Rule, action: Action) -> Option<Until> {
+    match action {
+        Action::Drop => rule.drop,
+        Action::Monitor => rule.monitor,
     }
 }
 

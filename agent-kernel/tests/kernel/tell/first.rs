@@ -1,8 +1,8 @@
 //! First packets, as frames on a wire: told at once, and right in every field.
 
 use super::{Listener, Wakes};
-use crate::support::{DROP, PEER, World, answers, key, on_each_hook, port, within};
-use agent_kernel::filter::{Action, Filter, Guard, Hook, Protocol, Rule, RuleKey, Telling, Until};
+use crate::support::{DROP, PEER, World, answers, key, on_each_hook, pass, port, within};
+use agent_kernel::filter::{Action, Filter, Hook, Protocol, Rule, RuleKey, Telling, Until};
 use agent_kernel::sys::boottime_ns;
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns};
@@ -196,9 +196,7 @@ fn a_monitored_packet_is_told_and_a_guarded_one_is_not(hook: Hook) {
             (key("10.9.0.22"), both),
         ])
         .expect("room");
-    let guard =
-        Guard { prefixes: ["10.9.0.21/32".parse().expect("valid")].into(), ..Guard::default() };
-    filter.set_guard(&guard).expect("set");
+    filter.update(&[pass(key("10.9.0.21"))]).expect("room");
     let mut listener = Listener::default();
 
     sender.send(&frame(&[], "10.9.0.21", 0, TCP, &ports(0x02)));

@@ -265,7 +265,8 @@ impl Agent {
             revision: header.revision,
             digest: digest.to_bytes().into(),
         };
-        Ok(pb::ApplyBlocklistResponse { state: Some(state.store.clone()), not_enforced: None })
+        let state = Some(state.store.clone());
+        Ok(pb::ApplyBlocklistResponse { state, ..pb::ApplyBlocklistResponse::default() })
     }
 }
 
@@ -352,6 +353,13 @@ impl blocklist::BlocklistService for Agent {
     ) -> Result<Response<Self::ListHitsStream>, Status> {
         let answer = pb::ListHitsResponse { hits: self.state().hits.clone() };
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(answer)))))
+    }
+
+    async fn list_peers(
+        &self,
+        _request: Request<Streaming<pb::ListPeersRequest>>,
+    ) -> Result<Response<pb::ListPeersResponse>, Status> {
+        Ok(Response::new(pb::ListPeersResponse::default()))
     }
 
     async fn block(
