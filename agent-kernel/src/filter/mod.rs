@@ -187,6 +187,16 @@ impl Filter {
         self.rules.rules()
     }
 
+    /// One of them.
+    pub fn rule(&self, key: &RuleKey) -> Option<Rule> {
+        self.rules.rule(key)
+    }
+
+    /// Those of them that let pass.
+    pub fn passing(&self) -> HashMap<RuleKey, Rule> {
+        self.rules.passing()
+    }
+
     /// The ways to controllers that always pass.
     pub fn uplinks(&self) -> &BTreeSet<SocketAddr> {
         self.uplinks.all()

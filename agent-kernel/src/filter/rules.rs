@@ -75,6 +75,22 @@ impl Rules {
         plain.chain(self.groups.iter().map(|(key, held)| (key, held.rule))).collect()
     }
 
+    /// Those that let pass.
+    pub(super) fn passing(&self) -> HashMap<RuleKey, Rule> {
+        let numbers = self.interfaces.numbers();
+        let plain = self.table.iter().filter(|(_, key, _)| key.guards());
+        let plain = plain.filter_map(|(_, key, entry)| match record::meaning(key, numbers)? {
+            Meaning::Any(key) => Some((key, record::rule(entry)?)),
+            Meaning::Block(..) => None,
+        });
+        let ports = self.groups.iter().filter(|(key, _)| key.guards);
+        plain.chain(ports.map(|(key, held)| (key, held.rule))).collect()
+    }
+
+    pub(super) fn rule(&self, key: &RuleKey) -> Option<Rule> {
+        self.held(key).map(|held| held.rule)
+    }
+
     /// Rules without ports.
     fn plain(&self) -> impl Iterator<Item = (RuleKey, &Entry)> {
         self.table.iter().filter_map(|(_, key, entry)| {
