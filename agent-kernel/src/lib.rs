@@ -5,6 +5,7 @@
 //! It is the only crate that talks to the kernel. It knows prefixes, rules and interfaces; it must
 //! not know gRPC, protocol buffers, the controller, or why something is blocked.
 
+pub mod counters;
 pub mod cpufreq;
 mod error;
 pub mod file;

@@ -4,6 +4,7 @@
 //! pinned map changes [`LAYOUT`] too, because maps outlive the agent that made them.
 #![no_std]
 
+pub mod counters;
 pub mod detect;
 pub mod lookup;
 pub mod ring;
@@ -248,13 +249,18 @@ pub mod mask {
 mod user {
     #![expect(unsafe_code, reason = "aya moves records in and out of the kernel as bytes")]
 
-    use super::detect;
-    use super::trace;
     use super::{
         Cycle, Entry, InterfaceName, Pace, Range, Retired, Sighting, Talker, TalkerKey, Tally,
         Told, Uplink,
     };
+    use super::{counters, detect, trace};
 
+    // SAFETY: repr(C), integers only, and no padding: 4 * 4 bytes, then words of 8.
+    unsafe impl aya::Pod for counters::Cpu {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 4 * 8 bytes.
+    unsafe impl aya::Pod for counters::Process {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 6 * 4 bytes.
+    unsafe impl aya::Pod for counters::Settings {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 8 + 4 + 4 bytes.
     unsafe impl aya::Pod for Entry {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 8 bytes.

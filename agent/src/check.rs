@@ -1,6 +1,7 @@
 //! `kctl-agent check`: what this kernel and these privileges allow, line by line.
 
 use crate::config::Config;
+use crate::counters;
 use crate::events;
 use agent_kernel::filter::{self, Filter, FilterConfig};
 use agent_kernel::{Error, netlink, sys};
@@ -32,7 +33,9 @@ pub(crate) fn check(config: &Config) -> anyhow::Result<ExitCode> {
     // Within the runtime that their rings want.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let missing = runtime.block_on(async { events::check(config) });
-    report.optional("events", &missing);
+    report.optional("events", "every kind that is configured can be made", &missing);
+    let missing = counters::check(config);
+    report.optional("counters", "all that are configured can be had", &missing);
     report.line("agent", Ok::<_, &Error>(agent(config)));
     report.line("joined", Ok::<_, &Error>(joined(config)));
     Ok(if report.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -99,9 +102,9 @@ struct Report {
 
 impl Report {
     /// What the host filters without.
-    fn optional(&self, what: &str, missing: &[pb::Missing]) {
+    fn optional(&self, what: &str, all: &str, missing: &[pb::Missing]) {
         if missing.is_empty() {
-            println!("ok      {what}: every kind that is configured can be made");
+            println!("ok      {what}: {all}");
         }
         for pb::Missing { what, why, remedy } in missing {
             println!("missing {what}: {why}");

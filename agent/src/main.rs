@@ -4,6 +4,7 @@
 mod access;
 mod check;
 mod config;
+mod counters;
 mod enforcer;
 mod events;
 mod identity;

@@ -1,6 +1,7 @@
 //! Wiring: what runs, and how it ends.
 
 use crate::config::Config;
+use crate::counters::Counters;
 use crate::enforcer::Enforcer;
 use crate::events::{self, Events, Journal};
 use crate::rollback::Rollback;
@@ -45,7 +46,10 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
         Rollback::start(roots.clone(), enforcer.clone(), lifeline.clone(), tracker, stop);
     let writable = config.writable.clone();
     let events = journal(config)?;
-    let routes = service::routes(&enforcer, &lifeline, &roots, writable, rollback, &events).await?;
+    let counters = Counters::start(config, &enforcer, &tasks, &cancel).await;
+    let routes =
+        service::routes(&enforcer, &lifeline, &roots, writable, rollback, &events, counters)
+            .await?;
     events::start(config, &events, &enforcer, &tasks, &cancel).await;
     let nudges = network::watch(&enforcer, &tasks, &cancel).await;
     let listener = socket::bind(&config.socket)?;

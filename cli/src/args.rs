@@ -4,7 +4,7 @@
 use crate::{
     cmd::{
         audit, block, blocklist, ca, cat, context, cpufreq, disks, events, hosts, ipc, modules,
-        net, proc, protect, ps, signal, stats, sysctl, sysinfo, token, user, version,
+        net, perf, proc, protect, ps, signal, stats, sysctl, sysinfo, token, user, version,
     },
     connect::Target,
     exit::usage,
@@ -50,6 +50,18 @@ pub(crate) struct Global {
     /// How long to wait for hosts: 1s for changes and 5s for reads by default [env: KCTL_TIMEOUT]
     #[arg(long, global = true, value_parser = parse_duration, value_name = "DURATION")]
     timeout: Option<Duration>,
+    /// Repeat a read so often [without a value: 2s], on a terminal in place, until Ctrl-C
+    #[arg(long, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "2s")]
+    #[arg(value_parser = parse_watch, value_name = "INTERVAL")]
+    pub(crate) watch: Option<Duration>,
+}
+
+/// Between two looks at hosts.
+fn parse_watch(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        short if short < Duration::from_millis(100) => Err("must be at least 100ms".to_owned()),
+        interval => Ok(interval),
+    }
 }
 
 impl Global {
@@ -124,6 +136,8 @@ pub(crate) enum Command {
     Modules(modules::ModulesArgs),
     /// Shared memory, semaphores and message queues
     Ipc(ipc::IpcArgs),
+    /// What kernels are busy with: system calls, page faults, switches, waits, TCP, as rates
+    Perf(perf::PerfArgs),
     /// Links, addresses, routes, neighbours, rules, sockets and connections as the kernels have them
     Net(net::NetArgs),
     /// Tokens that hosts join with
@@ -143,7 +157,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether Ctrl-C is its usual end, which it sees to itself.
     pub(crate) fn ends_with_ctrl_c(&self) -> bool {
-        matches!(self, Self::Events(_))
+        matches!(self, Self::Events(_) | Self::Perf(_))
     }
 }
 
@@ -295,6 +309,11 @@ mod tests {
             "kctl disks --mounts --all",
             "kctl modules --name xfs --all -l role=web",
             "kctl ipc --strict",
+            "kctl --watch ps",
+            "kctl net routes --watch=500ms --host a",
+            "kctl perf",
+            "kctl perf --interval 1s --count 3 --by process --top 5 --pid 7 --host a,b --strict",
+            "kctl perf --by syscall --syscalls read,openat -l role=web",
             "kctl net routes -6 --table main --interface eth0 -l role=web --strict",
             "kctl net sockets --tcp --udp -6 --state estab,TIME-WAIT --port 22 --no-processes --info",
             "kctl net sockets --unix --listening --host a",
@@ -353,6 +372,13 @@ mod tests {
             "kctl sysinfo --interval 1m",
             "kctl disks --interval 1m",
             "kctl disks --mounts --name vda",
+            "kctl perf --interval 50ms",
+            "kctl ps --watch=1ms",
+            "kctl ps --watch 5s",
+            "kctl perf --count 0",
+            "kctl perf --by cpu",
+            "kctl perf --pid 7 --syscalls read",
+            "kctl perf --top 1001",
             "kctl disks --mounts --interval 1s",
             "kctl modules xfs",
             "kctl events -f --until 10m",

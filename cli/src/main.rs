@@ -9,25 +9,27 @@ mod exit;
 mod output;
 mod time;
 mod view;
+mod watch;
 mod witness;
 
 use args::Cli;
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use exit::Exit;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let given = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&given).unwrap_or_else(|error| error.exit());
     // One thread: a command waits for one connection, and starting more would cost it milliseconds.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let own_end = cli.command.ends_with_ctrl_c();
+            let own_end = cli.command.ends_with_ctrl_c() || cli.global.watch.is_some();
             let outcome = runtime.block_on(async {
                 tokio::select! {
                     biased;
                     Ok(()) = tokio::signal::ctrl_c(), if !own_end => Ok(Exit::Interrupted),
-                    outcome = cmd::run(cli) => outcome,
+                    outcome = watch::run(cli, &given) => outcome,
                 }
             });
             // A read of standard input can't be cancelled; nobody waits for it any more.

@@ -9,6 +9,7 @@ use std::{
     borrow::Cow,
     fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// What `-o` takes.
@@ -122,8 +123,21 @@ fn shown(bytes: &[u8]) -> String {
     text
 }
 
+/// The next that is printed takes the place of what a terminal shows.
+static IN_PLACE: AtomicBool = AtomicBool::new(false);
+
+/// Makes the next that is printed take the place of what a terminal shows: the first part of it, for the
+/// rest follows. Elsewhere it follows what was there.
+pub(crate) fn in_place() {
+    IN_PLACE.store(io::stdout().is_terminal(), Ordering::Relaxed);
+}
+
 fn write(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
+    if IN_PLACE.swap(false, Ordering::Relaxed) {
+        // To the corner, and all from there is blank. Who can't take it gets an error below.
+        let _ = out.write_all(b"\x1b[H\x1b[J");
+    }
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("can't write to standard output"),

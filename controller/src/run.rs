@@ -24,9 +24,10 @@ use kctl_proto::controller::v1::{
     events_service_server::EventsServiceServer, file_service_server::FileServiceServer,
     hosts_service_server::HostsServiceServer, ipc_service_server::IpcServiceServer,
     join_service_server::JoinServiceServer, module_service_server::ModuleServiceServer,
-    netlink_service_server::NetlinkServiceServer, process_service_server::ProcessServiceServer,
-    stats_service_server::StatsServiceServer, system_service_server::SystemServiceServer,
-    token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
+    netlink_service_server::NetlinkServiceServer, perf_service_server::PerfServiceServer,
+    process_service_server::ProcessServiceServer, stats_service_server::StatsServiceServer,
+    system_service_server::SystemServiceServer, token_service_server::TokenServiceServer,
+    user_service_server::UserServiceServer,
 };
 use kctl_rpc::{Identity, MAX_MESSAGE_BYTES};
 use std::{collections::BTreeSet, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
@@ -184,6 +185,7 @@ async fn api_routes(api: Api) -> Routes {
         .add_service(DiskServiceServer::new(api.clone()))
         .add_service(ModuleServiceServer::new(api.clone()))
         .add_service(IpcServiceServer::new(api.clone()))
+        .add_service(PerfServiceServer::new(api.clone()))
         .add_service(EventsServiceServer::new(api.clone()))
         .add_service(TokenServiceServer::new(api.clone()))
         .add_service(UserServiceServer::new(api.clone()))

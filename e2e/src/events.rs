@@ -62,7 +62,7 @@ impl EventReader {
             if let Some(status) = self.child.try_wait()? {
                 events = self.events()?;
                 if !condition(&events) {
-                    bail!("kctl events ended: {status}");
+                    bail!("kctl ended: {status}");
                 }
             }
             Ok(condition(&events))
@@ -103,7 +103,7 @@ impl EventReader {
     /// Waits for it to end by itself.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         let mut status = None;
-        until("kctl events ends", Duration::from_secs(30), || {
+        until("kctl ends", Duration::from_secs(30), || {
             status = self.child.try_wait()?;
             Ok(status.is_some())
         })?;

@@ -76,10 +76,15 @@ impl Lab {
     /// Starts `kctl events -o jsonl` with more arguments on the workstation. What happens before it is
     /// connected it only tells with `--since`.
     pub fn events(&self, args: &[&str]) -> Result<EventReader> {
+        self.lines(&[&["events"], args].concat())
+    }
+
+    /// Starts a kctl command that goes on, with `-o jsonl`, on the workstation.
+    pub fn lines(&self, args: &[&str]) -> Result<EventReader> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("events-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("lines-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let file = |end| self.directory.path().join(format!("{name}.{end}"));
-        let args = [&["events", "-o", "jsonl"], args].concat();
+        let args = [args, &["-o", "jsonl"]].concat();
         EventReader::start(file("jsonl"), file("err"), |stdout, stderr| {
             self.spawn_kctl(&args, stdout, stderr)
         })

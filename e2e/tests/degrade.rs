@@ -66,6 +66,12 @@ fn without_cap_bpf_the_agent_serves_and_says_what_it_lacks() -> Result<()> {
         assert_eq!(missing["what"], "filter", "{row}");
         ensure!(missing["remedy"].as_str().is_some_and(|it| it.contains("CAP_BPF")), "{row}");
         failed(lab, "10.99.0.1", "CAP_BPF")?;
+        // What procfs counts is still told.
+        let perf = lab.json(&["perf", "--interval", "100ms"])?;
+        ensure!(perf[0]["tcp"].is_object() && perf[0]["syscalls"].is_null(), "{perf}");
+        ensure!(perf[0]["missing"].to_string().contains("counters of "), "{perf}");
+        let refused = lab.kctl(&["perf", "--by", "syscall", "--count", "1"])?.code(1)?;
+        ensure!(refused.stdout.contains("counters of by-syscall"), "{refused}");
         // The socket answers as well.
         let local = lab.kctl_on("web-1", &["hosts", "-o", "json"])?.code(0)?.json()?;
         assert_eq!(local[0]["missing"][0]["what"], "filter", "{local}");

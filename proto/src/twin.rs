@@ -82,4 +82,5 @@ twins! {
     ListMountsResponse list_mounts_response,
     ListModulesResponse list_modules_response,
     ListIpcResponse list_ipc_response,
+    WatchCountersResponse watch_counters_response,
 }

@@ -84,6 +84,8 @@ const TWINS: &[Service] = &[
     // Without addresses in the kernel for all but admins.
     ("ModuleService", &[("ListModules", read(Viewer))]),
     ("IpcService", &[("ListIpc", read(Viewer))]),
+    // Names of processes, and no arguments.
+    ("PerfService", &[("WatchCounters", read(Viewer))]),
     (
         "FileService",
         &[

@@ -23,10 +23,11 @@ use crate::cargo::project;
 const TARGET: &str = "bpfel-unknown-none";
 /// The programs: what the agent embeds, and what the benchmarks compare with. Beside each object lies
 /// what it was built from.
-const OBJECTS: [(&str, &str); 6] = [
+const OBJECTS: [(&str, &str); 7] = [
     ("kctl", "agent-kernel/bpf/kctl.bpf"),
     ("trace", "agent-kernel/bpf/trace.bpf"),
     ("tcp", "agent-kernel/bpf/tcp.bpf"),
+    ("counters", "agent-kernel/bpf/counters.bpf"),
     ("tasks", "agent-kernel/benches/reads/tasks.bpf"),
     ("opens", "agent-kernel/benches/events/opens.bpf"),
     ("bench", "agent-kernel/benches/filter/peers.bpf"),
@@ -229,7 +230,7 @@ impl Toolchain {
             .args(["build", "--release", "--locked", "--target", TARGET])
             .env("RUSTC_WRAPPER", &wrapper)
             // The target is unstable: assembly for it, in aya-ebpf and in our program.
-            .env("RUSTC_BOOTSTRAP", "aya_ebpf,kctl,trace,tcp,tasks,opens,bench")
+            .env("RUSTC_BOOTSTRAP", "aya_ebpf,kctl,trace,tcp,counters,tasks,opens,bench")
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join(std::ffi::OsStr::new("\x1f")));
         if self.build_std {
             build.args(["-Z", "build-std=core"]).env("RUSTC_BOOTSTRAP", "1");

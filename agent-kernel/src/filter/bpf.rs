@@ -119,7 +119,7 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
 
 /// Every element of a hash or array map, or the first ones up to about `most`. What changes meanwhile
 /// may or may not be seen.
-pub(super) fn dump<K: Pod, V: Pod>(
+pub(crate) fn dump<K: Pod, V: Pod>(
     map: &impl AsFd,
     object: &str,
     most: usize,

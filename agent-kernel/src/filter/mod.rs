@@ -3,7 +3,7 @@
 //! [`Filter`] is the one owner of the kernel's maps; two of them on one bpffs folder would undo each
 //! other's work. Its calls block for system calls, so an async caller runs them on a blocking thread.
 
-mod bpf;
+pub(crate) mod bpf;
 mod counts;
 mod detect;
 mod interface;

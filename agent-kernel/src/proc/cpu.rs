@@ -31,6 +31,11 @@ pub struct Utilisation {
 }
 
 impl CpuTimes {
+    /// Clock ticks in which a processor did anything.
+    pub(crate) fn busy_ticks(&self) -> u64 {
+        self.user.saturating_add(self.system)
+    }
+
     /// Shares of the time since an earlier reading.
     pub fn since(&self, before: &Self) -> Utilisation {
         // Some of the kernel's counters may go back a little.

@@ -42,7 +42,7 @@ pub(super) fn read_at(
 }
 
 /// The text of a file of the system, such as `meminfo`.
-pub(super) fn text(root: &Path, name: &str) -> Result<String, Error> {
+pub(crate) fn text(root: &Path, name: &str) -> Result<String, Error> {
     let path = root.join(name);
     std::fs::read(&path)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())

@@ -24,6 +24,7 @@ mod user;
 
 pub(crate) use cgroup::container_id;
 pub use cpu::{CpuTimes, Utilisation, cpu_times};
+pub(crate) use file::text;
 pub use holder::{SocketHolder, SocketHolders, socket_holders};
 pub use ipc::{Id, Ipc, IpcRoots, Kind, Msg, Owner, Sem, Shm, ipc};
 pub use listing::{Processes, processes};

@@ -33,7 +33,7 @@ mod kind {
 
 /// The kernel's types.
 #[derive(Debug)]
-pub(super) struct Btf {
+pub(crate) struct Btf {
     bytes: Vec<u8>,
     /// Where the strings are.
     strings: usize,
@@ -55,7 +55,7 @@ struct Type {
 
 impl Btf {
     /// Of the kernel that runs; `sys` is where sysfs is.
-    pub(super) fn read(sys: &Path) -> Result<Self, Error> {
+    pub(crate) fn read(sys: &Path) -> Result<Self, Error> {
         let path = sys.join("kernel/btf/vmlinux");
         let object = || named("file", path.display());
         let bytes = std::fs::read(&path).map_err(|error| Error::io(object(), error))?;
@@ -92,18 +92,18 @@ impl Btf {
     }
 
     /// Where a member begins, bytes from the start of its struct; `None` when there is none.
-    pub(super) fn member(&self, of: &str, member: &str) -> Option<u32> {
+    pub(crate) fn member(&self, of: &str, member: &str) -> Option<u32> {
         self.member_of(*self.named.get(of.as_bytes())?, member.as_bytes(), DEPTH)
     }
 
     /// How long a struct is, bytes.
-    pub(super) fn size(&self, of: &str) -> Option<u32> {
+    pub(crate) fn size(&self, of: &str) -> Option<u32> {
         self.numbered(*self.named.get(of.as_bytes())?).map(|found| found.value)
     }
 
     /// The arguments of a tracepoint, each with whether it is a pointer; `None` when there is no such
     /// tracepoint.
-    pub(super) fn tracepoint(&self, name: &str) -> Option<Vec<bool>> {
+    pub(crate) fn tracepoint(&self, name: &str) -> Option<Vec<bool>> {
         let typedef = self.numbered(*self.named.get(format!("{TRACEPOINT}{name}").as_bytes())?)?;
         let pointer = self.numbered(typedef.value)?;
         let function = self.numbered(pointer.value)?;

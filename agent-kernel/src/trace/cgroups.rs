@@ -48,14 +48,14 @@ pub struct CgroupPaths {
 
 /// Where the hierarchy is.
 #[derive(Debug)]
-pub(super) struct Mount {
+pub(crate) struct Mount {
     path: PathBuf,
     folder: File,
 }
 
 impl Mount {
     /// The first one; `None` when there is none. `proc` is where procfs is.
-    pub(super) fn find(proc: &Path) -> Result<Option<Self>, Error> {
+    pub(crate) fn find(proc: &Path) -> Result<Option<Self>, Error> {
         let mounts = mounts(proc)?.mounts;
         let found = mounts.into_iter().find(|it| it.fs_type == b"cgroup2");
         let Some(path) = found.map(|it| PathBuf::from(OsStr::from_bytes(&it.path))) else {
@@ -67,7 +67,7 @@ impl Mount {
     }
 
     /// The folder of a cgroup, and where it is.
-    pub(super) fn open(&self, cgroup: &Path) -> Result<(File, PathBuf), Error> {
+    pub(crate) fn open(&self, cgroup: &Path) -> Result<(File, PathBuf), Error> {
         let path = self.path.join(below(cgroup)?);
         let folder = File::open(&path)
             .map_err(|error| Error::io(named("cgroup", cgroup.display()), error))?;
@@ -75,7 +75,7 @@ impl Mount {
     }
 
     /// Id of a cgroup, and how deep it is below the root.
-    pub(super) fn scope(&self, cgroup: &Path) -> Result<(u64, u32), Error> {
+    pub(crate) fn scope(&self, cgroup: &Path) -> Result<(u64, u32), Error> {
         let object = || named("cgroup", cgroup.display());
         let below = below(cgroup)?;
         let root = self.folder.metadata().map_err(|error| Error::io(object(), error))?;

@@ -24,9 +24,12 @@ pub use ring::{KernelRing, Records, RingBytes};
 pub use source::{Missing, Source, Sources};
 pub use tracefs::mount_tracefs;
 
+pub(crate) use btf::Btf;
+pub(crate) use cgroups::Mount;
+pub(crate) use programs::verified;
+
 use crate::error::Error;
 use aya::Ebpf;
-use cgroups::Mount;
 use std::path::PathBuf;
 use std::sync::Arc;
 

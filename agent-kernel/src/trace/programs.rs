@@ -197,7 +197,7 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut RawTracePoint {
 }
 
 /// Loads a program, again when a signal cut that short.
-pub(super) fn verified(
+pub(crate) fn verified(
     mut load: impl FnMut() -> Result<(), ProgramError>,
 ) -> Result<(), ProgramError> {
     let mut attempts = 1;

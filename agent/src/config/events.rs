@@ -1,5 +1,6 @@
 //! What the agent is told of events: which to make, of whom, and how much memory they may take.
 
+use agent_kernel::trace;
 use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use clap::Args;
@@ -47,6 +48,16 @@ pub(crate) enum Scope {
     Host,
     /// Below the root of cgroup v2.
     Cgroup(PathBuf),
+}
+
+impl Scope {
+    /// As the kernel side has it.
+    pub(crate) fn kernel(&self) -> trace::Scope {
+        match self {
+            Self::Host => trace::Scope::Host,
+            Self::Cgroup(path) => trace::Scope::Cgroup(path.clone()),
+        }
+    }
 }
 
 /// Checked.

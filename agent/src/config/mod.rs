@@ -1,8 +1,10 @@
 //! How the agent is told what to do: flag over environment over file.
 
+mod counters;
 mod detect;
 mod events;
 
+pub(crate) use counters::CounterConfig;
 pub(crate) use detect::DetectConfig;
 pub(crate) use events::{EventConfig, Scope};
 
@@ -10,6 +12,7 @@ use agent_kernel::file::{DEFAULT_WRITABLE, Writable};
 use agent_kernel::filter::Mode;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use counters::CounterOptions;
 use detect::DetectOptions;
 use events::EventOptions;
 use glob::Pattern;
@@ -165,6 +168,9 @@ pub(crate) struct Options {
     events: EventOptions,
     #[command(flatten)]
     #[serde(default)]
+    counters: CounterOptions,
+    #[command(flatten)]
+    #[serde(default)]
     detect: DetectOptions,
 }
 
@@ -186,6 +192,7 @@ pub(crate) struct Config {
     pub(crate) sys_root: PathBuf,
     pub(crate) writable: Writable,
     pub(crate) events: EventConfig,
+    pub(crate) counters: CounterConfig,
     pub(crate) detect: DetectConfig,
 }
 
@@ -254,6 +261,7 @@ impl Options {
             sys_root: path(self.sys_root, file.sys_root, "/sys"),
             writable: writable(&listed, self.only_writable.or(file.only_writable))?,
             events: self.events.resolve(file.events)?,
+            counters: self.counters.resolve(file.counters)?,
             detect: self.detect.resolve(file.detect)?,
         })
     }

@@ -3,7 +3,7 @@
 
 use super::packets::{FINDINGS, PACKETS};
 use super::{Events, Source, kernel, network, packets};
-use crate::config::{Config, EventConfig, Scope};
+use crate::config::{Config, EventConfig};
 use crate::enforcer::Enforcer;
 use agent_kernel::netlink::{Changes, Uevents};
 use agent_kernel::trace::tcp::{TcpConfig, TcpTracer};
@@ -151,7 +151,7 @@ fn tracer_config(config: &Config, sources: trace::Sources, bpffs: Option<&Path>)
     let EventConfig { open_paths, kernel_ring_bytes, .. } = &config.events;
     TracerConfig {
         sources,
-        scope: scope(&config.events.scope),
+        scope: config.events.scope.kernel(),
         open_paths: open_paths.iter().map(|path| path.clone().into_bytes()).collect(),
         ring_bytes: *kernel_ring_bytes,
         proc_root: config.proc_root.clone(),
@@ -163,7 +163,7 @@ fn tracer_config(config: &Config, sources: trace::Sources, bpffs: Option<&Path>)
 fn tcp_config(config: &Config, bpffs: Option<&Path>) -> TcpConfig {
     let kinds = config.events.kinds;
     TcpConfig {
-        scope: scope(&config.events.scope),
+        scope: config.events.scope.kernel(),
         ring_bytes: config.events.kernel_ring_bytes,
         connect: kinds.contains(Kind::Connect),
         accept: kinds.contains(Kind::Accept),
@@ -171,13 +171,6 @@ fn tcp_config(config: &Config, bpffs: Option<&Path>) -> TcpConfig {
         proc_root: config.proc_root.clone(),
         sys_root: config.sys_root.clone(),
         bpffs: bpffs.map(Path::to_owned),
-    }
-}
-
-fn scope(scope: &Scope) -> trace::Scope {
-    match scope {
-        Scope::Host => trace::Scope::Host,
-        Scope::Cgroup(path) => trace::Scope::Cgroup(path.clone()),
     }
 }
 

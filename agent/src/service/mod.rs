@@ -14,6 +14,7 @@ mod ipc;
 mod module;
 pub(crate) mod netlink;
 mod peers;
+mod perf;
 mod process;
 mod stats;
 mod system;
@@ -21,15 +22,16 @@ mod thread;
 
 pub(crate) use host::Lifeline;
 
-use crate::{enforcer::Enforcer, events::Events, rollback::Rollback};
+use crate::{counters::Counters, enforcer::Enforcer, events::Events, rollback::Rollback};
 use agent_kernel::file::{Roots, Writable};
 use kctl_proto::agent::v1::{
     blocklist_service_server::BlocklistServiceServer, cpufreq_service_server::CpufreqServiceServer,
     disk_service_server::DiskServiceServer, events_service_server::EventsServiceServer,
     file_service_server::FileServiceServer, host_service_server::HostServiceServer,
     ipc_service_server::IpcServiceServer, module_service_server::ModuleServiceServer,
-    netlink_service_server::NetlinkServiceServer, process_service_server::ProcessServiceServer,
-    stats_service_server::StatsServiceServer, system_service_server::SystemServiceServer,
+    netlink_service_server::NetlinkServiceServer, perf_service_server::PerfServiceServer,
+    process_service_server::ProcessServiceServer, stats_service_server::StatsServiceServer,
+    system_service_server::SystemServiceServer,
 };
 use kctl_rpc::MAX_MESSAGE_BYTES;
 use std::sync::Arc;
@@ -43,6 +45,7 @@ pub(crate) async fn routes(
     writable: Writable,
     rollback: Rollback,
     events: &Events,
+    counters: Counters,
 ) -> anyhow::Result<Routes> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<HostServiceServer<host::Host>>().await;
@@ -56,6 +59,7 @@ pub(crate) async fn routes(
     health.set_serving::<DiskServiceServer<disk::Disks>>().await;
     health.set_serving::<ModuleServiceServer<module::Modules>>().await;
     health.set_serving::<IpcServiceServer<ipc::Objects>>().await;
+    health.set_serving::<PerfServiceServer<perf::Perf>>().await;
     health.set_serving::<EventsServiceServer<events::EventStreams>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(kctl_proto::DESCRIPTORS)
@@ -70,6 +74,7 @@ pub(crate) async fn routes(
         .with_service_name("kctl.agent.v1.DiskService")
         .with_service_name("kctl.agent.v1.ModuleService")
         .with_service_name("kctl.agent.v1.IpcService")
+        .with_service_name("kctl.agent.v1.PerfService")
         .with_service_name("kctl.agent.v1.EventsService")
         .build_v1()?;
     let blocklist = BlocklistServiceServer::new(blocklist::Blocklist::new(
@@ -77,6 +82,7 @@ pub(crate) async fn routes(
         roots.proc.clone(),
     ))
     .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let perf = perf::Perf::new(counters, roots.proc.clone());
     let writable = Arc::new(writable);
     let processors = cpufreq::Processors::new(roots.sys.clone(), Arc::clone(&writable));
     let files = file::Files::new(roots.clone(), writable, rollback);
@@ -91,6 +97,7 @@ pub(crate) async fn routes(
         .add_service(DiskServiceServer::new(disk::Disks::new(roots)))
         .add_service(ModuleServiceServer::new(module::Modules::new(roots)))
         .add_service(IpcServiceServer::new(ipc::Objects::new(roots)))
+        .add_service(PerfServiceServer::new(perf))
         .add_service(EventsServiceServer::new(events::EventStreams::new(events.clone())))
         .add_service(health_service)
         .add_service(reflection))

@@ -16,6 +16,7 @@ mod input;
 pub(crate) mod ipc;
 pub(crate) mod modules;
 pub(crate) mod net;
+pub(crate) mod perf;
 mod prefixes;
 pub(crate) mod proc;
 pub(crate) mod protect;
@@ -60,6 +61,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Disks(args) => disks::run(global, args).await,
         Command::Modules(args) => modules::run(global, args).await,
         Command::Ipc(args) => ipc::run(global, args).await,
+        Command::Perf(args) => perf::run(global, args).await,
         Command::Net(args) => net::run(global, args).await,
         Command::Token(args) => token::run(global, args).await,
         Command::User(args) => user::run(global, args).await,

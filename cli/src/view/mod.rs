@@ -12,6 +12,7 @@ pub(crate) mod host;
 pub(crate) mod ipc;
 pub(crate) mod module;
 pub(crate) mod net;
+pub(crate) mod perf;
 pub(crate) mod proc;
 pub(crate) mod process;
 pub(crate) mod read;

@@ -73,6 +73,9 @@ twins! {
     IpcService ipc_service_server ipc_service_client IpcServiceClient {
         read list_ipc ListIpcStream ListIpcRequest ListIpcResponse,
     }
+    PerfService perf_service_server perf_service_client PerfServiceClient {
+        read watch_counters WatchCountersStream WatchCountersRequest WatchCountersResponse,
+    }
     FileService file_service_server file_service_client FileServiceClient {
         read read_file ReadFileStream ReadFileRequest ReadFileResponse,
         read list_values ListValuesStream ListValuesRequest ListValuesResponse,

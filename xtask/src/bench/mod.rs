@@ -51,7 +51,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
         Some("flow") => return flow::run(),
         Some("feeds") => return feeds::run(),
         // Their figures are of one moment: they put them side by side themselves.
-        Some(own @ ("events" | "filter")) => {
+        Some(own @ ("counters" | "events" | "filter")) => {
             packages::ensure_bench("bench")?;
             let mut bench = cargo();
             bench.args(["bench", "--package", "agent-kernel", "--bench", own]);

@@ -1,0 +1,190 @@
+//! Page faults, switches, waits, requests to block devices, processors and TCP, beside what the kernel
+//! counts itself.
+
+use super::support::{Actor, World, config, open};
+use agent_kernel::counters::{Counted, Histogram, Source};
+use agent_kernel::trace::Scope;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::OpenOptionsExt as _;
+
+/// Of /proc/PID/stat: minor faults, proc_pid_stat(5).
+const MINFLT: usize = 9;
+const PAGES: u64 = 20_000;
+
+#[test]
+fn page_faults_are_those_of_the_process() {
+    let mut world = World::new(&[Source::Faults, Source::ByProcess]);
+    let mut actor = Actor::new(&world.cgroup);
+    let served = actor.number("stat", MINFLT);
+    // mmap(2), anonymous and private; each page is then read into.
+    let act = format!(
+        "my $at = syscall(9, 0, {PAGES} * 4096, 3, 0x4022, -1, 0); \
+         madvise($at) if 0; open my $zero, '<', '/dev/zero'; \
+         syscall(0, fileno $zero, $at + 4096 * $_, 1) for 0 .. {PAGES} - 1"
+    );
+    let counted = world.of(|| actor.does(&act));
+    let served = actor.number("stat", MINFLT) - served;
+    let faults = counted.faults.expect("counted");
+    let own = counted.processes.expect("counted").processes[&actor.pid()];
+    assert_eq!(faults.kernel, Some(own.kernel_faults));
+    assert_eq!(faults.user, Some(own.user_faults));
+    // read(2) touches each page in the kernel.
+    assert!((PAGES..PAGES + 200).contains(&own.kernel_faults), "{own:?}");
+    let raised = own.kernel_faults + own.user_faults;
+    assert!(raised.abs_diff(served) < 100, "{raised} raised, {served} served");
+    assert!(faults.served >= served, "{faults:?}, {served}");
+    let counted = world.of(|| actor.does("my $x = 'x' x (64 << 20)"));
+    let own = counted.processes.expect("counted").processes[&actor.pid()];
+    assert!(own.user_faults > 0, "{own:?}");
+}
+
+#[test]
+fn switches_are_those_of_the_process() {
+    let mut world = World::new(&[Source::Switches, Source::ByProcess]);
+    let mut actor = Actor::new(&world.cgroup);
+    let own = |actor: &Actor| {
+        let number = |key| actor.status(key).parse::<u64>().expect("a number");
+        number("voluntary_ctxt_switches:") + number("nonvoluntary_ctxt_switches:")
+    };
+    actor.rests();
+    let before = own(&actor);
+    let counted = world.of(|| {
+        actor.does("select undef, undef, undef, 0.0001 for 1 .. 2_000");
+        actor.rests();
+    });
+    let switches = own(&actor) - before;
+    assert!(switches >= 2_000);
+    let table = counted.processes.expect("counted").processes;
+    assert_eq!(table[&actor.pid()].switches, switches);
+    assert_eq!(counted.switches, Some(switches));
+}
+
+#[test]
+fn the_hosts_switches_are_those_of_procfs() {
+    let mut counters = open(&config([Source::Switches], Scope::Host));
+    let ctxt = || {
+        let stat = std::fs::read_to_string("/proc/stat").expect("procfs");
+        let line = stat.lines().find_map(|line| line.strip_prefix("ctxt ")).expect("a line");
+        line.parse::<u64>().expect("a number")
+    };
+    let before = ctxt();
+    let switches = counters.read().expect("a reading").counted.switches.expect("counted");
+    assert!((before..=ctxt()).contains(&switches));
+}
+
+#[test]
+fn waits_for_a_processor_are_what_the_scheduler_counts() {
+    let mut counters = open(&config([Source::RunQueue], Scope::Host));
+    let world = World::new(&[Source::Switches]);
+    let mut actors = [Actor::new(&world.cgroup), Actor::new(&world.cgroup)];
+    for actor in &actors {
+        let args = ["-pc", "0", &actor.pid().to_string()];
+        let set = std::process::Command::new("taskset").args(args).output().expect("taskset");
+        assert!(set.status.success());
+    }
+    actors.iter().for_each(Actor::rests);
+    // proc(5), schedstat: time on a processor, time waiting for one, number of turns.
+    let of = |at| actors.iter().map(|actor| actor.number("schedstat", at)).sum::<u64>();
+    let (waited, turns) = (of(1), of(2));
+    let before = counters.read().expect("a reading");
+    for actor in &mut actors {
+        actor.begins("my $end = (times)[0] + 0.3; 1 while (times)[0] < $end");
+    }
+    actors.iter_mut().for_each(Actor::ends);
+    actors.iter().for_each(Actor::rests);
+    let counted = counters.read().expect("a reading").since(&before).1;
+    let of = |at| actors.iter().map(|actor| actor.number("schedstat", at)).sum::<u64>();
+    let (waited, turns) = (of(1) - waited, of(2) - turns);
+    let histogram = counted.run_queue.expect("counted");
+    assert!(waited > 100_000_000, "one waits while the other runs: {waited}");
+    // All of the host's are in it. A turn without a wait is none.
+    assert!(histogram.iter().sum::<u64>() + 10 >= turns, "{turns} turns, {histogram:?}");
+    assert!(longest(&histogram) >= waited, "{waited} ns, {histogram:?}");
+}
+
+/// What they took together, at most.
+fn longest(histogram: &Histogram) -> u64 {
+    histogram.iter().enumerate().map(|(bucket, count)| count << (bucket + 1)).sum()
+}
+
+fn shortest(histogram: &Histogram) -> u64 {
+    histogram.iter().enumerate().map(|(bucket, count)| count << bucket).sum()
+}
+
+/// Reads and writes that all disks have finished, and the milliseconds they took.
+fn finished() -> (u64, u64) {
+    let text = std::fs::read_to_string("/proc/diskstats").expect("procfs");
+    let mut all = (0, 0);
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let name = fields[2];
+        // Devices that are no partitions, and that have a queue of requests.
+        if std::fs::read_dir(format!("/sys/block/{name}/mq"))
+            .is_ok_and(|mut it| it.next().is_some())
+        {
+            let number = |at: usize| fields[at].parse::<u64>().expect("a number");
+            all.0 += number(3) + number(7);
+            all.1 += number(6) + number(10);
+        }
+    }
+    all
+}
+
+#[test]
+fn requests_to_block_devices_are_those_of_the_disks() {
+    let mut counters = open(&config([Source::Block], Scope::Host));
+    let path = std::env::temp_dir().join(format!("kctl-counters-{}", std::process::id()));
+    let outer = finished();
+    let before = counters.read().expect("a reading");
+    let inner = finished();
+    let mut file = std::fs::OpenOptions::new();
+    let mut file = file
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .custom_flags(nix::libc::O_DSYNC)
+        .open(&path)
+        .expect("a file");
+    for _ in 0..200 {
+        file.write_all(&[7; 4_096]).expect("written");
+    }
+    std::fs::remove_file(&path).expect("removed");
+    let inner = (finished().0 - inner.0, finished().1 - inner.1);
+    let block = counters.read().expect("a reading").since(&before).1.block.expect("counted");
+    let outer = (finished().0 - outer.0, finished().1 - outer.1);
+    let sum = |of: &Histogram| of.iter().sum::<u64>();
+    let count = sum(&block.reads) + sum(&block.writes);
+    assert!(inner.0 >= 200, "{inner:?}: is the folder of temporary files on a disk?");
+    assert!((inner.0..=outer.0).contains(&count), "{count} of {inner:?} to {outer:?}");
+    let took_ms = (shortest(&block.writes) + shortest(&block.reads)) / 1_000_000;
+    // The kernel cuts each to whole milliseconds, or not; ours are rounded down to half.
+    assert!(took_ms <= outer.1 + outer.0, "{took_ms} of {outer:?}");
+}
+
+#[test]
+fn processors_and_tcp_are_those_of_procfs() {
+    let mut counters = open(&config([Source::Cpu, Source::Tcp], Scope::Host));
+    let before = counters.read().expect("a reading");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    for _ in 0..50 {
+        let mut client = TcpStream::connect(address).expect("connected");
+        let (server, _) = listener.accept().expect("accepted");
+        drop(server);
+        client.read_to_end(&mut Vec::new()).expect("it ends");
+    }
+    drop(listener);
+    for _ in 0..20 {
+        assert!(TcpStream::connect(address).is_err(), "nobody listens");
+    }
+    let spent = |counted: &Counted| counted.cpu.expect("counted").busy_ns;
+    let mut counted = counters.read().expect("a reading").since(&before).1;
+    // Its ticks are long.
+    while spent(&counted) == 0 {
+        counted = counters.read().expect("a reading").since(&before).1;
+    }
+    let tcp = counted.tcp.expect("counted");
+    assert!(tcp.active_opens >= 70 && tcp.passive_opens >= 50, "{tcp:?}");
+    assert!(tcp.failed_attempts >= 20 && tcp.resets_sent >= 20, "{tcp:?}");
+}
