@@ -79,7 +79,8 @@ where
                     let answer = routes.call(request).await?;
                     // An error without a message is in the headers, everything else behind the body.
                     call.ended(answer.headers());
-                    Ok(answer.map(|body| tonic::body::Body::new(Passed { body, call, _pass: pass })))
+                    Ok(answer
+                        .map(|body| tonic::body::Body::new(Passed { body, call, _pass: pass })))
                 }
             }
         }

@@ -131,7 +131,8 @@ mod tests {
         };
         let token = read("s3cret\n").expect("a token");
         assert!(token.opens(b"Bearer s3cret") && token.opens(b"bearer s3cret "));
-        for wrong in [&b"Bearer s3cre"[..], b"Bearer ", b"s3cret", b"Basic s3cret", b"", b"Bearer"] {
+        for wrong in [&b"Bearer s3cre"[..], b"Bearer ", b"s3cret", b"Basic s3cret", b"", b"Bearer"]
+        {
             assert!(!token.opens(wrong), "{wrong:?}");
         }
         for text in ["", " \n", "two words"] {

@@ -76,6 +76,29 @@ impl Page {
         }
     }
 
+    /// What came to this daemon, and what became of it on the way to its readers.
+    pub fn events(
+        &mut self,
+        received: u64,
+        delivered: u64,
+        filtered: u64,
+        lost: impl IntoIterator<Item = (&'static str, u64)>,
+    ) {
+        self.counter("kctl_events_received", "Events that came, on every stream here")
+            .count(received);
+        self.counter(
+            "kctl_events_delivered",
+            "Events that readers were told, all readers together",
+        )
+        .count(delivered);
+        self.counter("kctl_events_filtered", "Events that readers did not want, all together")
+            .count(filtered);
+        let mut by_stage = self.counter("kctl_events_lost", "Events lost, by stage");
+        for (stage, count) in lost {
+            by_stage.counted(&[("stage", stage)], count);
+        }
+    }
+
     fn family(&mut self, name: &'static str, help: &'static str, kind: MetricType) -> Values<'_> {
         let values = Vec::new();
         self.families.push(Family { name, help, kind, values });
@@ -129,8 +152,12 @@ impl Collector for Page {
             for value in &family.values {
                 let metric = metric.encode_family(&value.labels)?;
                 match (family.kind, value.value) {
-                    (MetricType::Counter, Number::Count(n)) => ConstCounter::new(n).encode(metric)?,
-                    (MetricType::Counter, Number::Level(n)) => ConstCounter::new(n).encode(metric)?,
+                    (MetricType::Counter, Number::Count(n)) => {
+                        ConstCounter::new(n).encode(metric)?
+                    }
+                    (MetricType::Counter, Number::Level(n)) => {
+                        ConstCounter::new(n).encode(metric)?
+                    }
                     (_, Number::Level(n)) => ConstGauge::new(n).encode(metric)?,
                     (_, Number::Count(n)) => ConstGauge::new(n).encode(metric)?,
                 }
