@@ -53,8 +53,7 @@ async fn keep(agent: Agent, controller: String) {
 }
 
 async fn joined(controller: &Controller, api: &Api, count: usize) -> Vec<Agent> {
-    let request = CreateTokenRequest { uses: count as u32, ..CreateTokenRequest::default() };
-    let token = api.token(request).await.token;
+    let token = api.token(CreateTokenRequest::default()).await.token;
     let places = Arc::new(Semaphore::new(JOINS));
     let mut joins = JoinSet::new();
     for number in 0..count {
