@@ -25,7 +25,9 @@ mod uplinks;
 
 pub use detect::{Detection, Finding, FloodLimits, Found, Limit};
 pub use interface::Interface;
-pub use rule::{Action, Count, Counters, Drift, Hit, Protocol, Rule, RuleKey, Service, Until};
+pub use rule::{
+    Action, Count, Counters, Drift, Hit, Protocol, Rule, RuleKey, Service, Until, Verdicts,
+};
 pub use tell::{CYCLE, Sighted, Telling};
 
 use crate::Error;
@@ -301,6 +303,11 @@ impl Filter {
     /// What the rules met; only those that met something.
     pub fn hits(&self) -> Result<Vec<Hit>, Error> {
         self.rules.hits()
+    }
+
+    /// What was decided, without looking at the rules.
+    pub fn verdicts(&self) -> Result<Verdicts, Error> {
+        self.counts.verdicts()
     }
 
     /// Everything that was counted.
