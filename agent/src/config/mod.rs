@@ -1,15 +1,19 @@
 //! How the agent is told what to do: flag over environment over file.
 
+mod alerts;
 mod counters;
 mod detect;
+mod duration;
 mod events;
 
+pub(crate) use alerts::AlertConfig;
 pub(crate) use counters::CounterConfig;
 pub(crate) use detect::DetectConfig;
 pub(crate) use events::{EventConfig, Scope};
 
 use agent_kernel::file::{DEFAULT_WRITABLE, Writable};
 use agent_kernel::filter::Mode;
+use alerts::AlertOptions;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use counters::CounterOptions;
@@ -172,6 +176,9 @@ pub(crate) struct Options {
     #[command(flatten)]
     #[serde(default)]
     detect: DetectOptions,
+    #[command(flatten)]
+    #[serde(default)]
+    alerts: AlertOptions,
 }
 
 /// The agent's configuration, whole.
@@ -194,6 +201,7 @@ pub(crate) struct Config {
     pub(crate) events: EventConfig,
     pub(crate) counters: CounterConfig,
     pub(crate) detect: DetectConfig,
+    pub(crate) alerts: AlertConfig,
 }
 
 /// Which interfaces to filter.
@@ -263,6 +271,7 @@ impl Options {
             events: self.events.resolve(file.events)?,
             counters: self.counters.resolve(file.counters)?,
             detect: self.detect.resolve(file.detect)?,
+            alerts: self.alerts.resolve(file.alerts)?,
         })
     }
 

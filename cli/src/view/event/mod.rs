@@ -3,6 +3,8 @@
 mod csv;
 mod text;
 
+pub(crate) use text::alert;
+
 pub(crate) use csv::{HEADINGS, row};
 
 use crate::output::plain;
