@@ -3,9 +3,8 @@
 mod csv;
 mod text;
 
-pub(crate) use text::alert;
-
 pub(crate) use csv::{HEADINGS, row};
+pub(crate) use text::alert;
 
 use crate::output::plain;
 use anstyle::{AnsiColor, Style};
