@@ -109,7 +109,8 @@ fn what_is_served_is_what_is_documented_and_counts_what_happens() -> Result<()> 
         until("the host is told as disconnected", SOON, || {
             let page = page(lab, CONTROLLER, CONTROLLER_URL)?;
             Ok(sample(&page, "kctl_controller_host_connected{host=\"web-1\"}")? == 0.0)
-        })
+        })?;
+        Ok(())
         .map(drop)
     })
 }
