@@ -12,30 +12,20 @@ use serde_json::Value;
 /// Generous: debug builds, and a machine that may be busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
 const HOST: &str = "web-1";
-const OFF: [&str; 9] = [
-    "--alert-syscalls=off",
-    "--alert-faults=off",
-    "--alert-switches=off",
-    "--alert-cpu=off",
-    "--alert-memory=off",
-    "--alert-memory-pressure=off",
-    "--alert-disk=off",
-    "--alert-conntrack=off",
-    "--alert-link=off",
-];
 
 /// Maps a mebibyte, has the kernel fill it with zeros, and gives it back.
 const FAULTS: &str = "open(my $zero, '<', '/dev/zero'); while (1) { \
     my $at = syscall(9, 0, 1 << 20, 3, 0x22, -1, 0); \
     syscall(0, fileno($zero), $at, 1 << 20); syscall(11, $at, 1 << 20) }";
 
-/// The host's agent with these thresholds and no others.
-fn with_thresholds(lab: &mut Lab, chosen: &[&str]) -> Result<()> {
+/// The host's agent with these thresholds, which has no others.
+fn with_thresholds(lab: &mut Lab, chosen: &[(&str, &str)], lasting: &str) -> Result<()> {
     let daemon = &mut lab.agent_mut(HOST)?.daemon;
     daemon.terminate()?;
-    let name = |flag: &str| flag.split_once('=').map(|(name, _)| name.to_owned());
-    let is_chosen = |flag: &&&str| chosen.iter().any(|it| name(it) == name(flag));
-    OFF.iter().filter(|flag| !is_chosen(flag)).chain(chosen).for_each(|flag| daemon.arg(*flag));
+    for (flag, level) in chosen {
+        daemon.replace(flag, level)?;
+    }
+    daemon.arg(format!("--alert-for={lasting}"));
     daemon.arg("--alert-interval=100ms");
     daemon.start()?;
     lab.wait_in_sync(SOON).map(drop)
@@ -66,12 +56,11 @@ fn firing(lab: &Lab) -> Result<Vec<Value>> {
 fn a_load_fires_once_and_is_over_once_and_its_process_is_named() -> Result<()> {
     with_lab(1, |lab| {
         let chosen = [
-            "--alert-syscalls=2000 clear 1000",
-            "--alert-faults=2000 clear 1000",
-            "--alert-switches=400 clear 100",
-            "--alert-for=500ms",
+            ("--alert-syscalls", "2000 clear 1000"),
+            ("--alert-faults", "2000 clear 1000"),
+            ("--alert-switches", "400 clear 100"),
         ];
-        with_thresholds(lab, &chosen)?;
+        with_thresholds(lab, &chosen, "500ms")?;
         let mut events = follow(lab)?;
         let loads = [
             ("syscalls", "while (1) { syscall(110) }"),
@@ -182,13 +171,13 @@ impl Drop for Disk {
 fn to_and_fro_within_the_hysteresis_is_silent() -> Result<()> {
     with_lab(1, |lab| {
         let chosen = [
-            "--alert-disk=90 clear 50",
-            "--alert-link=6 clear 3",
-            "--alert-link-window=1h",
-            "--alert-memory=0.001",
-            "--alert-for=0s",
+            ("--alert-disk", "90 clear 50"),
+            ("--alert-link", "6 clear 3"),
+            ("--alert-memory", "0.001"),
         ];
-        with_thresholds(lab, &chosen)?;
+        let daemon = &mut lab.agent_mut(HOST)?.daemon;
+        daemon.arg("--alert-link-window=1h");
+        with_thresholds(lab, &chosen, "0s")?;
         let (disk, clock) = (Disk::mount(lab, "disk")?, Disk::mount(lab, "clock")?);
         let mut events = follow(lab)?;
         let ip = |args: &str| {
