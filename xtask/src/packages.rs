@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
 /// Programs that the lab and the tests run, each with its package.
-const LAB: [(&str, &str); 17] = [
+const LAB: [(&str, &str); 18] = [
     ("bpftool", "bpftool"),
     ("conntrack", "conntrack"),
     ("ethtool", "ethtool"),
@@ -24,6 +24,7 @@ const LAB: [(&str, &str); 17] = [
     ("python3", "python3"),
     ("setpriv", "util-linux"),
     ("ss", "iproute2"),
+    ("tmux", "tmux"),
 ];
 
 /// Programs that the benchmarks compare with.

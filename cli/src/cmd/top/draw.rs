@@ -1,0 +1,236 @@
+//! The screen of `top`, drawn from its state: a line on top, a list, what is wrong, and the keys. It fits
+//! into whatever room there is.
+
+use super::{
+    input::KEYS,
+    rows::{Column, Row, bytes, columns, short},
+    state::{Host, State, View},
+};
+use crate::{output::count, output::plain, view::size};
+use ratatui::{
+    Frame,
+    layout::{Alignment, Constraint, Layout, Rect},
+    style::{Color, Modifier, Style},
+    text::{Line, Span},
+    widgets::{Block, Clear, Paragraph, Row as TableRow, Table, TableState},
+};
+
+/// How things look.
+struct Look {
+    coloured: bool,
+}
+
+impl Look {
+    fn colour(&self, colour: Color) -> Style {
+        if self.coloured { Style::new().fg(colour) } else { Style::new() }
+    }
+
+    fn bad(&self) -> Style {
+        self.colour(Color::Red)
+    }
+
+    fn heading(&self) -> Style {
+        self.colour(Color::Cyan).add_modifier(Modifier::BOLD)
+    }
+
+    fn chosen(&self) -> Style {
+        Style::new().add_modifier(Modifier::REVERSED)
+    }
+}
+
+/// Draws everything.
+pub(super) fn all(frame: &mut Frame, state: &mut State, coloured: bool) {
+    let look = Look { coloured };
+    let rows = state.rows();
+    state.settle(&rows);
+    let tabs = u16::from(state.focus().is_some());
+    let parts = [1, tabs, 0, 1, 1].map(|height| match height {
+        0 => Constraint::Min(0),
+        height => Constraint::Length(height),
+    });
+    // Without a line of tabs there are four parts.
+    let parts = parts.into_iter().enumerate().filter(|(at, _)| *at != 1 || tabs == 1);
+    let areas = Layout::vertical(parts.map(|(_, part)| part)).split(frame.area());
+    let [.., list, remark, footer] = &*areas else { return };
+    frame.render_widget(Paragraph::new(title(state, &look)), areas[0]);
+    if tabs == 1 {
+        frame.render_widget(Paragraph::new(tab_line(state, &look)), areas[1]);
+    }
+    state.page = usize::from(list.height.saturating_sub(1)).max(1);
+    draw_list(frame, *list, state, &rows, &look);
+    let wrong = state.remark().map(|why| plain(&why).into_owned());
+    frame.render_widget(Paragraph::new(wrong.unwrap_or_default()).style(look.bad()), *remark);
+    frame.render_widget(Paragraph::new(keys(state, &look)), *footer);
+    if state.help {
+        help(frame, &look);
+    }
+}
+
+/// Who is looked at, and how they are.
+fn title(state: &State, look: &Look) -> Line<'static> {
+    let mut spans = match state.focus() {
+        Some(name) => {
+            let name = plain(name).into_owned();
+            let host = state.hosts.get(state.focus().unwrap_or_default());
+            let about = host.map_or_else(|| " is gone".to_owned(), of_host);
+            vec![Span::styled(name, look.heading()), Span::raw(about)]
+        }
+        None => {
+            let well = state.hosts.values().filter(|host| host.is_well()).count();
+            let known = count(state.hosts.len(), "host");
+            let away = state.hosts.len() - well;
+            let away = if away > 0 { format!(", {away} not answering") } else { String::new() };
+            let every = state.interval;
+            vec![
+                Span::styled("kctl top", look.heading()),
+                Span::raw(format!("  {}  {known}{away}  every {every:?}", plain(&state.peer))),
+            ]
+        }
+    };
+    if state.paused {
+        spans.insert(0, Span::styled("PAUSED", look.chosen()));
+        spans.insert(1, Span::raw(" "));
+    }
+    Line::from(spans)
+}
+
+fn of_host(host: &Host) -> String {
+    let mut text = format!("  {}", host.word());
+    if let Some(cpu) = host.cpu() {
+        text.push_str(&format!("  cpu {cpu:.1}%"));
+    }
+    if let Some((used, total)) = host.memory() {
+        text.push_str(&format!("  mem {}/{}", size(used), size(total)));
+    }
+    if let Some((rx, tx)) = host.network() {
+        text.push_str(&format!("  in {}/s  out {}/s", bytes(rx), bytes(tx)));
+    }
+    for (what, rate) in [("drops", host.drops), ("calls", host.syscalls)] {
+        if let Some(rate) = rate {
+            text.push_str(&format!("  {what} {}/s", short(rate)));
+        }
+    }
+    text
+}
+
+fn tab_line(state: &State, look: &Look) -> Line<'static> {
+    let tabs = (1..).zip(View::TABS).flat_map(|(number, tab)| {
+        let style = if tab == state.view { look.chosen() } else { Style::new() };
+        [Span::styled(format!(" {number} {} ", tab.name()), style), Span::raw(" ")]
+    });
+    Line::from(tabs.collect::<Vec<_>>())
+}
+
+fn draw_list(frame: &mut Frame, area: Rect, state: &State, rows: &[Row], look: &Look) {
+    let shown = fitting(columns(state.view), area.width);
+    let order = state.look();
+    let headings = shown.iter().enumerate().map(|(at, column)| {
+        let mark = match (at == order.sort, order.descending) {
+            (false, _) => "",
+            (true, true) => "▼",
+            (true, false) => "▲",
+        };
+        aligned(format!("{}{mark}", column.heading), column)
+    });
+    let header = TableRow::new(headings.collect::<Vec<_>>()).style(look.heading());
+    let lines = rows.iter().map(|row| {
+        let cells = shown.iter().zip(&row.cells);
+        let cells = cells.map(|(column, cell)| aligned(cell.text.clone(), column));
+        let style = if row.is_bad { look.bad() } else { Style::new() };
+        TableRow::new(cells.collect::<Vec<_>>()).style(style)
+    });
+    let widths = shown.iter().enumerate().map(|(at, column)| match at == widest(state.view, shown) {
+        true => Constraint::Min(column.width),
+        false => Constraint::Length(column.width),
+    });
+    let table = Table::new(lines.collect::<Vec<_>>(), widths.collect::<Vec<_>>())
+        .header(header)
+        .column_spacing(1)
+        .row_highlight_style(look.chosen());
+    let selected = (!rows.is_empty()).then_some(order.at);
+    frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(selected));
+    if rows.is_empty() && area.height > 1 {
+        let below = Rect { y: area.y + 1, height: 1, ..area };
+        frame.render_widget(Paragraph::new(empty(state)), below);
+    }
+}
+
+/// Why there is no line.
+fn empty(state: &State) -> String {
+    let told = match state.view {
+        View::Hosts | View::Events => true,
+        View::Processes => state.processes.is_some(),
+        View::Interfaces | View::Sources => {
+            let host = state.focus().and_then(|name| state.hosts.get(name));
+            host.is_some_and(|it| it.links.is_some() && it.stats.is_some())
+        }
+    };
+    match (told, state.look().filter.as_str()) {
+        (_, filter) if !filter.is_empty() => format!("nothing with {:?}", plain(filter)),
+        (true, _) => format!("no {} yet", state.view.name()),
+        (false, _) if state.paused => "paused".to_owned(),
+        (false, _) => "waiting for the host".to_owned(),
+    }
+}
+
+/// The column that takes the room that is left: what people read.
+fn widest(view: View, shown: &[Column]) -> usize {
+    match view {
+        View::Hosts | View::Interfaces | View::Sources => 0,
+        View::Processes | View::Events => shown.len().saturating_sub(1),
+    }
+}
+
+/// As many as there is room for, at least one.
+fn fitting(columns: &'static [Column], width: u16) -> &'static [Column] {
+    let mut room = 0;
+    let fits = columns.iter().take_while(|column| {
+        room += column.width + 1;
+        room <= width + 1
+    });
+    &columns[..fits.count().max(1)]
+}
+
+fn aligned(text: String, column: &Column) -> Line<'static> {
+    let alignment = if column.is_number { Alignment::Right } else { Alignment::Left };
+    Line::from(text).alignment(alignment)
+}
+
+/// The filter while it is typed, else the keys.
+fn keys(state: &State, look: &Look) -> Line<'static> {
+    let filter = plain(&state.look().filter).into_owned();
+    if state.typing {
+        return Line::from(vec![Span::styled("/", look.heading()), Span::raw(format!("{filter}_"))]);
+    }
+    let mut keys = match state.view {
+        View::Hosts => vec![("Enter", "show")],
+        _ => vec![("Esc", "back"), ("Tab", "next")],
+    };
+    let pause = if state.paused { "go on" } else { "pause" };
+    keys.extend([("/", "filter"), ("s", "sort"), ("r", "reverse"), ("Space", pause)]);
+    keys.extend([("?", "help"), ("q", "quit")]);
+    let mut spans = Vec::new();
+    if !filter.is_empty() {
+        spans.push(Span::styled(format!("/{filter}"), look.chosen()));
+        spans.push(Span::raw("  "));
+    }
+    for (key, what) in keys {
+        spans.push(Span::styled(key, look.heading()));
+        spans.push(Span::raw(format!(" {what}  ")));
+    }
+    Line::from(spans)
+}
+
+fn help(frame: &mut Frame, look: &Look) {
+    let lines = KEYS.map(|(key, what)| {
+        Line::from(vec![Span::styled(format!(" {key:<24}"), look.heading()), Span::raw(what)])
+    });
+    let area = frame.area();
+    let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_add(2).min(area.height);
+    let width = 80.min(area.width);
+    let [middle] = Layout::vertical([Constraint::Length(height)]).areas(area);
+    let middle = Rect { width, ..middle };
+    frame.render_widget(Clear, middle);
+    let block = Block::bordered().title(" keys ");
+    frame.render_widget(Paragraph::new(lines.to_vec()).block(block), middle);
+}

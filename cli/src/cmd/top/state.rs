@@ -1,0 +1,426 @@
+//! What `top` knows and what its user looks at: hosts, what each told last, the view, its order, filter and
+//! selection. It asks nobody, draws nothing, and is bounded by what hosts there are.
+
+use super::rows::{self, Row};
+use crate::view::host::HostRow;
+use kctl_proto::agent::v1 as agent;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    mem,
+    time::{Duration, Instant},
+};
+
+/// Links of a host that are kept.
+const LINKS: usize = 1_000;
+
+/// What is asked of hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Hosts,
+    System,
+    Links,
+    Counters,
+    Stats,
+    Processes,
+    Events,
+}
+
+/// What a host told.
+pub(super) enum Told {
+    System(agent::System),
+    Links(Vec<agent::LinkStats>),
+    Counters(agent::Counters),
+    /// Totals, and when they came.
+    Stats(agent::Stats, Instant),
+    Processes(Vec<agent::Process>),
+}
+
+/// One event of the host that is looked at.
+pub(super) struct EventLine {
+    pub(super) kind: &'static str,
+    /// Its time, and what happened.
+    pub(super) text: [String; 2],
+}
+
+/// One host. What is `None` was not told, or can't be told.
+#[derive(Default)]
+pub(super) struct Host {
+    pub(super) state: &'static str,
+    /// The interfaces that its filter is on.
+    filtered: Vec<String>,
+    pub(super) system: Option<agent::System>,
+    pub(super) links: Option<Vec<agent::LinkStats>>,
+    coming: Vec<agent::LinkStats>,
+    pub(super) syscalls: Option<f64>,
+    pub(super) stats: Option<agent::Stats>,
+    /// Packets a second.
+    pub(super) drops: Option<f64>,
+    dropped: Option<(u64, Instant)>,
+    errors: BTreeMap<Kind, agent::Error>,
+}
+
+/// What is on the screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum View {
+    Hosts,
+    Processes,
+    Interfaces,
+    Sources,
+    Events,
+}
+
+/// How one view is looked at.
+#[derive(Default, Clone)]
+pub(super) struct Look {
+    /// The column that says the order.
+    pub(super) sort: usize,
+    pub(super) descending: bool,
+    /// Only rows with this text.
+    pub(super) filter: String,
+    /// The row that was chosen; it is followed where it goes. Without one it is the first.
+    chosen: Option<String>,
+    /// Where it was, for when it leaves.
+    pub(super) at: usize,
+}
+
+/// Everything.
+pub(super) struct State {
+    /// Who is asked, and how often.
+    pub(super) peer: String,
+    pub(super) interval: Duration,
+    pub(super) hosts: BTreeMap<String, Host>,
+    focus: Option<String>,
+    pub(super) view: View,
+    looks: [Look; View::ALL.len()],
+    pub(super) processes: Option<Vec<agent::Process>>,
+    coming: Vec<agent::Process>,
+    /// The newest first, each with a number of its own.
+    pub(super) events: VecDeque<(u64, EventLine)>,
+    seen: u64,
+    /// What goes wrong with all hosts together.
+    troubles: BTreeMap<Kind, String>,
+    pub(super) paused: bool,
+    pub(super) help: bool,
+    /// The filter is being typed.
+    pub(super) typing: bool,
+    /// Rows that the screen has room for.
+    pub(super) page: usize,
+    changed: bool,
+}
+
+impl View {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Hosts, Self::Processes, Self::Interfaces, Self::Sources, Self::Events];
+    /// Of one host.
+    pub(super) const TABS: [Self; 4] =
+        [Self::Processes, Self::Interfaces, Self::Sources, Self::Events];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Hosts => "hosts",
+            Self::Processes => "processes",
+            Self::Interfaces => "interfaces",
+            Self::Sources => "dropped sources",
+            Self::Events => "events",
+        }
+    }
+}
+
+impl Host {
+    /// Why it does not answer, or not everything.
+    pub(super) fn why(&self) -> Option<String> {
+        let error = self.errors.values().next()?;
+        Some(if error.message.is_empty() { error.code.clone() } else { error.message.clone() })
+    }
+
+    /// Its state in a word.
+    pub(super) fn word(&self) -> &'static str {
+        match self.errors.get(&Kind::System).map(|error| error.code.as_str()) {
+            Some("UNAVAILABLE") => "disconnected",
+            Some("DEADLINE_EXCEEDED") => "silent",
+            Some(_) => "error",
+            None => self.state,
+        }
+    }
+
+    pub(super) fn is_well(&self) -> bool {
+        matches!(self.word(), "connected" | "local")
+    }
+
+    /// Percent of all processors' time.
+    pub(super) fn cpu(&self) -> Option<f64> {
+        let cpu = self.system.as_ref()?.cpu.as_ref()?;
+        Some((100.0 - cpu.idle_percent - cpu.iowait_percent).max(0.0))
+    }
+
+    /// Bytes in use and in all.
+    pub(super) fn memory(&self) -> Option<(u64, u64)> {
+        let memory = self.system.as_ref()?.memory.as_ref()?;
+        Some((memory.total_bytes.saturating_sub(memory.available_bytes), memory.total_bytes))
+    }
+
+    /// Bytes a second in and out of the filtered interfaces; without any of all but loopback.
+    pub(super) fn network(&self) -> Option<(f64, f64)> {
+        let counts = |name: &String| match self.filtered.is_empty() {
+            true => name != "lo",
+            false => self.filtered.contains(name),
+        };
+        let links = self.links.as_ref()?.iter().filter(|link| counts(&link.interface));
+        let rates: Vec<_> = links.filter_map(|link| link.rates.as_ref()).collect();
+        let sum = |of: fn(&agent::link_stats::Rates) -> f64| rates.iter().map(|it| of(it)).sum();
+        (!rates.is_empty()).then(|| (sum(|it| it.rx_bytes), sum(|it| it.tx_bytes)))
+    }
+
+    fn stats(&mut self, stats: agent::Stats, now: Instant) {
+        let total = stats.dropped.as_ref().map_or(0, |count| count.packets);
+        if let Some((before, then)) = self.dropped.replace((total, now)) {
+            // Fewer than before: the filter was made anew.
+            let count = total.checked_sub(before).unwrap_or(total);
+            let seconds = now.saturating_duration_since(then).as_secs_f64().max(0.001);
+            self.drops = Some(u32::try_from(count).map_or(f64::from(u32::MAX), f64::from) / seconds);
+        }
+        self.stats = Some(stats);
+    }
+
+    fn forget(&mut self, kind: Kind) {
+        match kind {
+            Kind::System => self.system = None,
+            Kind::Links => (self.links, self.coming) = (None, Vec::new()),
+            Kind::Counters => self.syscalls = None,
+            Kind::Stats => (self.stats, self.drops, self.dropped) = (None, None, None),
+            Kind::Hosts | Kind::Processes | Kind::Events => {}
+        }
+    }
+}
+
+impl State {
+    /// Events that are kept.
+    pub(super) const EVENTS: usize = 500;
+
+    pub(super) fn new(peer: String, interval: Duration) -> Self {
+        let mut looks: [Look; View::ALL.len()] = Default::default();
+        // Processes by processor time, sources by packets, the newest event first.
+        looks[1] = Look { sort: 2, descending: true, ..Look::default() };
+        looks[3] = Look { sort: 1, descending: true, ..Look::default() };
+        looks[4] = Look { descending: true, ..Look::default() };
+        Self {
+            peer,
+            interval,
+            hosts: BTreeMap::new(),
+            focus: None,
+            view: View::Hosts,
+            looks,
+            processes: None,
+            coming: Vec::new(),
+            events: VecDeque::new(),
+            seen: 0,
+            troubles: BTreeMap::new(),
+            paused: false,
+            help: false,
+            typing: false,
+            page: 1,
+            changed: true,
+        }
+    }
+
+    /// Whether there is something new to draw.
+    pub(super) fn take_changed(&mut self) -> bool {
+        mem::take(&mut self.changed)
+    }
+
+    /// Something is to be drawn.
+    pub(super) fn change(&mut self) {
+        self.changed = true;
+    }
+
+    // ---- what is told
+
+    /// The hosts that there are.
+    pub(super) fn hosts(&mut self, known: Vec<HostRow>) {
+        if self.paused {
+            return;
+        }
+        self.changed = true;
+        let mut before = mem::take(&mut self.hosts);
+        for row in known {
+            let mut host = before.remove(&row.name).unwrap_or_default();
+            host.state = row.state;
+            host.filtered = row.filter.interfaces.into_iter().map(|it| it.name).collect();
+            self.hosts.insert(row.name, host);
+        }
+    }
+
+    /// A round of questions begins: what came of the last one and was not ended is thrown away.
+    pub(super) fn begin(&mut self, kind: Kind) {
+        match kind {
+            Kind::Links => self.hosts.values_mut().for_each(|host| host.coming.clear()),
+            Kind::Processes => self.coming.clear(),
+            _ => {}
+        }
+    }
+
+    /// A host answered, or a part of its answer came.
+    pub(super) fn told(&mut self, host: &str, told: Told) {
+        let focus = self.focus.as_deref() == Some(host);
+        let Some(host) = self.hosts.get_mut(host).filter(|_| !self.paused) else { return };
+        self.changed = true;
+        match told {
+            Told::System(system) => host.system = Some(system),
+            Told::Links(links) if host.coming.len() < LINKS => host.coming.extend(links),
+            Told::Counters(counters) => host.syscalls = counters.syscalls.map(|it| it.per_second),
+            Told::Stats(stats, now) => {
+                host.stats(stats, now);
+                host.errors.remove(&Kind::Stats);
+            }
+            Told::Processes(processes) if focus => self.coming.extend(processes),
+            Told::Links(_) | Told::Processes(_) => {}
+        }
+    }
+
+    /// A host's answer is whole.
+    pub(super) fn ended(&mut self, name: &str, kind: Kind) {
+        let Some(host) = self.hosts.get_mut(name).filter(|_| !self.paused) else { return };
+        self.changed = true;
+        host.errors.remove(&kind);
+        match kind {
+            Kind::Links => host.links = Some(mem::take(&mut host.coming)),
+            Kind::Processes if self.focus.as_deref() == Some(name) => {
+                self.processes = Some(mem::take(&mut self.coming));
+            }
+            _ => {}
+        }
+    }
+
+    /// A host did not answer, or said no.
+    pub(super) fn failed(&mut self, name: &str, kind: Kind, error: agent::Error) {
+        let Some(host) = self.hosts.get_mut(name).filter(|_| !self.paused) else { return };
+        self.changed = true;
+        host.forget(kind);
+        host.errors.insert(kind, error);
+        if kind == Kind::Processes && self.focus.as_deref() == Some(name) {
+            self.processes = None;
+        }
+    }
+
+    /// The host that is looked at told events, in order.
+    pub(super) fn events(&mut self, host: &str, lines: Vec<EventLine>) {
+        if self.paused || self.focus.as_deref() != Some(host) {
+            return;
+        }
+        self.changed = true;
+        for line in lines {
+            self.seen += 1;
+            self.events.push_front((self.seen, line));
+        }
+        self.events.truncate(Self::EVENTS);
+    }
+
+    /// What goes wrong with a kind of questions as a whole, or nothing any more.
+    pub(super) fn trouble(&mut self, kind: Kind, why: Option<String>) {
+        self.changed = true;
+        match why {
+            Some(why) => self.troubles.insert(kind, why),
+            None => self.troubles.remove(&kind),
+        };
+    }
+
+    /// What to tell of that, in a line.
+    pub(super) fn remark(&self) -> Option<String> {
+        let chosen = || match self.focus() {
+            Some(name) => Some((name.to_owned(), self.hosts.get(name)?)),
+            None => {
+                let name = self.rows().get(self.look().at)?.key.clone();
+                let host = self.hosts.get(&name)?;
+                Some((name, host))
+            }
+        };
+        let of_host = || chosen().and_then(|(name, host)| Some(format!("{name}: {}", host.why()?)));
+        self.troubles.values().next().cloned().or_else(of_host)
+    }
+
+    // ---- what is looked at
+
+    /// The host that is looked at.
+    pub(super) fn focus(&self) -> Option<&str> {
+        self.focus.as_deref()
+    }
+
+    pub(super) fn look(&self) -> &Look {
+        &self.looks[self.view as usize]
+    }
+
+    pub(super) fn look_mut(&mut self) -> &mut Look {
+        &mut self.looks[self.view as usize]
+    }
+
+    /// The rows of this view, filtered and in order.
+    pub(super) fn rows(&self) -> Vec<Row> {
+        rows::arranged(rows::of(self), self.look())
+    }
+
+    /// Brings the selection to where its row is now.
+    pub(super) fn settle(&mut self, rows: &[Row]) {
+        let look = self.look_mut();
+        let chosen = look.chosen.as_ref();
+        let place = chosen.map(|key| rows.iter().position(|row| row.key == *key));
+        look.at = match place {
+            None => 0,
+            Some(Some(at)) => at,
+            Some(None) => look.at.min(rows.len().saturating_sub(1)),
+        };
+    }
+
+    /// Chooses another row, so many further down, or up.
+    pub(super) fn step(&mut self, by: isize) {
+        let rows = self.rows();
+        self.settle(&rows);
+        let last = rows.len().saturating_sub(1);
+        let look = self.look_mut();
+        look.at = look.at.saturating_add_signed(by).min(last);
+        // At the top nothing is followed: there one sees what comes to the top.
+        look.chosen = rows.get(look.at).filter(|_| look.at > 0).map(|row| row.key.clone());
+    }
+
+    /// Orders by the column before or after.
+    pub(super) fn sort_by(&mut self, forward: bool) {
+        let columns = rows::columns(self.view);
+        let look = self.look_mut();
+        let step = if forward { 1 } else { columns.len() - 1 };
+        look.sort = (look.sort + step) % columns.len();
+        look.descending = columns[look.sort].is_number;
+    }
+
+    /// Shows the chosen host.
+    pub(super) fn enter(&mut self) {
+        let rows = self.rows();
+        self.settle(&rows);
+        if self.view != View::Hosts {
+            return;
+        }
+        if let Some(row) = rows.get(self.look().at) {
+            self.focus = Some(row.key.clone());
+            self.look_mut().chosen = Some(row.key.clone());
+            self.view = View::Processes;
+            self.clear();
+        }
+    }
+
+    /// Back to the hosts; whether there was a way back.
+    pub(super) fn leave(&mut self) -> bool {
+        self.view = View::Hosts;
+        let was = self.focus.take().is_some();
+        self.clear();
+        was
+    }
+
+    fn clear(&mut self) {
+        (self.processes, self.coming) = (None, Vec::new());
+        self.events.clear();
+        self.troubles.retain(|kind, _| !matches!(kind, Kind::Processes | Kind::Events));
+        for view in View::TABS {
+            let look = &mut self.looks[view as usize];
+            (look.chosen, look.at) = (None, 0);
+            look.filter.clear();
+        }
+    }
+}
