@@ -234,3 +234,89 @@ fn help(frame: &mut Frame, look: &Look) {
     let block = Block::bordered().title(" keys ");
     frame.render_widget(Paragraph::new(lines.to_vec()).block(block), middle);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::state::EventLine, super::state::tests::fleet, *};
+    use ratatui::{Terminal, backend::TestBackend};
+
+    fn drawn(state: &mut State, width: u16, height: u16, coloured: bool) -> TestBackend {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
+        terminal.draw(|frame| all(frame, state, coloured)).expect("drawn");
+        terminal.backend().clone()
+    }
+
+    fn text(state: &mut State, width: u16, height: u16) -> String {
+        drawn(state, width, height, false).to_string()
+    }
+
+    #[test]
+    fn everything_fits_into_80_by_24() {
+        let mut state = fleet();
+        let text = text(&mut state, 80, 24);
+        for word in ["kctl top  ctl:7443  3 hosts, 1 not", "HOST▲", "ALERTS", "q quit"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        let lines: Vec<_> = text.lines().collect();
+        let of = |name: &str| lines.iter().find(|line| line.contains(name)).expect(name);
+        assert!(of("web-2").contains("local         80.0  75.0"), "{text}");
+        assert!(of("web-3").contains("disconnected     -     -"), "{text}");
+    }
+
+    #[test]
+    fn no_size_is_too_small() {
+        let sizes = [1, 2, 3, 4, 5, 7, 12, 20, 40, 79];
+        for (width, height) in sizes.iter().flat_map(|width| sizes.map(|height| (*width, height))) {
+            let mut state = fleet();
+            for view in View::ALL {
+                text(&mut state, width, height);
+                if view == View::Hosts {
+                    state.enter();
+                }
+                state.view = view;
+                state.typing = !state.typing;
+                state.help = !state.help;
+            }
+        }
+        assert!(text(&mut fleet(), 20, 6).contains("web-1"));
+    }
+
+    #[test]
+    fn a_host_is_shown_in_tabs_and_its_text_steers_no_terminal() {
+        let mut state = fleet();
+        state.enter();
+        assert!(text(&mut state, 80, 24).contains("waiting for the host"));
+        let args = vec!["a\x1b[2J\u{202e}".to_owned()];
+        let process = kctl_proto::agent::v1::Process { pid: 7, args, ..Default::default() };
+        state.processes = Some(vec![process]);
+        let shown = text(&mut state, 80, 24);
+        assert!(shown.contains("web-1  local  cpu 10.0%  mem 3.0G/4.0G"), "{shown}");
+        assert!(shown.contains("a\\u{1b}[2J\\u{202e}"), "{shown}");
+        state.view = View::Events;
+        assert!(text(&mut state, 80, 24).contains("no events yet"));
+        let text_of = ["12:34:56".to_owned(), "7 3 events".to_owned()];
+        state.events("web-1", vec![EventLine { kind: "lost", text: text_of }]);
+        assert!(text(&mut state, 80, 24).contains("12:34:56 lost      7 3 events"));
+        state.look_mut().filter = "none".to_owned();
+        assert!(text(&mut state, 80, 24).contains("nothing with \"none\""));
+    }
+
+    #[test]
+    fn colours_are_only_where_they_are_wanted() {
+        let coloured = |wanted| {
+            let drawn = drawn(&mut fleet(), 80, 24, wanted);
+            drawn.buffer().content().iter().any(|cell| cell.fg != Color::Reset)
+        };
+        assert!(coloured(true) && !coloured(false));
+    }
+
+    #[test]
+    fn help_names_every_key_and_a_pause_is_told() {
+        let mut state = fleet();
+        (state.help, state.paused) = (true, true);
+        let text = text(&mut state, 80, 24);
+        for word in ["PgDn", "order by", "Ctrl-C", "go on"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+    }
+}

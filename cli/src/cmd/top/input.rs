@@ -112,3 +112,61 @@ fn typed(state: &mut State, key: KeyCode, control: bool) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::state::tests::fleet, *};
+
+    fn press(state: &mut State, code: KeyCode) -> Next {
+        hear(state, &Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+    }
+
+    fn write(state: &mut State, text: &str) {
+        for letter in text.chars() {
+            assert_eq!(press(state, KeyCode::Char(letter)), Next::On);
+        }
+    }
+
+    #[test]
+    fn a_filter_is_typed_kept_and_dropped_and_its_letters_are_no_keys() {
+        let mut state = fleet();
+        write(&mut state, "/qs?w");
+        press(&mut state, KeyCode::Backspace);
+        assert_eq!((state.look().filter.as_str(), state.typing, state.help), ("qs?", true, false));
+        press(&mut state, KeyCode::Enter);
+        assert!(!state.typing && state.rows().is_empty());
+        write(&mut state, "jk");
+        press(&mut state, KeyCode::Enter);
+        assert_eq!((press(&mut state, KeyCode::Esc), state.rows().len()), (Next::On, 3));
+        write(&mut state, &"/".repeat(2 * LONGEST));
+        assert_eq!(state.look().filter.len(), LONGEST);
+    }
+
+    #[test]
+    fn one_goes_into_a_host_and_back_and_out() {
+        let mut state = fleet();
+        press(&mut state, KeyCode::Down);
+        press(&mut state, KeyCode::Enter);
+        assert_eq!((state.focus(), state.view), (Some("web-2"), View::Processes));
+        press(&mut state, KeyCode::BackTab);
+        assert_eq!(state.view, View::Events);
+        press(&mut state, KeyCode::Tab);
+        write(&mut state, "3");
+        assert_eq!(state.view, View::Sources);
+        assert_eq!(press(&mut state, KeyCode::Esc), Next::On);
+        let rows = state.rows();
+        state.settle(&rows);
+        assert_eq!((state.view, state.look().at), (View::Hosts, 1));
+        press(&mut state, KeyCode::Tab);
+        assert_eq!(press(&mut state, KeyCode::Left), Next::On);
+        write(&mut state, "3s r");
+        assert!(state.paused && state.look().descending && state.look().sort == 1);
+        write(&mut state, "?");
+        assert_eq!((press(&mut state, KeyCode::Esc), state.help), (Next::On, false));
+        assert_eq!(press(&mut state, KeyCode::Esc), Next::End);
+        assert_eq!(press(&mut state, KeyCode::Char('q')), Next::End);
+        let end = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        state.typing = true;
+        assert_eq!(hear(&mut state, &Event::Key(end)), Next::End);
+    }
+}

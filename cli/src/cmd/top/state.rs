@@ -424,3 +424,157 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Three hosts, one of which is gone; what they told is told by their names' digits.
+    pub(in crate::cmd::top) fn fleet() -> State {
+        let mut state = State::new("ctl:7443".to_owned(), Duration::from_secs(2));
+        let status = |name: &str| agent::HostStatus { name: name.to_owned(), ..Default::default() };
+        let names = ["web-1", "web-2", "web-3"];
+        state.hosts(names.iter().map(|name| HostRow::from(status(name))).collect());
+        for (name, idle) in [("web-1", 90.0), ("web-2", 20.0)] {
+            state.told(name, Told::System(system(idle)));
+            state.ended(name, Kind::System);
+        }
+        let message = "host \"web-3\" is not connected".to_owned();
+        let error = agent::Error { code: "UNAVAILABLE".to_owned(), message };
+        state.failed("web-3", Kind::System, error);
+        state
+    }
+
+    fn system(idle_percent: f64) -> agent::System {
+        agent::System {
+            cpu: Some(agent::system::Cpu { idle_percent, ..Default::default() }),
+            memory: Some(agent::system::Memory {
+                total_bytes: 4 << 30,
+                available_bytes: 1 << 30,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn stats(dropped: u64) -> agent::Stats {
+        let dropped = Some(agent::PacketCount { packets: dropped, bytes: 0 });
+        agent::Stats { dropped, ..Default::default() }
+    }
+
+    fn names(state: &State) -> Vec<String> {
+        state.rows().into_iter().map(|row| row.key).collect()
+    }
+
+    fn link(interface: &str, rx_bytes: f64) -> agent::LinkStats {
+        let rates = agent::link_stats::Rates { rx_bytes, ..Default::default() };
+        let interface = interface.to_owned();
+        agent::LinkStats { interface, rates: Some(rates), ..Default::default() }
+    }
+
+    #[test]
+    fn the_chosen_row_is_followed_where_it_goes_and_the_first_is_not() {
+        let mut state = fleet();
+        (state.look_mut().sort, state.look_mut().descending) = (2, true);
+        assert_eq!(names(&state), ["web-2", "web-1", "web-3"]);
+        state.step(1);
+        state.told("web-1", Told::System(system(1.0)));
+        let rows = state.rows();
+        state.settle(&rows);
+        assert_eq!((state.look().at, rows[0].key.as_str()), (0, "web-1"));
+        // At the top what is there is meant, whoever it is.
+        state.step(1);
+        state.step(-1);
+        state.told("web-1", Told::System(system(50.0)));
+        let rows = state.rows();
+        state.settle(&rows);
+        assert_eq!((state.look().at, rows[0].key.as_str()), (0, "web-2"));
+        // One that leaves gives its place to the next.
+        state.step(isize::MAX);
+        state.look_mut().filter = "web-1".to_owned();
+        let rows = state.rows();
+        state.settle(&rows);
+        assert_eq!((state.look().at, rows.len()), (0, 1));
+        state.step(isize::MIN);
+        state.enter();
+        assert_eq!(state.focus(), Some("web-1"));
+        assert!(state.leave() && !state.leave());
+    }
+
+    #[test]
+    fn what_is_not_known_is_last_in_either_order() {
+        let mut state = fleet();
+        state.look_mut().sort = 2;
+        for (descending, order) in
+            [(false, ["web-1", "web-2", "web-3"]), (true, ["web-2", "web-1", "web-3"])]
+        {
+            state.look_mut().descending = descending;
+            assert_eq!(names(&state), order, "{descending}");
+        }
+        state.look_mut().filter = "DISCONN".to_owned();
+        assert_eq!(names(&state), ["web-3"]);
+    }
+
+    #[test]
+    fn drops_are_rates_also_when_the_filter_is_made_anew() {
+        let (mut state, begin) = (fleet(), Instant::now());
+        let mut rate = |total, seconds| {
+            let at = begin + Duration::from_secs(seconds);
+            state.told("web-1", Told::Stats(stats(total), at));
+            state.hosts["web-1"].drops
+        };
+        assert_eq!(rate(1_000, 0), None);
+        assert_eq!(rate(1_500, 2), Some(250.0));
+        assert_eq!(rate(30, 3), Some(30.0));
+        state.failed("web-1", Kind::Stats, agent::Error::default());
+        assert_eq!(state.hosts["web-1"].drops, None);
+    }
+
+    #[test]
+    fn the_network_is_that_of_filtered_interfaces_and_comes_as_a_whole() {
+        let mut state = fleet();
+        state.begin(Kind::Links);
+        state.told("web-1", Told::Links(vec![link("lo", 7.0), link("eth0", 10.0)]));
+        // Cut off: the next round does not add to it.
+        state.begin(Kind::Links);
+        state.told("web-1", Told::Links(vec![link("lo", 7.0), link("eth0", 20.0)]));
+        assert_eq!(state.hosts["web-1"].network(), None);
+        state.told("web-1", Told::Links(vec![link("veth0", 5.0)]));
+        state.ended("web-1", Kind::Links);
+        assert_eq!(state.hosts["web-1"].network(), Some((25.0, 0.0)));
+        state.hosts.get_mut("web-1").expect("there").filtered.push("eth0".to_owned());
+        assert_eq!(state.hosts["web-1"].network(), Some((20.0, 0.0)));
+    }
+
+    #[test]
+    fn a_pause_changes_nothing_and_events_are_bounded() {
+        let mut state = fleet();
+        let line = || EventLine { kind: "exec", text: ["12:34:56".to_owned(), "x".to_owned()] };
+        state.enter();
+        state.events("web-2", vec![line()]);
+        assert!(state.events.is_empty());
+        state.events("web-1", (0..State::EVENTS + 7).map(|_| line()).collect());
+        assert_eq!((state.events.len(), state.events[0].0), (State::EVENTS, 507));
+        state.paused = true;
+        state.events("web-1", vec![line()]);
+        state.told("web-1", Told::System(system(0.0)));
+        state.hosts(Vec::new());
+        assert_eq!((state.events[0].0, state.hosts.len()), (507, 3));
+        assert!(state.hosts["web-1"].cpu() < Some(11.0));
+    }
+
+    #[test]
+    fn a_host_that_fails_says_so_and_others_go_on() {
+        let mut state = fleet();
+        assert_eq!(state.hosts["web-3"].word(), "disconnected");
+        assert_eq!(state.remark(), None);
+        state.step(isize::MAX);
+        assert!(state.remark().is_some_and(|it| it.contains("web-3: host \"web-3\" is not")));
+        state.trouble(Kind::Hosts, Some("connection lost".to_owned()));
+        assert_eq!(state.remark().as_deref(), Some("connection lost"));
+        state.trouble(Kind::Hosts, None);
+        state.told("web-3", Told::System(system(50.0)));
+        state.ended("web-3", Kind::System);
+        assert_eq!((state.hosts["web-3"].word(), state.remark()), ("local", None));
+    }
+}
