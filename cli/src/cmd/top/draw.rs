@@ -6,7 +6,10 @@ use super::{
     rows::{Column, Row, bytes, columns, short},
     state::{Host, State, View},
 };
-use crate::{output::count, output::plain, view::size};
+use crate::{
+    output::{count, plain},
+    view::size,
+};
 use ratatui::{
     Frame,
     layout::{Alignment, Constraint, Layout, Rect},
@@ -43,24 +46,22 @@ pub(super) fn all(frame: &mut Frame, state: &mut State, coloured: bool) {
     let look = Look { coloured };
     let rows = state.rows();
     state.settle(&rows);
-    let tabs = u16::from(state.focus().is_some());
-    let parts = [1, tabs, 0, 1, 1].map(|height| match height {
-        0 => Constraint::Min(0),
-        height => Constraint::Length(height),
-    });
-    // Without a line of tabs there are four parts.
-    let parts = parts.into_iter().enumerate().filter(|(at, _)| *at != 1 || tabs == 1);
-    let areas = Layout::vertical(parts.map(|(_, part)| part)).split(frame.area());
-    let [.., list, remark, footer] = &*areas else { return };
-    frame.render_widget(Paragraph::new(title(state, &look)), areas[0]);
-    if tabs == 1 {
-        frame.render_widget(Paragraph::new(tab_line(state, &look)), areas[1]);
-    }
+    // What there is no room for is left out, the least important first.
+    let room = frame.area().height;
+    let tabs = u16::from(room >= 4 && state.focus().is_some());
+    let heights = [1, tabs, 0, u16::from(room >= 6), u16::from(room >= 5)];
+    let list_height = room.saturating_sub(heights.iter().sum());
+    let parts = heights.map(Constraint::Length);
+    let [top, tab, list, remark, footer] =
+        Layout::vertical([parts[0], parts[1], Constraint::Length(list_height), parts[3], parts[4]])
+            .areas(frame.area());
+    frame.render_widget(Paragraph::new(title(state, &look)), top);
+    frame.render_widget(Paragraph::new(tab_line(state, &look)), tab);
     state.page = usize::from(list.height.saturating_sub(1)).max(1);
-    draw_list(frame, *list, state, &rows, &look);
-    let wrong = state.remark().map(|why| plain(&why).into_owned());
-    frame.render_widget(Paragraph::new(wrong.unwrap_or_default()).style(look.bad()), *remark);
-    frame.render_widget(Paragraph::new(keys(state, &look)), *footer);
+    draw_list(frame, list, state, &rows, &look);
+    let wrong = state.remark(&rows).map(|why| plain(&why).into_owned());
+    frame.render_widget(Paragraph::new(wrong.unwrap_or_default()).style(look.bad()), remark);
+    frame.render_widget(Paragraph::new(keys(state, &look)), footer);
     if state.help {
         help(frame, &look);
     }
@@ -139,10 +140,11 @@ fn draw_list(frame: &mut Frame, area: Rect, state: &State, rows: &[Row], look: &
         let style = if row.is_bad { look.bad() } else { Style::new() };
         TableRow::new(cells.collect::<Vec<_>>()).style(style)
     });
-    let widths = shown.iter().enumerate().map(|(at, column)| match at == widest(state.view, shown) {
-        true => Constraint::Min(column.width),
-        false => Constraint::Length(column.width),
-    });
+    let widths =
+        shown.iter().enumerate().map(|(at, column)| match at == widest(state.view, shown) {
+            true => Constraint::Min(column.width),
+            false => Constraint::Length(column.width),
+        });
     let table = Table::new(lines.collect::<Vec<_>>(), widths.collect::<Vec<_>>())
         .header(header)
         .column_spacing(1)
@@ -200,7 +202,10 @@ fn aligned(text: String, column: &Column) -> Line<'static> {
 fn keys(state: &State, look: &Look) -> Line<'static> {
     let filter = plain(&state.look().filter).into_owned();
     if state.typing {
-        return Line::from(vec![Span::styled("/", look.heading()), Span::raw(format!("{filter}_"))]);
+        return Line::from(vec![
+            Span::styled("/", look.heading()),
+            Span::raw(format!("{filter}_")),
+        ]);
     }
     let mut keys = match state.view {
         View::Hosts => vec![("Enter", "show")],

@@ -173,7 +173,11 @@ fn of_link(it: &agent::LinkStats) -> Row {
         Cell::number(rate(|it| it.rx_errors + it.tx_errors), short),
         Cell::number(rate(|it| it.rx_dropped + it.tx_dropped), short),
     ];
-    Row { key: it.index.to_string(), cells, is_bad: rate(|it| it.rx_errors + it.tx_errors) > Some(0.0) }
+    Row {
+        key: it.index.to_string(),
+        cells,
+        is_bad: rate(|it| it.rx_errors + it.tx_errors) > Some(0.0),
+    }
 }
 
 fn of_source(it: &agent::stats::SourceCount) -> Row {

@@ -177,7 +177,8 @@ impl Host {
             // Fewer than before: the filter was made anew.
             let count = total.checked_sub(before).unwrap_or(total);
             let seconds = now.saturating_duration_since(then).as_secs_f64().max(0.001);
-            self.drops = Some(u32::try_from(count).map_or(f64::from(u32::MAX), f64::from) / seconds);
+            self.drops =
+                Some(u32::try_from(count).map_or(f64::from(u32::MAX), f64::from) / seconds);
         }
         self.stats = Some(stats);
     }
@@ -324,17 +325,13 @@ impl State {
         };
     }
 
-    /// What to tell of that, in a line.
-    pub(super) fn remark(&self) -> Option<String> {
-        let chosen = || match self.focus() {
-            Some(name) => Some((name.to_owned(), self.hosts.get(name)?)),
-            None => {
-                let name = self.rows().get(self.look().at)?.key.clone();
-                let host = self.hosts.get(&name)?;
-                Some((name, host))
-            }
+    /// What to tell of that, or of the host that is looked at or chosen, in a line.
+    pub(super) fn remark(&self, rows: &[Row]) -> Option<String> {
+        let of_host = || {
+            let chosen = rows.get(self.look().at).map(|row| row.key.as_str());
+            let name = self.focus().or(chosen)?;
+            Some(format!("{name}: {}", self.hosts.get(name)?.why()?))
         };
-        let of_host = || chosen().and_then(|(name, host)| Some(format!("{name}: {}", host.why()?)));
         self.troubles.values().next().cloned().or_else(of_host)
     }
 
@@ -567,14 +564,15 @@ pub(super) mod tests {
     fn a_host_that_fails_says_so_and_others_go_on() {
         let mut state = fleet();
         assert_eq!(state.hosts["web-3"].word(), "disconnected");
-        assert_eq!(state.remark(), None);
+        let remark = |state: &State| state.remark(&state.rows());
+        assert_eq!(remark(&state), None);
         state.step(isize::MAX);
-        assert!(state.remark().is_some_and(|it| it.contains("web-3: host \"web-3\" is not")));
+        assert!(remark(&state).is_some_and(|it| it.contains("web-3: host \"web-3\" is not")));
         state.trouble(Kind::Hosts, Some("connection lost".to_owned()));
-        assert_eq!(state.remark().as_deref(), Some("connection lost"));
+        assert_eq!(remark(&state).as_deref(), Some("connection lost"));
         state.trouble(Kind::Hosts, None);
         state.told("web-3", Told::System(system(50.0)));
         state.ended("web-3", Kind::System);
-        assert_eq!((state.hosts["web-3"].word(), state.remark()), ("local", None));
+        assert_eq!((state.hosts["web-3"].word(), remark(&state)), ("local", None));
     }
 }
