@@ -183,12 +183,27 @@ fn a_host_is_entered(lab: &Lab, terminal: &Terminal, pid: u32) -> Result<()> {
 }
 
 fn every_size_is_drawn(terminal: &Terminal) -> Result<()> {
-    for (width, height) in [("60", "10"), ("12", "4"), ("3", "2"), ("120", "40"), ("80", "24")] {
-        terminal.tmux(&["resize-window", "-x", width, "-y", height])?;
-        let name = if width == "3" { "web" } else { "web-2" };
-        terminal.wait_for("the host", |screen| screen.starts_with(name))?;
+    let resize = |width: usize, height: usize| {
+        let (width, height) = (width.to_string(), height.to_string());
+        terminal.tmux(&["resize-window", "-x", &width, "-y", &height])
+    };
+    for (width, height) in [(60, 10), (12, 4), (3, 2), (120, 40)] {
+        resize(width, height)?;
+        let start = &"web-2  connected"[..width.min(16)];
+        terminal.wait_for("a screen of this size", |screen| {
+            // The keys are in the last line, where there are that many.
+            let footer = screen.lines().nth(height - 1);
+            let is_whole = height < 5 || footer.is_some_and(|it| it.starts_with("/true-to"));
+            screen.starts_with(start) && is_whole && screen.lines().count() == height
+        })?;
     }
-    Ok(())
+    // Small and large again, at once: what was cut off is drawn again.
+    resize(10, 3)?;
+    resize(80, 24)?;
+    let footer = |screen: &str| screen.lines().nth(23).is_some_and(|it| it.contains("? help"));
+    let tabs = |screen: &str| screen.lines().nth(1).is_some_and(|it| it.contains("4 events"));
+    let whole = |screen: &str| footer(screen) && tabs(screen);
+    terminal.wait_for("a whole screen", whole).map(drop)
 }
 
 #[test]
@@ -226,7 +241,8 @@ fn three_hosts_are_watched_entered_filtered_and_lost() -> Result<()> {
         terminal.wait_for("the others", goes_on)?;
         terminal.press(&["End"])?;
         let why = |screen: &str| screen.contains("web-3: host \"web-3\" is not connected");
-        terminal.wait_for("the reason", why)?;
+        let z = terminal.wait_for("the reason", why)?;
+        std::fs::write("/tmp/cap1", z)?;
         lab.agent_mut("web-3")?.daemon.start()?;
         terminal.wait_for("all of them", are_well)?;
 

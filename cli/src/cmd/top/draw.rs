@@ -2,9 +2,10 @@
 //! into whatever room there is.
 
 use super::{
+    host::Host,
     input::KEYS,
-    rows::{Column, Row, bytes, columns, short},
-    state::{Host, State, View},
+    rows::{Column, Row, View, bytes, columns, short},
+    state::State,
 };
 use crate::{
     output::{count, plain},

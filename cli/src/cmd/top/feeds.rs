@@ -7,7 +7,10 @@ use super::super::{
     read::{Ask, pieces_over},
     stats,
 };
-use super::state::{EventLine, Kind, State, Told};
+use super::{
+    host::{Kind, Told},
+    state::{EventLine, State},
+};
 use crate::{
     args::Global,
     connect::{Connection, Lost, Target},
@@ -169,7 +172,10 @@ impl Feeds<'_> {
                 let hear = |host: String, answer| {
                     let mut state = self.state.borrow_mut();
                     match answer {
-                        Ok(stats) => state.told(&host, Told::Stats(stats, Instant::now())),
+                        Ok(stats) => {
+                            state.told(&host, Told::Stats(Box::new(stats), Instant::now()));
+                            state.ended(&host, Kind::Stats);
+                        }
                         Err(error) => state.failed(&host, Kind::Stats, error),
                     }
                     Ok(())
@@ -280,7 +286,7 @@ impl Feeds<'_> {
     fn only(&self, host: &str) -> Option<agent::Selection> {
         let names = agent::selection::Names { names: vec![host.to_owned()] };
         let fleet = matches!(self.line.target, Target::Controller(_));
-        fleet.then(|| agent::Selection { hosts: Some(Hosts::Names(names)) })
+        fleet.then_some(agent::Selection { hosts: Some(Hosts::Names(names)) })
     }
 
     fn pace(&self) -> Interval {
@@ -316,7 +322,7 @@ async fn moved(focus: &mut watch::Receiver<Option<String>>) {
 
 impl From<agent::GetSystemResponse> for Told {
     fn from(part: agent::GetSystemResponse) -> Self {
-        Self::System(part.system.unwrap_or_default())
+        Self::System(Box::new(part.system.unwrap_or_default()))
     }
 }
 
@@ -328,7 +334,8 @@ impl From<agent::ListLinkStatsResponse> for Told {
 
 impl From<agent::WatchCountersResponse> for Told {
     fn from(part: agent::WatchCountersResponse) -> Self {
-        Self::Counters(part.counters.unwrap_or_default())
+        let syscalls = part.counters.and_then(|it| it.syscalls);
+        Self::Syscalls(syscalls.map(|it| it.per_second))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What keys do to the state of `top`.
 
-use super::state::{State, View};
+use super::{rows::View, state::State};
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 /// So many characters of a filter.
@@ -10,6 +10,8 @@ const LONGEST: usize = 64;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     On,
+    /// What the terminal shows may be anything: draw all of it anew.
+    Anew,
     End,
 }
 
@@ -24,8 +26,8 @@ pub(super) const KEYS: [(&str, &str); 12] = [
     ("r", "the other way round"),
     ("Space", "pause, and go on"),
     ("?", "this help"),
+    ("Ctrl-L", "draw all of it anew"),
     ("q Ctrl-C", "end"),
-    ("", ""),
     ("-", "not told, or not counted on that host"),
 ];
 
@@ -33,6 +35,7 @@ pub(super) const KEYS: [(&str, &str); 12] = [
 pub(super) fn hear(state: &mut State, event: &Event) -> Next {
     state.change();
     match event {
+        Event::Resize(..) => Next::Anew,
         Event::Key(key) if key.kind != KeyEventKind::Release => press(state, *key),
         _ => Next::On,
     }
@@ -42,6 +45,9 @@ fn press(state: &mut State, key: KeyEvent) -> Next {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     if control && key.code == KeyCode::Char('c') {
         return Next::End;
+    }
+    if control && key.code == KeyCode::Char('l') {
+        return Next::Anew;
     }
     if state.help {
         state.help = false;
@@ -167,6 +173,7 @@ mod tests {
         assert_eq!(press(&mut state, KeyCode::Char('q')), Next::End);
         let end = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
         state.typing = true;
+        assert_eq!(hear(&mut state, &Event::Resize(1, 1)), Next::Anew);
         assert_eq!(hear(&mut state, &Event::Key(end)), Next::End);
     }
 }

@@ -3,6 +3,7 @@
 
 mod draw;
 mod feeds;
+mod host;
 mod input;
 mod rows;
 mod state;
@@ -98,8 +99,10 @@ async fn show(
                 // A terminal that is gone has no keys any more.
                 let Some(event) = key else { return Ok(()) };
                 let mut state = state.borrow_mut();
-                if input::hear(&mut state, &event.context("can't read the terminal")?) == Next::End {
-                    return Ok(());
+                match input::hear(&mut state, &event.context("can't read the terminal")?) {
+                    Next::On => {}
+                    Next::Anew => screen.blank()?,
+                    Next::End => return Ok(()),
                 }
                 focus.send_if_modified(|now| {
                     let moved = now.as_deref() != state.focus();
@@ -138,11 +141,23 @@ impl Screen {
     }
 }
 
+impl Screen {
+    /// Forgets what was drawn. The size alone does not tell: a terminal that gets smaller and larger again
+    /// between two drawings has lost what did not fit.
+    fn blank(&mut self) -> anyhow::Result<()> {
+        let size = self.terminal.size().context("can't tell the terminal's size")?;
+        self.terminal.resize(size.into()).context("can't draw")
+    }
+}
+
 impl Drop for Screen {
     fn drop(&mut self) {
-        // One that is gone needs nothing.
-        let _ = self.terminal.show_cursor();
-        let _ = ratatui::try_restore();
+        // A panic has given it back already; once more would put the cursor before what was said.
+        if !std::thread::panicking() {
+            // One that is gone needs nothing.
+            let _ = self.terminal.show_cursor();
+            let _ = ratatui::try_restore();
+        }
     }
 }
 

@@ -1,12 +1,43 @@
-//! The lists of `top` as rows of text: their columns, order and filter.
+//! The lists of `top` as rows of text: which there are, their columns, order and filter.
 
-use super::state::{Host, Look, State, View};
+use super::{
+    host::Host,
+    state::{EventLine, Look, State},
+};
 use crate::{
     output::plain,
     view::{process, size},
 };
 use kctl_proto::agent::v1 as agent;
 use std::cmp::Ordering;
+
+/// What is on the screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum View {
+    Hosts,
+    Processes,
+    Interfaces,
+    Sources,
+    Events,
+}
+
+impl View {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Hosts, Self::Processes, Self::Interfaces, Self::Sources, Self::Events];
+    /// Of one host.
+    pub(super) const TABS: [Self; 4] =
+        [Self::Processes, Self::Interfaces, Self::Sources, Self::Events];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Hosts => "hosts",
+            Self::Processes => "processes",
+            Self::Interfaces => "interfaces",
+            Self::Sources => "dropped sources",
+            Self::Events => "events",
+        }
+    }
+}
 
 /// A column.
 pub(super) struct Column {
@@ -108,7 +139,7 @@ pub(super) fn of(state: &State) -> Vec<Row> {
             stats.into_iter().flat_map(|it| &it.top_sources).map(of_source).collect()
         }
         View::Events => {
-            let row = |(number, event): &(u64, super::state::EventLine)| {
+            let row = |(number, event): &(u64, EventLine)| {
                 let [time, what] = &event.text;
                 // By when they came, which within a second the time does not tell.
                 let when = Cell { text: time.clone(), rank: Some(exact(*number)) };

@@ -1,72 +1,22 @@
-//! What `top` knows and what its user looks at: hosts, what each told last, the view, its order, filter and
-//! selection. It asks nobody, draws nothing, and is bounded by what hosts there are.
+//! What `top` knows and what its user looks at: hosts, the view, its order, filter and selection. It asks nobody, draws nothing, and is bounded by what hosts there are.
 
-use super::rows::{self, Row};
+use super::{
+    host::{Host, Kind, Told},
+    rows::{self, Row, View},
+};
 use crate::view::host::HostRow;
 use kctl_proto::agent::v1 as agent;
 use std::{
     collections::{BTreeMap, VecDeque},
     mem,
-    time::{Duration, Instant},
+    time::Duration,
 };
-
-/// Links of a host that are kept.
-const LINKS: usize = 1_000;
-
-/// What is asked of hosts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
-    Hosts,
-    System,
-    Links,
-    Counters,
-    Stats,
-    Processes,
-    Events,
-}
-
-/// What a host told.
-pub(super) enum Told {
-    System(agent::System),
-    Links(Vec<agent::LinkStats>),
-    Counters(agent::Counters),
-    /// Totals, and when they came.
-    Stats(agent::Stats, Instant),
-    Processes(Vec<agent::Process>),
-}
 
 /// One event of the host that is looked at.
 pub(super) struct EventLine {
     pub(super) kind: &'static str,
     /// Its time, and what happened.
     pub(super) text: [String; 2],
-}
-
-/// One host. What is `None` was not told, or can't be told.
-#[derive(Default)]
-pub(super) struct Host {
-    pub(super) state: &'static str,
-    /// The interfaces that its filter is on.
-    filtered: Vec<String>,
-    pub(super) system: Option<agent::System>,
-    pub(super) links: Option<Vec<agent::LinkStats>>,
-    coming: Vec<agent::LinkStats>,
-    pub(super) syscalls: Option<f64>,
-    pub(super) stats: Option<agent::Stats>,
-    /// Packets a second.
-    pub(super) drops: Option<f64>,
-    dropped: Option<(u64, Instant)>,
-    errors: BTreeMap<Kind, agent::Error>,
-}
-
-/// What is on the screen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum View {
-    Hosts,
-    Processes,
-    Interfaces,
-    Sources,
-    Events,
 }
 
 /// How one view is looked at.
@@ -106,92 +56,6 @@ pub(super) struct State {
     /// Rows that the screen has room for.
     pub(super) page: usize,
     changed: bool,
-}
-
-impl View {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Hosts, Self::Processes, Self::Interfaces, Self::Sources, Self::Events];
-    /// Of one host.
-    pub(super) const TABS: [Self; 4] =
-        [Self::Processes, Self::Interfaces, Self::Sources, Self::Events];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Hosts => "hosts",
-            Self::Processes => "processes",
-            Self::Interfaces => "interfaces",
-            Self::Sources => "dropped sources",
-            Self::Events => "events",
-        }
-    }
-}
-
-impl Host {
-    /// Why it does not answer, or not everything.
-    pub(super) fn why(&self) -> Option<String> {
-        let error = self.errors.values().next()?;
-        Some(if error.message.is_empty() { error.code.clone() } else { error.message.clone() })
-    }
-
-    /// Its state in a word.
-    pub(super) fn word(&self) -> &'static str {
-        match self.errors.get(&Kind::System).map(|error| error.code.as_str()) {
-            Some("UNAVAILABLE") => "disconnected",
-            Some("DEADLINE_EXCEEDED") => "silent",
-            Some(_) => "error",
-            None => self.state,
-        }
-    }
-
-    pub(super) fn is_well(&self) -> bool {
-        matches!(self.word(), "connected" | "local")
-    }
-
-    /// Percent of all processors' time.
-    pub(super) fn cpu(&self) -> Option<f64> {
-        let cpu = self.system.as_ref()?.cpu.as_ref()?;
-        Some((100.0 - cpu.idle_percent - cpu.iowait_percent).max(0.0))
-    }
-
-    /// Bytes in use and in all.
-    pub(super) fn memory(&self) -> Option<(u64, u64)> {
-        let memory = self.system.as_ref()?.memory.as_ref()?;
-        Some((memory.total_bytes.saturating_sub(memory.available_bytes), memory.total_bytes))
-    }
-
-    /// Bytes a second in and out of the filtered interfaces; without any of all but loopback.
-    pub(super) fn network(&self) -> Option<(f64, f64)> {
-        let counts = |name: &String| match self.filtered.is_empty() {
-            true => name != "lo",
-            false => self.filtered.contains(name),
-        };
-        let links = self.links.as_ref()?.iter().filter(|link| counts(&link.interface));
-        let rates: Vec<_> = links.filter_map(|link| link.rates.as_ref()).collect();
-        let sum = |of: fn(&agent::link_stats::Rates) -> f64| rates.iter().map(|it| of(it)).sum();
-        (!rates.is_empty()).then(|| (sum(|it| it.rx_bytes), sum(|it| it.tx_bytes)))
-    }
-
-    fn stats(&mut self, stats: agent::Stats, now: Instant) {
-        let total = stats.dropped.as_ref().map_or(0, |count| count.packets);
-        if let Some((before, then)) = self.dropped.replace((total, now)) {
-            // Fewer than before: the filter was made anew.
-            let count = total.checked_sub(before).unwrap_or(total);
-            let seconds = now.saturating_duration_since(then).as_secs_f64().max(0.001);
-            self.drops =
-                Some(u32::try_from(count).map_or(f64::from(u32::MAX), f64::from) / seconds);
-        }
-        self.stats = Some(stats);
-    }
-
-    fn forget(&mut self, kind: Kind) {
-        match kind {
-            Kind::System => self.system = None,
-            Kind::Links => (self.links, self.coming) = (None, Vec::new()),
-            Kind::Counters => self.syscalls = None,
-            Kind::Stats => (self.stats, self.drops, self.dropped) = (None, None, None),
-            Kind::Hosts | Kind::Processes | Kind::Events => {}
-        }
-    }
 }
 
 impl State {
@@ -245,16 +109,16 @@ impl State {
         let mut before = mem::take(&mut self.hosts);
         for row in known {
             let mut host = before.remove(&row.name).unwrap_or_default();
-            host.state = row.state;
-            host.filtered = row.filter.interfaces.into_iter().map(|it| it.name).collect();
-            self.hosts.insert(row.name, host);
+            let name = row.name.clone();
+            host.known(row);
+            self.hosts.insert(name, host);
         }
     }
 
     /// A round of questions begins: what came of the last one and was not ended is thrown away.
     pub(super) fn begin(&mut self, kind: Kind) {
         match kind {
-            Kind::Links => self.hosts.values_mut().for_each(|host| host.coming.clear()),
+            Kind::Links => self.hosts.values_mut().for_each(Host::begin),
             Kind::Processes => self.coming.clear(),
             _ => {}
         }
@@ -266,15 +130,8 @@ impl State {
         let Some(host) = self.hosts.get_mut(host).filter(|_| !self.paused) else { return };
         self.changed = true;
         match told {
-            Told::System(system) => host.system = Some(system),
-            Told::Links(links) if host.coming.len() < LINKS => host.coming.extend(links),
-            Told::Counters(counters) => host.syscalls = counters.syscalls.map(|it| it.per_second),
-            Told::Stats(stats, now) => {
-                host.stats(stats, now);
-                host.errors.remove(&Kind::Stats);
-            }
             Told::Processes(processes) if focus => self.coming.extend(processes),
-            Told::Links(_) | Told::Processes(_) => {}
+            told => host.told(told),
         }
     }
 
@@ -282,13 +139,9 @@ impl State {
     pub(super) fn ended(&mut self, name: &str, kind: Kind) {
         let Some(host) = self.hosts.get_mut(name).filter(|_| !self.paused) else { return };
         self.changed = true;
-        host.errors.remove(&kind);
-        match kind {
-            Kind::Links => host.links = Some(mem::take(&mut host.coming)),
-            Kind::Processes if self.focus.as_deref() == Some(name) => {
-                self.processes = Some(mem::take(&mut self.coming));
-            }
-            _ => {}
+        host.ended(kind);
+        if kind == Kind::Processes && self.focus.as_deref() == Some(name) {
+            self.processes = Some(mem::take(&mut self.coming));
         }
     }
 
@@ -296,8 +149,7 @@ impl State {
     pub(super) fn failed(&mut self, name: &str, kind: Kind, error: agent::Error) {
         let Some(host) = self.hosts.get_mut(name).filter(|_| !self.paused) else { return };
         self.changed = true;
-        host.forget(kind);
-        host.errors.insert(kind, error);
+        host.failed(kind, error);
         if kind == Kind::Processes && self.focus.as_deref() == Some(name) {
             self.processes = None;
         }
@@ -442,8 +294,8 @@ pub(super) mod tests {
         state
     }
 
-    fn system(idle_percent: f64) -> agent::System {
-        agent::System {
+    fn system(idle_percent: f64) -> Box<agent::System> {
+        Box::new(agent::System {
             cpu: Some(agent::system::Cpu { idle_percent, ..Default::default() }),
             memory: Some(agent::system::Memory {
                 total_bytes: 4 << 30,
@@ -451,22 +303,11 @@ pub(super) mod tests {
                 ..Default::default()
             }),
             ..Default::default()
-        }
-    }
-
-    fn stats(dropped: u64) -> agent::Stats {
-        let dropped = Some(agent::PacketCount { packets: dropped, bytes: 0 });
-        agent::Stats { dropped, ..Default::default() }
+        })
     }
 
     fn names(state: &State) -> Vec<String> {
         state.rows().into_iter().map(|row| row.key).collect()
-    }
-
-    fn link(interface: &str, rx_bytes: f64) -> agent::LinkStats {
-        let rates = agent::link_stats::Rates { rx_bytes, ..Default::default() };
-        let interface = interface.to_owned();
-        agent::LinkStats { interface, rates: Some(rates), ..Default::default() }
     }
 
     #[test]
@@ -510,37 +351,6 @@ pub(super) mod tests {
         }
         state.look_mut().filter = "DISCONN".to_owned();
         assert_eq!(names(&state), ["web-3"]);
-    }
-
-    #[test]
-    fn drops_are_rates_also_when_the_filter_is_made_anew() {
-        let (mut state, begin) = (fleet(), Instant::now());
-        let mut rate = |total, seconds| {
-            let at = begin + Duration::from_secs(seconds);
-            state.told("web-1", Told::Stats(stats(total), at));
-            state.hosts["web-1"].drops
-        };
-        assert_eq!(rate(1_000, 0), None);
-        assert_eq!(rate(1_500, 2), Some(250.0));
-        assert_eq!(rate(30, 3), Some(30.0));
-        state.failed("web-1", Kind::Stats, agent::Error::default());
-        assert_eq!(state.hosts["web-1"].drops, None);
-    }
-
-    #[test]
-    fn the_network_is_that_of_filtered_interfaces_and_comes_as_a_whole() {
-        let mut state = fleet();
-        state.begin(Kind::Links);
-        state.told("web-1", Told::Links(vec![link("lo", 7.0), link("eth0", 10.0)]));
-        // Cut off: the next round does not add to it.
-        state.begin(Kind::Links);
-        state.told("web-1", Told::Links(vec![link("lo", 7.0), link("eth0", 20.0)]));
-        assert_eq!(state.hosts["web-1"].network(), None);
-        state.told("web-1", Told::Links(vec![link("veth0", 5.0)]));
-        state.ended("web-1", Kind::Links);
-        assert_eq!(state.hosts["web-1"].network(), Some((25.0, 0.0)));
-        state.hosts.get_mut("web-1").expect("there").filtered.push("eth0".to_owned());
-        assert_eq!(state.hosts["web-1"].network(), Some((20.0, 0.0)));
     }
 
     #[test]
