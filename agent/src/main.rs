@@ -9,6 +9,7 @@ mod enforcer;
 mod events;
 mod identity;
 mod network;
+mod observed;
 mod renewal;
 mod rollback;
 mod run;

@@ -6,7 +6,7 @@ use crate::enforcer::Enforcer;
 use crate::events::{self, Events, Journal};
 use crate::rollback::Rollback;
 use crate::service::{self, Lifeline};
-use crate::{identity, network, renewal, socket, uplink};
+use crate::{identity, network, observed, renewal, socket, uplink};
 use agent_kernel::{file::Roots, sys};
 use anyhow::Context as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -54,6 +54,7 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
     let nudges = network::watch(&enforcer, &tasks, &cancel).await;
     let listener = socket::bind(&config.socket)?;
     tasks.spawn(socket::serve(listener, routes.clone(), cancel.clone()));
+    let shown = observed::start(config, &enforcer, &events, &lifeline, &tasks, &cancel);
     tasks.spawn(tick(enforcer.clone(), cancel.clone()));
     let result = match &config.controller {
         None => {
@@ -64,12 +65,13 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
             let uplink = async {
                 let proof = identity::obtain(config, controller, &cancel).await?;
                 let proof = tokio::sync::watch::Sender::new(proof);
-                let current = proof.subscribe();
+                let (current, to_show) = (proof.subscribe(), proof.subscribe());
                 let renewal = renewal::run(config.state_dir.clone(), proof, lifeline.clone());
                 let uplink =
                     uplink::run(controller, current, enforcer, lifeline, routes, nudges, &tasks);
                 tokio::select! {
                     failed = uplink => failed,
+                    never = observed::show(&shown, to_show) => match never {},
                     () = renewal => anyhow::bail!("identity: its certificate can't be read"),
                 }
             };

@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
+use kctl_rpc::metrics::MetricsListen;
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 /// The controller of a kctl fleet: knows the hosts, keeps what should be blocked where, and makes it so.
@@ -76,6 +77,21 @@ pub(crate) struct Options {
     /// Where desired state is kept: only "embedded" so far
     #[arg(long, global = true, env = "KCTL_CONTROLLER_STORE", value_name = "KIND")]
     pub(crate) store: Option<String>,
+
+    /// Where /metrics, /healthz and /readyz are served, or "off"; outside of loopback over TLS with the
+    /// controller's certificate [default: 127.0.0.1:7480]
+    #[arg(
+        long,
+        global = true,
+        env = "KCTL_CONTROLLER_METRICS_LISTEN",
+        value_name = "ADDRESS:PORT|off"
+    )]
+    pub(crate) metrics_listen: Option<MetricsListen>,
+
+    /// File with a bearer token that opens /metrics; outside of loopback the certificate of a user
+    /// without a scope does too
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_METRICS_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) metrics_token_file: Option<PathBuf>,
 
     /// Block on every host what a host's detection blocked there, for as long; true without a value
     /// [default: false]

@@ -125,7 +125,7 @@ fn authorize(records: &Records, peer: &Peer, path: &str, access: Access) -> Resu
 }
 
 /// The user that a certificate names, as the store has it.
-fn identified(records: &Records, peer: &Peer) -> Result<Caller, Status> {
+pub(crate) fn identified(records: &Records, peer: &Peer) -> Result<Caller, Status> {
     let user = match &peer.identity {
         Some(Identity::User(user)) => user,
         Some(other) => {

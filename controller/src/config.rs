@@ -5,7 +5,10 @@ use crate::events::{SMALLEST_BYTES, kept_kinds};
 use crate::limits::Limits;
 use anyhow::{Context as _, bail};
 use kctl_events::{Kind, Kinds};
-use kctl_rpc::valid_name;
+use kctl_rpc::{
+    metrics::{MetricsConfig, MetricsListen},
+    valid_name,
+};
 use serde::Deserialize;
 use std::{
     fs, io,
@@ -17,6 +20,8 @@ use std::{
 
 /// Agents and API clients expect the controller here.
 pub(crate) const PORT: u16 = 7443;
+const METRICS: MetricsListen =
+    MetricsListen::At(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7480));
 const CONFIG_FILE: &str = "/etc/kctl/controller.toml";
 const DATA_DIR: &str = "/var/lib/kctl/controller";
 const LIFE: Duration = Duration::from_secs(365 * 86_400);
@@ -46,6 +51,16 @@ struct File {
     limits: LimitsFile,
     #[serde(default)]
     detect: DetectFile,
+    #[serde(default)]
+    metrics: MetricsFile,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MetricsFile {
+    listen: Option<MetricsListen>,
+    token_file: Option<PathBuf>,
 }
 
 /// `[limits]`, each of one user.
@@ -107,6 +122,7 @@ pub(crate) struct Config {
     pub(crate) history: HistoryConfig,
     /// What a host's detection blocks becomes an entry of every host.
     pub(crate) escalate: bool,
+    pub(crate) metrics: MetricsConfig,
 }
 
 impl Config {
@@ -162,6 +178,10 @@ impl Config {
             name,
             limits,
             escalate: options.detect_escalate.or(file.detect.escalate).unwrap_or(false),
+            metrics: MetricsConfig::new(
+                options.metrics_listen.or(file.metrics.listen).unwrap_or(METRICS),
+                options.metrics_token_file.or(file.metrics.token_file),
+            )?,
             life: life(options.certificate_life.or(file.certificate_life))?,
             history: history(
                 options.history_bytes.or(file.events.history_bytes),

@@ -112,7 +112,8 @@ impl DataDir {
         self.path.join("events.db")
     }
 
-    fn store_path(&self) -> PathBuf {
+    /// Where the store is.
+    pub(crate) fn store_path(&self) -> PathBuf {
         self.path.join("store.db")
     }
 

@@ -1,18 +1,12 @@
-//! How much one user may ask for at once, so that a script gone wild stops nobody else; and how many
-//! connections may be open that have not said yet whose they are.
+//! How much one user may ask for at once, so that a script gone wild stops nobody else.
 
 use crate::status::Error;
 use governor::{Quota, RateLimiter, clock::DefaultClock, state::keyed::DefaultKeyedStateStore};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio_util::sync::CancellationToken;
-
-/// Connections that have not shown a certificate. One more ends the oldest of them: who means it is done
-/// in milliseconds, who does not is in nobody's way.
-const STRANGERS: usize = 1_024;
 
 /// What one user may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,48 +103,6 @@ impl Drop for Taken {
     }
 }
 
-/// Connections whose owners are not known.
-#[derive(Clone, Default)]
-pub(crate) struct Strangers(Arc<Mutex<Waiting>>);
-
-#[derive(Default)]
-struct Waiting {
-    next: u64,
-    /// In the order of their coming.
-    ends: BTreeMap<u64, CancellationToken>,
-}
-
-impl Strangers {
-    /// One more; the oldest goes when there are too many.
-    pub(crate) fn admit(&self) -> Stranger {
-        let mut waiting = held(&self.0);
-        if waiting.ends.len() >= STRANGERS
-            && let Some((_, oldest)) = waiting.ends.pop_first()
-        {
-            oldest.cancel();
-        }
-        let number = waiting.next;
-        waiting.next += 1;
-        let end = CancellationToken::new();
-        waiting.ends.insert(number, end.clone());
-        Stranger { number, end, strangers: self.clone() }
-    }
-}
-
-/// A place among the strangers; free when dropped.
-pub(crate) struct Stranger {
-    number: u64,
-    /// Cancelled when the place is wanted by somebody else.
-    pub(crate) end: CancellationToken,
-    strangers: Strangers,
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        held(&self.strangers.0).ends.remove(&self.number);
-    }
-}
-
 /// Nothing panics while it holds one of these.
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -177,17 +129,5 @@ mod tests {
         assert!(usage.connection("a").is_none());
         drop(connection);
         assert!(usage.connection("a").is_some() && held(&usage.connections.0).is_empty());
-    }
-
-    #[test]
-    fn the_oldest_stranger_makes_room() {
-        let strangers = Strangers::default();
-        let mut all: Vec<_> = (0..STRANGERS).map(|_| strangers.admit()).collect();
-        assert!(all.iter().all(|stranger| !stranger.end.is_cancelled()));
-        drop(all.remove(0));
-        all.push(strangers.admit());
-        assert!(!all[0].end.is_cancelled(), "there was room");
-        all.push(strangers.admit());
-        assert!(all[0].end.is_cancelled() && !all[1].end.is_cancelled());
     }
 }

@@ -5,13 +5,12 @@
 use crate::{
     auth::Gate,
     authority::Ca,
-    limits::Strangers,
     session::{Agent, Sessions},
     store::Records,
 };
 use http::HeaderMap;
 use kctl_rpc::{
-    ALPN_AGENT, ALPN_API, ALPN_JOIN, Access, Credentials, Identity, Peer, configure_tcp,
+    ALPN_AGENT, ALPN_API, ALPN_JOIN, Access, Credentials, Identity, Peer, Strangers, configure_tcp,
     join_server_config, serve_until, server_config,
 };
 use rustls::{CertificateError, ServerConfig, server::Acceptor};
@@ -30,6 +29,9 @@ use tonic::{Status, service::Routes};
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Time for a join.
 const JOIN: Duration = Duration::from_secs(15);
+
+/// Connections that have not shown a certificate.
+const STRANGERS: usize = 1_024;
 
 /// Where connections go.
 #[derive(Clone)]
@@ -115,7 +117,7 @@ impl Listener {
 
     /// Accepts until cancelled.
     pub(crate) async fn run(self, listener: TcpListener) {
-        let strangers = Strangers::default();
+        let strangers = Strangers::new(STRANGERS);
         loop {
             let accepted = tokio::select! {
                 () = self.cancel.cancelled() => return,

@@ -17,6 +17,7 @@ mod follow;
 mod join;
 mod limits;
 mod listen;
+mod observed;
 mod pki;
 mod reachable;
 mod registry;

@@ -122,11 +122,19 @@ impl Authority {
     ) -> Result<(String, Signed), PkiError> {
         let mut params = params(identity.name(), life);
         params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
+        // What is served over HTTPS is checked by name. Ours look at the URI alone.
+        if !matches!(identity, Identity::User(_)) {
+            params.subject_alt_names.push(SanType::DnsName(identity.name().try_into()?));
+        }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![match identity {
-            Identity::Host(_) | Identity::User(_) => ExtendedKeyUsagePurpose::ClientAuth,
-            Identity::Controller(_) => ExtendedKeyUsagePurpose::ServerAuth,
-        }];
+        let (client, server) =
+            (ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth);
+        params.extended_key_usages = match identity {
+            // It serves its metrics.
+            Identity::Host(_) => vec![client, server],
+            Identity::User(_) => vec![client],
+            Identity::Controller(_) => vec![server],
+        };
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(key, &self.issuer)?;
         Ok((certificate.pem(), self.known(certificate.der())))

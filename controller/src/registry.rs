@@ -234,7 +234,7 @@ impl HostView {
     }
 
     /// Empty when the host holds what it should, else why not.
-    fn out_of_sync(&self, desired: &Desired) -> String {
+    pub(crate) fn out_of_sync(&self, desired: &Desired) -> String {
         let revision = self.store_state().map_or(0, |state| state.revision);
         if self.session.is_none() {
             self.not_connected()

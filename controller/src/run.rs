@@ -3,11 +3,12 @@
 use crate::{
     auth::Gate,
     authority::Ca,
-    config::{Config, HistoryConfig},
+    config::{Config, HistoryConfig, from_here},
     data_dir::{Admin, DataDir},
     events::{BOUND, Events, History, Kept, Limits},
     join::Join,
     listen::{Listener, Services},
+    observed::{self, Observable},
     registry::Registry,
     service::{Api, escalation},
     session::Sessions,
@@ -74,6 +75,16 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         addresses: Arc::new(own_addresses(&config)),
         tasks: tracker.clone(),
     };
+    let observable = Observable {
+        store: store.clone(),
+        registry: api.registry.clone(),
+        events: api.events.clone(),
+        ca: ca.clone(),
+        address: from_here(bound),
+        store_path: data_dir.store_path(),
+        events_path: data_dir.events_path(),
+    };
+    observed::start(config.metrics.clone(), observable, &tracker, &cancel);
     if config.escalate {
         tracker.spawn(escalation::run(api.clone(), cancel.clone()));
     }

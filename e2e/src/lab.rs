@@ -79,10 +79,11 @@ pub struct Kctl<'lab> {
 }
 
 impl Kctl<'_> {
-    /// Runs it to its end.
+    /// Runs it to its end. It waits for hosts longer than it does by default, because tests run on machines
+    /// with too much to do; one that is about a silent host says how long.
     pub fn run(&self, args: &[&str]) -> Result<Output> {
         let mut command = Command::new(&self.binary);
-        command.args(args).env("KCTL_CONFIG", &self.config);
+        command.args(args).env("KCTL_CONFIG", &self.config).env("KCTL_TIMEOUT", "30s");
         self.namespace.output(command)
     }
 }

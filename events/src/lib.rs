@@ -7,11 +7,13 @@
 mod expression;
 mod filter;
 mod kind;
+mod ledger;
 mod ring;
 mod schema;
 pub mod view;
 
 pub use filter::{Filter, InvalidFilter};
 pub use kind::{Kind, Kinds, UnknownKind};
+pub use ledger::{Ledger, Sums};
 pub use ring::{Entry, Place, Read, Reader, Ring};
 pub use schema::schema;

@@ -9,8 +9,10 @@ mod connection;
 mod credentials;
 mod identity;
 mod logging;
+pub mod metrics;
 mod role;
 mod server;
+mod strangers;
 mod tls;
 
 pub use access::Access;
@@ -21,7 +23,8 @@ pub use identity::{Identity, IdentityError, valid_name};
 pub use logging::init_logging;
 pub use role::{ROLE_METADATA, Role};
 pub use server::{MAX_MESSAGE_BYTES, serve_over, serve_until};
+pub use strangers::{Stranger, Strangers};
 pub use tls::{
     ALPN_AGENT, ALPN_API, ALPN_JOIN, ca_sha256, client_config, join_config, join_server_config,
-    server_config,
+    metrics_config, server_config,
 };

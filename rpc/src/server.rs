@@ -1,6 +1,6 @@
 //! How every gRPC server of ours speaks on one connection.
 
-use crate::Peer;
+use crate::{Peer, metrics::Call};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -65,14 +65,22 @@ where
         let pass = authorize(&peer, request.uri().path(), request.headers());
         request.extensions_mut().insert(Arc::clone(&peer));
         let mut routes = routes.clone();
+        let mut call = Call::begin(request.uri().path());
         async move {
             tracing::debug!(path = request.uri().path(), refused = pass.is_err(), "call");
             match pass {
-                Err(status) => Ok::<_, Infallible>(status.into_http()),
+                Err(status) => {
+                    let answer: http::Response<tonic::body::Body> = status.into_http();
+                    call.ended(answer.headers());
+                    Ok::<_, Infallible>(answer)
+                }
                 Ok(pass) => {
                     request.extensions_mut().insert(pass.clone());
                     let answer = routes.call(request).await?;
-                    Ok(answer.map(|body| tonic::body::Body::new(Passed { body, _pass: pass })))
+                    // An error without a message is in the headers, everything else behind the body.
+                    call.ended(answer.headers());
+                    Ok(answer
+                        .map(|body| tonic::body::Body::new(Passed { body, call, _pass: pass })))
                 }
             }
         }
@@ -96,6 +104,7 @@ where
 /// An answer, and what must live as long as it.
 struct Passed<P> {
     body: tonic::body::Body,
+    call: Call,
     _pass: P,
 }
 
@@ -107,7 +116,13 @@ impl<P: Unpin> Body for Passed<P> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            self.call.ended(trailers);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

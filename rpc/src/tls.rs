@@ -71,11 +71,34 @@ pub fn server_config(
     + Sync
     + 'static,
 ) -> Result<Arc<ServerConfig>, Error> {
-    let chain =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&credentials.ca)?), provider())
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?;
-    let verifier = Arc::new(IdentityVerifier { chain, check: Box::new(check) });
+    checked_server(credentials, alpn, true, Box::new(check))
+}
+
+/// For a server that speaks HTTP/1.1 with clients that may show a certificate: what they show must pass
+/// as above.
+pub fn metrics_config(
+    credentials: &Credentials,
+    check: impl Fn(&CertificateDer<'_>, &Identity) -> Result<(), CertificateError>
+    + Send
+    + Sync
+    + 'static,
+) -> Result<Arc<ServerConfig>, Error> {
+    checked_server(credentials, b"http/1.1", false, Box::new(check))
+}
+
+fn checked_server(
+    credentials: &Credentials,
+    alpn: &[u8],
+    mandatory: bool,
+    check: Box<Check>,
+) -> Result<Arc<ServerConfig>, Error> {
+    let roots = Arc::new(roots(&credentials.ca)?);
+    let mut chain = WebPkiClientVerifier::builder_with_provider(roots, provider());
+    if !mandatory {
+        chain = chain.allow_unauthenticated();
+    }
+    let chain = chain.build().map_err(|error| Error::General(error.to_string()))?;
+    let verifier = Arc::new(IdentityVerifier { chain, check });
     let config = server_builder()?
         .with_client_cert_verifier(verifier)
         .with_single_cert(credentials.chain.clone(), credentials.key.clone_key())?;
@@ -225,6 +248,10 @@ impl fmt::Debug for IdentityVerifier {
 }
 
 impl ClientCertVerifier for IdentityVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.chain.client_auth_mandatory()
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.chain.root_hint_subjects()
     }

@@ -25,7 +25,7 @@ enum Task {
     /// Debian starts as a service on port 9100.
     Bench {
         /// Only benchmarks with this text in their name: processes, counters, routes, changes, catching up;
-        /// or one of events, flow, feeds, filter, which take some minutes each and run by name alone
+        /// or one of events, flow, feeds, filter, fleet, which take some minutes each and run by name alone
         filter: Option<String>,
     },
     /// Lint, render and check the Helm chart; cargo xtask test does it too

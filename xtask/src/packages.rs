@@ -6,9 +6,10 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
 /// Programs that the lab and the tests run, each with its package.
-const LAB: [(&str, &str); 18] = [
+const LAB: [(&str, &str); 20] = [
     ("bpftool", "bpftool"),
     ("conntrack", "conntrack"),
+    ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("faketime", "faketime"),
     ("ip", "iproute2"),
@@ -20,6 +21,7 @@ const LAB: [(&str, &str); 18] = [
     ("openssl", "openssl"),
     ("perl", "perl-base"),
     ("ping", "iputils-ping"),
+    ("promtool", "prometheus"),
     ("ps", "procps"),
     ("python3", "python3"),
     ("setpriv", "util-linux"),

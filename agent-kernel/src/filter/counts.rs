@@ -1,7 +1,7 @@
 //! Reading the counters that are not about one rule.
 
 use super::table::{Pinned, Row, object};
-use super::{Action, Count, Counters, Hit, pins::Pins, program::Program};
+use super::{Action, Count, Counters, Hit, Verdicts, pins::Pins, program::Program};
 use crate::Error;
 use agent_records::{MONITOR_SLOT, Talker, TalkerKey, Tally, verdict};
 use aya::maps::{MapData, PerCpuArray};
@@ -27,8 +27,18 @@ impl Counts {
     }
 
     /// Everything counted; `hits` tell the sources that have rules of their own.
-    pub(super) fn counters(&self, hits: &[Hit]) -> Result<Counters, Error> {
+    pub(super) fn verdicts(&self) -> Result<Verdicts, Error> {
         let verdict = |index| sum(&self.verdicts, "verdicts", index);
+        Ok(Verdicts {
+            passed: verdict(verdict::PASSED)?,
+            dropped: verdict(verdict::DROPPED)?,
+            monitored: verdict(verdict::MONITORED)?,
+            guarded: verdict(verdict::GUARDED)?,
+            malformed: verdict(verdict::MALFORMED)?,
+        })
+    }
+
+    pub(super) fn counters(&self, hits: &[Hit]) -> Result<Counters, Error> {
         let mut protocols = Vec::new();
         for number in 0..=u8::MAX {
             let count = sum(&self.protocols, "protocols", number.into())?;
@@ -39,12 +49,13 @@ impl Counts {
         let ports = (0..=u16::MAX).zip(self.connections.values()?);
         let mut connections: Vec<(u16, u64)> = ports.filter(|(_, count)| *count > 0).collect();
         connections.sort_by_key(|(port, count)| (Reverse(*count), *port));
+        let Verdicts { passed, dropped, monitored, guarded, malformed } = self.verdicts()?;
         Ok(Counters {
-            passed: verdict(verdict::PASSED)?,
-            dropped: verdict(verdict::DROPPED)?,
-            monitored: verdict(verdict::MONITORED)?,
-            guarded: verdict(verdict::GUARDED)?,
-            malformed: verdict(verdict::MALFORMED)?,
+            passed,
+            dropped,
+            monitored,
+            guarded,
+            malformed,
             protocols,
             connections,
             sources: self.sources(hits)?,

@@ -105,11 +105,11 @@ fn pinned(pins: &Pins, map: &str) -> Option<MapInfo> {
 }
 
 fn load(max_entries: u32, pins: &Pins, hook: Hook) -> Result<Ebpf, Error> {
-    let slots =
-        pinned(pins, "hits").map_or(max_entries.saturating_mul(2), |hits| hits.max_entries());
+    let records = lookup::records(max_entries);
+    let slots = pinned(pins, "hits").map_or(records.saturating_mul(2), |hits| hits.max_entries());
     let tables = lookup::elements(max_entries);
     let wanted =
-        [("records", max_entries), ("index", tables), ("filter4", tables), ("filter6", tables)];
+        [("records", records), ("index", tables), ("filter4", tables), ("filter6", tables)];
     let by_slot = ["hits", "paces", "told", "retired", "ranges"].map(|map| (map, slots));
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(pins.folder());

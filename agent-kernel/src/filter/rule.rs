@@ -145,6 +145,21 @@ pub struct Hit {
     pub bytes: u64,
 }
 
+/// How often the filter decided how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Verdicts {
+    /// Passed, for whatever reason; `passed + dropped` is every packet.
+    pub passed: Count,
+    /// Dropped.
+    pub dropped: Count,
+    /// Passed and counted by a monitor rule; also in `passed`.
+    pub monitored: Count,
+    /// Passed by the guard although a rule matched; also in `passed`.
+    pub guarded: Count,
+    /// Without a readable source address; also in `passed`.
+    pub malformed: Count,
+}
+
 /// Everything that the filter counted since it was first attached.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counters {

@@ -3,6 +3,7 @@
 mod counters;
 mod detect;
 mod events;
+mod metrics;
 
 pub(crate) use counters::CounterConfig;
 pub(crate) use detect::DetectConfig;
@@ -16,6 +17,8 @@ use counters::CounterOptions;
 use detect::DetectOptions;
 use events::EventOptions;
 use glob::Pattern;
+use kctl_rpc::metrics::MetricsConfig;
+use metrics::MetricsOptions;
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -172,6 +175,9 @@ pub(crate) struct Options {
     #[command(flatten)]
     #[serde(default)]
     detect: DetectOptions,
+    #[command(flatten)]
+    #[serde(default)]
+    metrics: MetricsOptions,
 }
 
 /// The agent's configuration, whole.
@@ -194,6 +200,7 @@ pub(crate) struct Config {
     pub(crate) events: EventConfig,
     pub(crate) counters: CounterConfig,
     pub(crate) detect: DetectConfig,
+    pub(crate) metrics: MetricsConfig,
 }
 
 /// Which interfaces to filter.
@@ -263,6 +270,7 @@ impl Options {
             events: self.events.resolve(file.events)?,
             counters: self.counters.resolve(file.counters)?,
             detect: self.detect.resolve(file.detect)?,
+            metrics: self.metrics.resolve(file.metrics)?,
         })
     }
 

@@ -216,7 +216,7 @@ impl Enforcement {
     fn converge(&mut self) {
         let Ok(filter) = &mut self.filter else { return };
         let mut changes = Vec::new();
-        set::diff(filter.rules(), &self.set.rules(), &mut changes);
+        set::diff(&filter.rules(), &self.set.rules(), &mut changes);
         // What the host needs by default is not known yet: what is pinned stays until it is.
         changes.retain(|(key, rule)| !key.guards || rule.is_some());
         let result = filter.update(&changes);
@@ -280,7 +280,7 @@ impl Enforcement {
                 wanted.extend(defaults.map(|it| (set::guard(*it), Rule::PASS)));
                 wanted.extend(staged.iter().filter_map(|(key, rule)| Some((*key, (*rule)?))));
                 staged.clear();
-                set::diff(filter.rules(), &wanted, &mut staged);
+                set::diff(&filter.rules(), &wanted, &mut staged);
             }
             // What the host needs by default stays, whoever lists it too.
             let needed = |key: &RuleKey| {

@@ -6,7 +6,7 @@
 //! boot of the kernel, and as long as that lasts its page cache does too.
 
 use super::Content;
-use kctl_events::{Place, Ring};
+use kctl_events::{Ledger, Place, Ring};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -21,6 +21,7 @@ const FILE: &str = "events";
 pub(crate) struct Journal {
     boot_id: String,
     ring: Ring<Content>,
+    ledger: Ledger,
     file: Mutex<Numbers>,
 }
 
@@ -46,6 +47,7 @@ impl Journal {
         let this = Self {
             boot_id: boot_id.to_owned(),
             ring: Ring::new(max_bytes, place),
+            ledger: Ledger::new(&["agent_ring"]),
             file: Mutex::new(Numbers { file, failed: false }),
         };
         this.lock().file.set_len(0)?;
@@ -61,11 +63,19 @@ impl Journal {
         &self.ring
     }
 
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// Numbers events and shows them to readers, with what its sources claim.
     pub(crate) fn push(&self, content: Content, watermark: i64) {
         let (count, produced, bytes) = (content.count(), content.produced(), content.bytes());
         if count == 0 {
             return;
+        }
+        match &content {
+            Content::Told(events) => self.ledger.receive(events),
+            Content::Raw(_) => self.ledger.receive_many(count),
         }
         let mut numbers = self.lock();
         let end = self.ring.end();

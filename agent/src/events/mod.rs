@@ -19,7 +19,7 @@ use marks::Marks;
 pub(crate) use marks::Source;
 pub(crate) use sources::{check, start};
 
-use kctl_events::{Place, Reader};
+use kctl_events::{Ledger, Place, Reader};
 use kctl_proto::agent::v1 as pb;
 use std::sync::Arc;
 
@@ -64,6 +64,11 @@ impl Events {
         let watermark = self.marks.flush().await;
         self.journal.advance(watermark);
         watermark
+    }
+
+    /// What came, and what became of it.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        self.journal.ledger()
     }
 
     /// The place before the oldest event that is still there.

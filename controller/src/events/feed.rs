@@ -9,7 +9,7 @@ use super::{
     merge::{Merge, Moment},
 };
 use crate::registry::{Registry, Session};
-use kctl_events::{Place, Reader, Ring};
+use kctl_events::{Ledger, Place, Reader, Ring};
 use kctl_proto::agent::v1::{
     EventFilter, HostEvent, WatchEventsRequest, host_event::State, watch_events_request::Message,
 };
@@ -89,6 +89,7 @@ pub(super) struct Shared {
     pub(super) bound: Duration,
     pub(super) tasks: TaskTracker,
     pub(super) cancel: CancellationToken,
+    pub(super) ledger: Arc<Ledger>,
 }
 
 /// A host that the feed follows, or would like to.
@@ -242,6 +243,7 @@ impl Task {
 
     fn arrived(&mut self, host: u64, name: Arc<str>, arrival: Arrival) {
         let Arrival { batch, words, received, encoded, bytes, room } = arrival;
+        self.shared.ledger.receive(&batch.events);
         let boot_id = Arc::clone(&batch.source.boot_id);
         self.received.insert(name, At { boot_id, place: batch.after });
         let record = self.needs.history.as_ref().and_then(|_| Record::of(&batch, encoded));

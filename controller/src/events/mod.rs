@@ -27,12 +27,12 @@ use crate::{registry::Registry, status::Error};
 use batch::{Places, Source};
 use feed::{Feed, Join, Joined, Needs, Shared};
 use history::{Flushed, Wanted, mask};
-use kctl_events::{Kind, Kinds};
+use kctl_events::{Kind, Kinds, Ledger};
 use kctl_proto::agent::v1::{Event, EventFilter};
 use link::Begin;
 use past::{Newest, Past, newest};
 use prost::Message as _;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use watch::{Live, Told, everything, later};
@@ -73,6 +73,7 @@ pub(crate) struct Events {
     /// The feed that the history keeps.
     base: Option<Feed>,
     orders: mpsc::Sender<Order>,
+    ledger: Arc<Ledger>,
 }
 
 /// Asks for a feed with a filter, with a reader of it; from these places on when there are any.
@@ -92,7 +93,9 @@ impl Events {
         tasks: &TaskTracker,
         cancel: CancellationToken,
     ) -> Self {
-        let shared = Shared { registry, bound, tasks: tasks.clone(), cancel };
+        let ledger = Arc::new(Ledger::new(&["controller", "history", "subscriber"]));
+        let (tasks_of_feeds, of_feeds) = (tasks.clone(), Arc::clone(&ledger));
+        let shared = Shared { registry, bound, tasks: tasks_of_feeds, cancel, ledger: of_feeds };
         let (orders, queue) = mpsc::channel(16);
         let (history, kinds, base) = match kept {
             None => (None, Kinds::default(), None),
@@ -109,7 +112,12 @@ impl Events {
             }
         };
         tasks.spawn(Feeds { shared, feeds: Vec::new() }.run(queue));
-        Self { history, kinds, base, orders }
+        Self { history, kinds, base, orders, ledger }
+    }
+
+    /// What came from hosts, and what became of it.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// A reader. INVALID_ARGUMENT for what does not go together, FAILED_PRECONDITION for the past
@@ -136,6 +144,7 @@ impl Events {
             troubles: Vec::new(),
             live: None,
             view,
+            ledger: Arc::clone(&self.ledger),
         };
         let base = self.base.as_ref().filter(|_| self.kinds.covers(watch.view.filter.kinds()));
         let shares = request.follow && base.is_some();

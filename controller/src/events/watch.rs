@@ -11,7 +11,7 @@ use super::{
     view::View,
 };
 use crate::status::Error;
-use kctl_events::{Read, Reader};
+use kctl_events::{Ledger, Read, Reader};
 use kctl_proto::{
     agent::v1::{Event, HostEvent, host_event::State},
     controller::v1::WatchEventsResponse,
@@ -61,6 +61,7 @@ pub(crate) struct Watch {
     pub(super) troubles: Vec<HostEvent>,
     /// `None` when the reader does not stay.
     pub(super) live: Option<Live>,
+    pub(super) ledger: Arc<Ledger>,
 }
 
 impl Watch {
@@ -74,7 +75,11 @@ impl Watch {
             Ok(None)
         };
         match message {
-            Ok(message) => message.map(|out| Ok(out.into_response())),
+            Ok(message) => message.map(|out| {
+                let response = out.into_response();
+                self.ledger.deliver(&response.events, response.filtered);
+                Ok(response)
+            }),
             Err(status) => {
                 // An error is the last that a reader hears.
                 (self.past, self.live) = (None, None);

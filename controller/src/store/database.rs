@@ -93,6 +93,13 @@ impl Database {
         Ok(())
     }
 
+    /// Writes again what is there.
+    pub(super) fn probe(&mut self, revision: u64) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        set_meta(&transaction, "revision", &revision.to_string())?;
+        transaction.commit()
+    }
+
     /// Lines of the audit log.
     pub(super) fn audit(&self, query: &Query) -> rusqlite::Result<Page> {
         let order = if query.newest { "DESC" } else { "ASC" };

@@ -22,11 +22,17 @@ pub(crate) use write::{Model, Write};
 
 use crate::status::Error;
 use database::Database;
-use std::{path::Path, thread, time::Instant};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Decisions that wait for the owner; more make their callers wait.
 const QUEUE: usize = 256;
+/// Whoever asks more often whether it can write hears the last answer: each costs the disk a write.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// A decision: the writes to make, and whom to tell what became of them.
 type Decision = Box<dyn FnOnce(&Model) -> (Vec<Write>, Reply) + Send>;
@@ -38,6 +44,8 @@ enum Job {
     Decide(Decision),
     /// To read the audit log, which is not held in memory.
     Audit(Query, oneshot::Sender<Result<Page, Error>>),
+    /// Whether it can write.
+    Probe(oneshot::Sender<Result<(), Error>>),
 }
 
 /// A decision that is durable and published.
@@ -76,6 +84,7 @@ impl Store {
             desired: desired_sender,
             records: records_sender,
             head: head_sender,
+            probed: None,
         };
         let thread = thread::Builder::new()
             .name("store".to_owned())
@@ -116,6 +125,14 @@ impl Store {
         receiver.await.map_err(|_| stopped())?
     }
 
+    /// Whether changes can be made durable: writes what is there already. Many questions at a time are
+    /// answered by one write.
+    pub(crate) async fn probe(&self) -> Result<(), Error> {
+        let (sender, receiver) = oneshot::channel();
+        self.jobs.send(Job::Probe(sender)).await.map_err(|_| stopped())?;
+        receiver.await.map_err(|_| stopped())?
+    }
+
     /// Where the audit log ends, as published last.
     pub(crate) fn audit_head(&self) -> watch::Receiver<Head> {
         self.head.clone()
@@ -145,19 +162,22 @@ struct Owner {
     desired: watch::Sender<Desired>,
     records: watch::Sender<Records>,
     head: watch::Sender<Head>,
+    /// When it was seen last whether it can write, and what came of it.
+    probed: Option<(Instant, Result<(), String>)>,
 }
 
 impl Owner {
     fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
-            let (mut group, mut asked) = (Vec::new(), Vec::new());
+            let (mut group, mut asked, mut probes) = (Vec::new(), Vec::new(), Vec::new());
             let mut next = Some(first);
             while let Some(job) = next {
                 match job {
                     Job::Decide(decision) => group.push(decision),
                     Job::Audit(query, reply) => asked.push((query, reply)),
+                    Job::Probe(reply) => probes.push(reply),
                 }
-                next = if group.len() + asked.len() < QUEUE {
+                next = if group.len() + asked.len() + probes.len() < QUEUE {
                     self.queue.try_recv().ok()
                 } else {
                     None
@@ -172,7 +192,26 @@ impl Owner {
                 // Whoever asked may be gone.
                 let _ = reply.send(page);
             }
+            if !probes.is_empty() {
+                let probed = self.probe();
+                for reply in probes {
+                    let _ = reply.send(probed.clone().map_err(Error::Store));
+                }
+            }
         }
+    }
+
+    /// Unless it was asked just now.
+    fn probe(&mut self) -> Result<(), String> {
+        if let Some((at, probed)) = &self.probed
+            && at.elapsed() < PROBE_EVERY
+        {
+            return probed.clone();
+        }
+        let probed = self.database.probe(self.model.desired.revision);
+        let probed = probed.map_err(|error| format!("can't be written: {error}"));
+        self.probed = Some((Instant::now(), probed.clone()));
+        probed
     }
 
     fn commit(&mut self, group: Vec<Decision>) {

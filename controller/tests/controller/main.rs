@@ -5,6 +5,7 @@ mod audit;
 mod converge;
 mod events;
 mod feeds;
+mod fleet;
 mod history;
 mod limits;
 mod parts;

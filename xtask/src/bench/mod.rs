@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: runs the benchmarks and puts what they measured side by side.
 
 mod feeds;
+mod fleet;
 mod flow;
 
 use std::{fs, path::Path, time::Duration};
@@ -50,6 +51,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     match filter {
         Some("flow") => return flow::run(),
         Some("feeds") => return feeds::run(),
+        Some("fleet") => return fleet::run(),
         // Their figures are of one moment: they put them side by side themselves.
         Some(own @ ("counters" | "events" | "filter")) => {
             packages::ensure_bench("bench")?;

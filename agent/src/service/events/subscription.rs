@@ -234,6 +234,7 @@ impl Subscription {
 
     fn message(&mut self, events: Vec<pb::Event>) -> pb::WatchEventsResponse {
         self.told_at = Instant::now();
+        self.events.ledger().deliver(&events, self.filtered);
         let answer = if self.can_answer() { self.answer.take() } else { None };
         let origin = self.events.origin();
         pb::WatchEventsResponse {
