@@ -70,6 +70,20 @@ impl Agent {
     }
 }
 
+/// Thresholds of an agent. They are off unless a test says otherwise: how busy and how full the machine
+/// is must not show in what it sees.
+const ALERTS: [&str; 9] = [
+    "--alert-syscalls",
+    "--alert-faults",
+    "--alert-switches",
+    "--alert-cpu",
+    "--alert-memory",
+    "--alert-memory-pressure",
+    "--alert-disk",
+    "--alert-conntrack",
+    "--alert-link",
+];
+
 /// kctl at a place, with a configuration.
 #[derive(Clone, Debug)]
 pub struct Kctl<'lab> {
@@ -195,7 +209,7 @@ impl Lab {
         let state_dir = directory.join(place);
         let pins = Pins::new(&format!("{}-{place}", self.id))?;
         let cgroup = Cgroup::create(&format!("{}-{place}", self.id))?;
-        let daemon = Daemon::new(
+        let mut daemon = Daemon::new(
             &format!("kctl-agent of {place}"),
             &self.network.place(place)?.namespace,
             &self.binaries.join("kctl-agent"),
@@ -212,6 +226,7 @@ impl Lab {
             ]),
             directory.join(format!("{place}.log")),
         );
+        ALERTS.iter().flat_map(|flag| [*flag, "off"]).for_each(|argument| daemon.arg(argument));
         let agent = Agent { daemon, socket, state_dir, pins, cgroup };
         self.agents.insert(place.to_owned(), agent);
         self.agent_mut(place)

@@ -109,7 +109,9 @@ fn what_is_served_is_what_is_documented_and_counts_what_happens() -> Result<()> 
         until("the host is told as disconnected", SOON, || {
             let page = page(lab, CONTROLLER, CONTROLLER_URL)?;
             Ok(sample(&page, "kctl_controller_host_connected{host=\"web-1\"}")? == 0.0)
-        })
+        })?;
+        Ok(())
+        .map(drop)
     })
 }
 
@@ -317,7 +319,7 @@ fn connections_that_say_nothing_are_bounded_and_in_nobodys_way() -> Result<()> {
             }
             ensure!(!answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
         }
-        until("all of them are gone", SOON, || Ok(open()? < before + 20))
+        until("all of them are gone", SOON, || Ok(open()? < before + 20)).map(drop)
     })
 }
 

@@ -15,6 +15,7 @@ pub(crate) struct MetricsOptions {
     /// Where /metrics, /healthz and /readyz are served, or "off"; outside of loopback over TLS with the
     /// host's certificate [default: 127.0.0.1:7481]
     #[arg(
+        id = "metrics-listen",
         long = "metrics-listen",
         env = "KCTL_AGENT_METRICS_LISTEN",
         value_name = "ADDRESS:PORT|off"
@@ -22,7 +23,12 @@ pub(crate) struct MetricsOptions {
     listen: Option<MetricsListen>,
     /// File with a bearer token that opens /metrics; outside of loopback a client certificate of the CA
     /// does too
-    #[arg(long = "metrics-token-file", env = "KCTL_AGENT_METRICS_TOKEN_FILE", value_name = "FILE")]
+    #[arg(
+        id = "metrics-token-file",
+        long = "metrics-token-file",
+        env = "KCTL_AGENT_METRICS_TOKEN_FILE",
+        value_name = "FILE"
+    )]
     token_file: Option<PathBuf>,
 }
 

@@ -156,6 +156,8 @@ pub(crate) struct Enforcement {
     allowance: Allowance,
     /// Entries that detection made since the agent's start, or found from before it.
     auto_made: u64,
+    /// What fires now.
+    alerts: Vec<pb::AlertEvent>,
     status: watch::Sender<pb::HostStatus>,
 }
 
@@ -194,6 +196,7 @@ impl Enforcement {
             rolled_back: VecDeque::new(),
             allowance: Allowance::new(config.detect.max_blocks_per_second),
             auto_made: 0,
+            alerts: Vec::new(),
             status: watch::Sender::new(pb::HostStatus::default()),
         };
         if let Some(aside) = stored.set_aside {

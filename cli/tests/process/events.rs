@@ -432,14 +432,6 @@ async fn mistakes_are_told_before_anything_connects() {
 }
 
 #[tokio::test]
-async fn a_type_that_nothing_makes_is_a_warning() {
-    let ran = fleet(past(vec![])).await.kctl("events --type alert,drop").await;
-    assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(ran.stderr.starts_with("warning: nothing makes events of type alert yet\n"), "{ran:?}");
-    assert_eq!(ran.stderr.matches("warning").count(), 1, "{ran:?}");
-}
-
-#[tokio::test]
 async fn the_schema_fits_what_is_printed() {
     let ran = kctl(Path::new("/nonexistent"), "events --dump-schema", "").await;
     assert_eq!(ran.code, 0, "{ran:?}");

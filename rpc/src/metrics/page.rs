@@ -4,8 +4,8 @@ use super::{calls, process};
 use crate::{Credentials, Validity};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric as _, text},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
+    metrics::MetricType,
     registry::Registry,
 };
 use std::{fmt, time::SystemTime};
@@ -150,20 +150,29 @@ impl Collector for Page {
             let mut metric =
                 encoder.encode_descriptor(family.name, family.help, None, family.kind)?;
             for value in &family.values {
-                let metric = metric.encode_family(&value.labels)?;
-                match (family.kind, value.value) {
-                    (MetricType::Counter, Number::Count(n)) => {
-                        ConstCounter::new(n).encode(metric)?
-                    }
-                    (MetricType::Counter, Number::Level(n)) => {
-                        ConstCounter::new(n).encode(metric)?
-                    }
-                    (_, Number::Level(n)) => ConstGauge::new(n).encode(metric)?,
-                    (_, Number::Count(n)) => ConstGauge::new(n).encode(metric)?,
+                if value.labels.is_empty() {
+                    value.value.encode(family.kind, &mut metric)?;
+                } else {
+                    value.value.encode(family.kind, &mut metric.encode_family(&value.labels)?)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl Number {
+    fn encode(self, kind: MetricType, metric: &mut MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        match (kind, self) {
+            (MetricType::Counter, Self::Count(n)) => {
+                metric.encode_counter::<NoLabelSet, _, u64>(&n, None)
+            }
+            (MetricType::Counter, Self::Level(n)) => {
+                metric.encode_counter::<NoLabelSet, _, u64>(&n, None)
+            }
+            (_, Self::Count(n)) => metric.encode_gauge(&(n as f64)),
+            (_, Self::Level(n)) => metric.encode_gauge(&n),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod csv;
 mod text;
 
 pub(crate) use csv::{HEADINGS, row};
+pub(crate) use text::alert;
 
 use crate::output::plain;
 use anstyle::{AnsiColor, Style};
