@@ -37,7 +37,7 @@ pub(crate) struct HostRow {
     rolled_back: Vec<RolledBackView>,
     /// What fires now; nothing is known of a host that is not connected.
     #[serde(serialize_with = "alerts")]
-    alerts: Vec<agent::AlertEvent>,
+    pub(crate) alerts: Vec<agent::AlertEvent>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]

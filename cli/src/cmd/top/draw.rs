@@ -270,6 +270,22 @@ mod tests {
     }
 
     #[test]
+    fn alerts_that_fire_are_counted_and_none_are_not_shown() {
+        let mut state = fleet();
+        let last = |state: &mut State| {
+            let text = text(state, 80, 24);
+            let line = text.lines().find(|it| it.contains("web-2")).unwrap_or_default();
+            line.trim_matches(['"', ' ']).split_whitespace().last().map(str::to_owned)
+        };
+        assert_eq!(last(&mut state).as_deref(), Some("-"));
+        let alerts = vec![Default::default(); 3];
+        let name = "web-2".to_owned();
+        let status = kctl_proto::agent::v1::HostStatus { name, alerts, ..Default::default() };
+        state.hosts(vec![status.into()]);
+        assert_eq!(last(&mut state).as_deref(), Some("3"));
+    }
+
+    #[test]
     fn no_size_is_too_small() {
         let sizes = [1, 2, 3, 4, 5, 7, 12, 20, 40, 79];
         for (width, height) in sizes.iter().flat_map(|width| sizes.map(|height| (*width, height))) {

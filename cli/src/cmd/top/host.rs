@@ -36,6 +36,8 @@ pub(super) struct Host {
     state: &'static str,
     /// The interfaces that its filter is on.
     filtered: Vec<String>,
+    /// How many alerts fire.
+    pub(super) alerts: usize,
     system: Option<Box<agent::System>>,
     pub(super) links: Option<Vec<agent::LinkStats>>,
     coming: Vec<agent::LinkStats>,
@@ -51,6 +53,7 @@ impl Host {
     /// What the controller or the agent says of it.
     pub(super) fn known(&mut self, row: HostRow) {
         self.state = row.state;
+        self.alerts = row.alerts.len();
         self.filtered = row.filter.interfaces.into_iter().map(|it| it.name).collect();
     }
 

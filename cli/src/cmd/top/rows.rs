@@ -166,8 +166,11 @@ fn of_host(name: &str, host: &Host) -> Row {
             Cell::number(network.map(|it| it.1), bytes),
             Cell::number(host.drops, short),
             Cell::number(host.syscalls, short),
-            // Hosts do not tell of any yet.
-            Cell::text(""),
+            Cell::number(Some(exact(host.alerts as u64)), |it| match it {
+                // Where there is none nothing catches the eye.
+                0.0 => String::new(),
+                some => whole(some),
+            }),
         ],
         is_bad: !host.is_well(),
     }
