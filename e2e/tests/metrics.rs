@@ -15,7 +15,7 @@ use kctl_e2e::{
     ATTACKER, CONTROLLER, Daemon, Foreign, Lab, WORKSTATION, block_attacker, ping, until, with_lab,
 };
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const AGENT: &str = "http://127.0.0.1:7481";
 const CONTROLLER_URL: &str = "http://127.0.0.1:7480";
 
