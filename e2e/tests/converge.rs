@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{ATTACKER, Lab, delete_rule, ping, rules, until, with_lab};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 /// How fast a host must be there again once its link is.
 const HEALED_WITHIN: Duration = Duration::from_secs(2);
 /// "About a second": the wait for silent hosts, and what kctl itself takes in a debug build.

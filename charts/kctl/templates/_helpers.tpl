@@ -65,6 +65,14 @@ in the kernel's maps and in the agent's lists together. */}}
 {{- add 128 (div (add (int64 .Values.agent.maxEntries) 1023) 1024) }}Mi
 {{- end }}
 
+{{/* The Secret with the token that opens /metrics, as the monitors name it; empty without one. */}}
+{{- define "kctl.metricsToken" -}}
+{{- $credentials := .Values.metrics.authorization.credentials }}
+{{- if and .Values.metrics.enabled $credentials }}
+{{- toYaml (pick $credentials "name" "key") }}
+{{- end }}
+{{- end }}
+
 {{- define "kctl.metricsEndpoint" -}}
 port: metrics
 scheme: https

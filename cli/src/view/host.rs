@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 pub(crate) struct HostRow {
     pub(crate) name: String,
     /// `connected` or `disconnected` as the controller sees it; `local` when the agent itself answers.
-    state: &'static str,
+    pub(crate) state: &'static str,
     since: Option<String>,
     #[serde(skip)]
     since_unix_ms: i64,
@@ -27,7 +27,7 @@ pub(crate) struct HostRow {
     peer: Option<String>,
     /// Why it is not in sync, and what to do.
     reason: Option<String>,
-    filter: FilterView,
+    pub(crate) filter: FilterView,
     store_id: Option<String>,
     addresses: Vec<String>,
     protected: Vec<String>,
@@ -37,12 +37,12 @@ pub(crate) struct HostRow {
     rolled_back: Vec<RolledBackView>,
     /// What fires now; nothing is known of a host that is not connected.
     #[serde(serialize_with = "alerts")]
-    alerts: Vec<agent::AlertEvent>,
+    pub(crate) alerts: Vec<agent::AlertEvent>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-struct FilterView {
-    interfaces: Vec<InterfaceView>,
+pub(crate) struct FilterView {
+    pub(crate) interfaces: Vec<InterfaceView>,
     entries: Option<u64>,
     revision: Option<u64>,
     in_sync: Option<bool>,

@@ -1,6 +1,6 @@
 //! `events`: what happens on hosts, as it happens or as it was.
 
-mod feed;
+pub(super) mod feed;
 mod sink;
 mod tally;
 

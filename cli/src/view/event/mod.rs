@@ -39,6 +39,12 @@ pub(crate) fn line(event: &EventView<'_>, wide: bool, coloured: bool) -> String 
     }
 }
 
+/// `12:34:56` and what happened, for where host and type are told elsewhere.
+pub(crate) fn brief(event: &EventView<'_>) -> [String; 2] {
+    let time = event.time.get(11..19).unwrap_or_default().to_owned();
+    [time, text::of(event).trim_end().to_owned()]
+}
+
 /// What is refused is red, what changes rights yellow, what is lost can't be missed.
 fn style(kind: Option<Kind>) -> Option<Style> {
     let colour = |it: AnsiColor| Some(it.on_default());
