@@ -8,6 +8,7 @@ use crate::support::{
     all, block,
 };
 use kctl_proto::controller::v1::{CreateTokenRequest, host, host_result::Status as Outcome};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -89,9 +90,9 @@ async fn all_there(api: &Api, count: usize) {
 async fn a_fleet_joins_is_blocked_and_comes_back_after_a_restart() {
     let count = number("KCTL_FLEET_HOSTS", 40);
     let blocks = number("KCTL_FLEET_BLOCKS", 5);
-    let files = nix::sys::resource::Resource::RLIMIT_NOFILE;
-    let (_, most) = nix::sys::resource::getrlimit(files).expect("a limit");
-    nix::sys::resource::setrlimit(files, most, most).expect("up to the hard limit");
+    // As many files as this process may have: it is both ends of the agents.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("its own");
     let controller = Controller::start();
     let api = controller.api().await;
     let alone = memory(controller.pid()).0;
