@@ -2,7 +2,9 @@
 
 use crate::maps;
 use agent_records::Tally;
+use agent_records::lookup::Seen;
 use core::arch::asm;
+use core::ptr::{read_volatile, write_volatile};
 
 /// Counts a verdict.
 #[inline(always)]
@@ -37,6 +39,30 @@ pub fn connection(port: u16) {
     }
 }
 
+/// Counts a packet in a record that belongs to this CPU.
+///
+/// # Safety
+///
+/// `seen` points into a map's value.
+#[inline(always)]
+pub unsafe fn single(seen: *mut Seen, slot: u32, size: Tally) {
+    // SAFETY: the caller's promise; no other CPU writes there.
+    unsafe {
+        let bytes = read_volatile(&raw const (*seen).bytes) + size.bytes;
+        write_volatile(&raw mut (*seen).bytes, bytes);
+        let packets = read_volatile(&raw const (*seen).packets) + size.packets as u32;
+        if packets < Seen::CARRY {
+            write_volatile(&raw mut (*seen).packets, packets);
+            return;
+        }
+        // Missing here before it is there: whoever reads there first never has too many.
+        write_volatile(&raw mut (*seen).packets, packets - Seen::CARRY);
+        if let Some(tally) = maps::HITS.get_ptr_mut(slot) {
+            atomic_add(&raw mut (*tally).packets, u64::from(Seen::CARRY));
+        }
+    }
+}
+
 #[inline(always)]
 fn add_own(tally: *mut Tally, size: Tally) {
     // SAFETY: a checked pointer into this CPU's own value.
@@ -56,13 +82,22 @@ pub fn add_shared(tally: *mut Tally, size: Tally) {
     }
 }
 
-/// Counts a sighting that had no room.
+/// Puts a new value in the place of a known one; not where another is there by now.
+///
+/// # Safety
+///
+/// `target` points to an aligned value that is valid for writes.
 #[inline(always)]
-pub fn unsighted() {
-    if let Some(count) = maps::UNSIGHTED.get_ptr_mut(0) {
-        // SAFETY: a checked pointer into a map's value.
-        unsafe { atomic_add(count, 1) };
+pub unsafe fn replace(target: *mut u64, known: u64, new: u64) -> bool {
+    let mut found = known;
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({target} + 0, r0, {new})",
+            target = in(reg) target, new = in(reg) new, inout("r0") found
+        );
     }
+    found == known
 }
 
 /// Counts an alarm that had no room.

@@ -258,7 +258,8 @@ pub extern "C" fn detect_source(high: u64, low: u64, ports: u64, when: u64, watc
     let (scan, flood) = (settings.scan_window, settings.flood_window);
     // SAFETY: a checked pointer into a map's value, here and below.
     unsafe {
-        let (way, is_known) = place(&(*set).head, print, now, if scan > flood { scan } else { flood });
+        let (way, is_known) =
+            place(&(*set).head, print, now, if scan > flood { scan } else { flood });
         let source: *mut Source = &raw mut (*set).sources[way];
         if is_known {
             again(&raw mut (*set).head, way, now);
@@ -291,8 +292,15 @@ pub extern "C" fn detect_source(high: u64, low: u64, ports: u64, when: u64, watc
     }
 }
 
-const NONE: Handshakes =
-    Handshakes { since: 0, watched: 0, syns: 0, progress: 0, base: 0, watch_syns: 0, watch_progress: 0 };
+const NONE: Handshakes = Handshakes {
+    since: 0,
+    watched: 0,
+    syns: 0,
+    progress: 0,
+    base: 0,
+    watch_syns: 0,
+    watch_progress: 0,
+};
 
 /// Notes a port of a source; how many distinct ones it tried within the window, where that is to be told.
 ///

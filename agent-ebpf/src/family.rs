@@ -5,8 +5,8 @@ use crate::guard;
 use crate::lookup;
 use crate::packet::read;
 use crate::rules;
-use agent_records::lookup::Key;
-use agent_records::{mapped, mask};
+use agent_records::lookup::{Key, Record};
+use agent_records::{Entry, mapped, mask};
 
 /// An IP version.
 pub trait Family {
@@ -48,8 +48,8 @@ pub trait Family {
     fn halves(source: Self::Address) -> (u64, u64);
     /// The destination as a key, of the header that begins there in the frame.
     fn destination(ctx: &impl Context, start: usize) -> Option<[u8; 16]>;
-    /// What the rule of a single address for every packet says; see [`rules::said`].
-    fn single(source: Self::Address) -> u64;
+    /// The rule of a single address for every packet, and its record.
+    fn single(source: Self::Address) -> Option<(Entry, *mut Record)>;
     /// Searches the family's rules of a kind; see [`rules::search`].
     fn search(source: Self::Address, near: u64, about: u64, kind: u32) -> u64;
     /// Searches those that name something; see [`rules::others`].
@@ -122,8 +122,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn single(source: u32) -> u64 {
-        rules::said(lookup::find4(source, Key::rest(4, Self::MAX_LEN, 0)))
+    fn single(source: u32) -> Option<(Entry, *mut Record)> {
+        lookup::find4(source, Key::rest(4, Self::MAX_LEN, 0))
     }
 
     #[inline(always)]
@@ -208,8 +208,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn single((high, low): (u64, u64)) -> u64 {
-        rules::said(lookup::find6(high, low, Key::rest(6, Self::MAX_LEN, 0)))
+    fn single((high, low): (u64, u64)) -> Option<(Entry, *mut Record)> {
+        lookup::find6(high, low, Key::rest(6, Self::MAX_LEN, 0))
     }
 
     #[inline(always)]

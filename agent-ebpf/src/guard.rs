@@ -21,7 +21,17 @@ pub fn passes<F: Family>(packet: &Packet<F>) -> bool {
     } else {
         0
     };
-    F::guarded(packet.source, ports) != 0 || has_port(packet)
+    may_pass::<F>(packet.source, ports) && F::guarded(packet.source, ports) != 0 || has_port(packet)
+}
+
+/// Whether the guard must be asked: a call costs more than this.
+#[inline(always)]
+fn may_pass<F: Family>(source: F::Address, ports: u64) -> bool {
+    let Some(guarded) = lookup::guarded() else { return false };
+    let uplink = guarded.uplinks >> ((ports >> 16) & 63) & 1;
+    let reply = u64::from((ports >> 32) as u8 == UDP);
+    // Without branches, which the verifier would follow with all that comes after.
+    F::guards_around(source) | uplink | reply != 0
 }
 
 /// Whether the guard has the destination port. Not asked within [`has`], because the verifier adds up the

@@ -3,7 +3,7 @@
 
 use crate::maps;
 use agent_records::lookup::{
-    CLASSES6, GUARD_NEAR, Guarded, KINDS, Key, LANES, Lookup, Record, Seed, bits, guard_bit,
+    CLASSES6, GUARD_NEAR, Guarded, KINDS, Key, LANES, Lookup, Record, Seed, bits, guard_bit, lane,
     near4, near6, place,
 };
 use agent_records::{Entry, mask};
@@ -185,17 +185,17 @@ pub fn guarded() -> Option<&'static Guarded> {
     Some(&lookup()?.guarded)
 }
 
-/// The rule of an IPv4 key.
+/// The rule of an IPv4 key, and its record.
 #[inline(always)]
-pub fn find4(address: u32, rest: u64) -> Option<Entry> {
+pub fn find4(address: u32, rest: u64) -> Option<(Entry, *mut Record)> {
     let half = half()?;
     let key = Key { high: u64::from(address), low: 0, rest };
     find(&half, half.seed.hash4(key.high, rest), &key)
 }
 
-/// The rule of an IPv6 key.
+/// The rule of an IPv6 key, and its record.
 #[inline(always)]
-pub fn find6(high: u64, low: u64, rest: u64) -> Option<Entry> {
+pub fn find6(high: u64, low: u64, rest: u64) -> Option<(Entry, *mut Record)> {
     let half = half()?;
     find(&half, half.seed.hash6(high, low, rest), &Key { high, low, rest })
 }
@@ -218,13 +218,13 @@ fn half() -> Option<Half> {
 }
 
 #[inline(always)]
-fn find(half: &Half, hash: u64, key: &Key) -> Option<Entry> {
+fn find(half: &Half, hash: u64, key: &Key) -> Option<(Entry, *mut Record)> {
     let (print, first, second) = place(hash, half.order);
-    let number = match lane(half.start + first, print) {
+    let number = match record(half.start + first, print) {
         Some(number) => number,
-        None => lane(half.start + second, print)?,
+        None => record(half.start + second, print)?,
     };
-    let record: *const Record = maps::RECORDS.get(number)?;
+    let record = maps::RECORDS.get_ptr_mut(number)?;
     // SAFETY: a checked pointer into a map's value.
     unsafe {
         let entry = &raw const (*record).entry;
@@ -239,13 +239,17 @@ fn find(half: &Half, hash: u64, key: &Key) -> Option<Entry> {
         let same = read_volatile(&raw const (*found).rest) == key.rest
             && read_volatile(&raw const (*found).high) == key.high
             && read_volatile(&raw const (*found).low) == key.low;
-        same.then_some(entry)
+        same.then_some((entry, record))
     }
 }
 
 #[inline(always)]
-fn lane(bucket: u32, print: u32) -> Option<u32> {
+fn record(bucket: u32, print: u32) -> Option<u32> {
     let bucket = maps::INDEX.get(bucket)?;
+    let own = lane(print);
+    if bucket.prints[own] == print {
+        return Some(bucket.records[own]);
+    }
     for lane in 0..LANES {
         if bucket.prints[lane] == print {
             return Some(bucket.records[lane]);

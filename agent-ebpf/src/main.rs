@@ -29,6 +29,7 @@ use rules::Match;
 
 /// Passes or drops one frame before the stack has it.
 #[xdp(frags)]
+#[inline(always)]
 pub fn kctl_filter(ctx: XdpContext) -> u32 {
     if drops(&ctx, packet::parse(&ctx)) { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
 }
@@ -76,6 +77,10 @@ fn judge<F: Family>(ctx: &impl Context, packet: &Packet<F>) -> bool {
     let matched = rules::matching::<F>(ctx, packet.source, &packet.transport);
     if !matches!(matched, Match::Nothing) && guard::passes(packet) {
         count::verdict(verdict::GUARDED, size);
+    } else if let Match::Single(record) = matched {
+        tell::met_single(ctx, packet, record, size);
+        count::verdict(verdict::DROPPED, size);
+        return true;
     } else if let Match::Drop(rule) = matched {
         tell::met(ctx, packet, rule, 0, size);
         count::hit(rule.slot, size);

@@ -6,8 +6,8 @@ use agent_records::detect::{
 };
 use agent_records::lookup::{Bucket, EXACT_WORDS, Lookup, MAX_INTERFACES, Record};
 use agent_records::{
-    Cycle, InterfaceName, MAX_TALKERS, MAX_UPLINKS, Pace, RING_BYTES, Range, Retired, Talker,
-    TalkerKey, Tally, Told, Uplink, verdict,
+    Crowd, Cycle, InterfaceName, MAX_TALKERS, MAX_UPLINKS, Pace, RING_BYTES, Range, Retired,
+    Talker, TalkerKey, Tally, Told, Uplink, verdict,
 };
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
@@ -55,12 +55,12 @@ pub static CYCLE: Array<Cycle> = Array::pinned(1, 0);
 /// What is told at once.
 #[map(name = "sightings")]
 pub static SIGHTINGS: RingBuf = RingBuf::pinned(RING_BYTES, 0);
-/// How often that had no room.
-#[map(name = "unsighted")]
-pub static UNSIGHTED: Array<u64> = Array::pinned(1, 0);
+/// Where that had no room, and what was not tried for it.
+#[map(name = "crowds")]
+pub static CROWDS: PerCpuArray<Crowd> = PerCpuArray::pinned(1, 0);
 /// What is told, by slot. For user space alone, as the next.
 #[map(name = "told")]
-pub static TOLD: Array<Told> = Array::pinned(1, 0);
+pub static TOLD: Array<Told> = Array::pinned(1, BPF_F_MMAPABLE);
 /// Rules that are gone and not told to the end, by slot.
 #[map(name = "retired")]
 pub static RETIRED: HashMap<u32, Retired> = HashMap::pinned(1, BPF_F_NO_PREALLOC);

@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::family::Family;
 use crate::lookup;
 use crate::packet::{Kind, Transport};
+use agent_records::lookup::Record;
 use agent_records::lookup::{GUARD, INTERFACE, block, kind, protocol as protocol_bits};
 use agent_records::{Entry, FOREVER, TCP, UDP};
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
@@ -19,6 +20,8 @@ pub enum Match {
     Monitor(Counted),
     /// An unexpired drop matches: the most specific one.
     Drop(Counted),
+    /// The same of a rule about one address and every packet, which counts in its record.
+    Single(*mut Record),
 }
 
 /// The rule that a packet counts on.
@@ -39,17 +42,13 @@ const DROP: u64 = 1 << 47;
 
 /// What the rules say of a packet.
 #[inline(always)]
-pub fn matching<F: Family>(
-    ctx: &impl Context,
-    source: F::Address,
-    transport: &Transport,
-) -> Match {
+pub fn matching<F: Family>(ctx: &impl Context, source: F::Address, transport: &Transport) -> Match {
     let near = F::around(source);
     if near == 0 {
         return Match::Nothing;
     }
-    if let Some(slot) = single::<F>(source, near) {
-        return Match::Drop(Counted { slot, prefix_len: F::MAX_LEN });
+    if let Some(record) = single::<F>(source, near) {
+        return Match::Single(record);
     }
     let mut found = F::search(source, near, 0, kind::ANY);
     if has_others::<F>(near) {
@@ -79,14 +78,14 @@ pub fn matching<F: Family>(
 /// Most rules are of one address and for every packet: those are asked without a call, which costs as
 /// much as the asking. Where such an address has a rule of another kind too, that comes first.
 #[inline(always)]
-fn single<F: Family>(source: F::Address, near: u64) -> Option<u32> {
+fn single<F: Family>(source: F::Address, near: u64) -> Option<*mut Record> {
     let masks = lookup::masks()?;
     let lengths = F::lengths(near, 0);
     if masks[F::ANY as usize] & lengths & !masks[F::OTHER as usize] & 1 == 0 {
         return None;
     }
-    let said = F::single(source);
-    if said & DROP != 0 { Some(said as u32) } else { None }
+    let (entry, record) = F::single(source)?;
+    is_ahead(entry.drop_until).then_some(record)
 }
 
 /// Whether rules of a service or an interface may be near.
@@ -215,8 +214,8 @@ fn all(bits: u64) -> u64 {
 
 /// What one rule says: its unexpired drop, or else its unexpired monitor, or nothing.
 #[inline(always)]
-pub fn said(entry: Option<Entry>) -> u64 {
-    let Some(entry) = entry else { return 0 };
+pub fn said(found: Option<(Entry, *mut Record)>) -> u64 {
+    let Some((entry, _)) = found else { return 0 };
     if is_ahead(entry.drop_until) {
         DROP | u64::from(entry.drop_slot)
     } else if is_ahead(entry.monitor_until) {

@@ -10,10 +10,14 @@ use crate::family::Family;
 use crate::maps;
 use crate::packet::{Kind, Packet};
 use crate::rules::Counted;
-use agent_records::{Cycle, MAX_SIGHTED, QUIET_CYCLES, Sighting, Talker, TalkerKey, Tally, has};
+use agent_records::lookup::{Record, Seen};
+use agent_records::{
+    Crowd, Cycle, MAX_SIGHTED, QUIET_CYCLES, Sighting, Talker, TalkerKey, Tally, has,
+};
 use aya_ebpf::bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use core::mem::MaybeUninit;
+use core::ptr::{read_volatile, write_volatile};
 
 /// What a packet's source was before it.
 struct Known {
@@ -70,6 +74,79 @@ pub fn met<F: Family>(
     sight(ctx, packet, rule.slot | kind, known.before, size, u64::from(wakeup));
 }
 
+/// A packet met a rule that counts in its record, and is counted. A record belongs to the CPU that saw the
+/// first of its packets, as most sources come in by one queue.
+#[inline(always)]
+pub fn met_single<F: Family>(
+    ctx: &impl Context,
+    packet: &Packet<F>,
+    record: *mut Record,
+    size: Tally,
+) {
+    let Some(&Cycle { epoch, .. }) = maps::CYCLE.get(0) else { return };
+    // SAFETY: a helper without arguments.
+    let mark = Seen::mark(unsafe { bpf_get_smp_processor_id() }, epoch);
+    // SAFETY: a checked pointer into a map's value.
+    let (seen, slot) =
+        unsafe { (&raw mut (*record).seen, read_volatile(&raw const (*record).entry.drop_slot)) };
+    // SAFETY: as above.
+    let mut owns = unsafe { read_volatile(&raw const (*seen).mark) } == mark;
+    if !owns {
+        // SAFETY: as above.
+        let (first, wakeup);
+        (owns, first, wakeup) = unsafe { first_in_cycle(seen, slot, mark, epoch) };
+        if first {
+            sight(ctx, packet, slot, UNKNOWN.before, size, u64::from(wakeup));
+        }
+    }
+    if owns {
+        // SAFETY: as above.
+        unsafe { count::single(seen, slot, size) };
+    } else {
+        count::hit(slot, size);
+    }
+}
+
+/// Bits of a cycle's number in a mark.
+const EPOCHS: u32 = (1 << Seen::EPOCH_BITS) - 1;
+
+/// Whether a record is this CPU's from now on; whether a packet is the first one in a cycle, and then
+/// whether it wakes the reader.
+///
+/// # Safety
+///
+/// `seen` points into a map's value.
+#[inline(always)]
+unsafe fn first_in_cycle(seen: *mut Seen, slot: u32, mark: u32, epoch: u32) -> (bool, bool, u32) {
+    // SAFETY: the caller's promise; packets and mark are one aligned word.
+    unsafe {
+        let pair = (&raw mut (*seen).packets).cast::<u64>();
+        let known = read_volatile(pair);
+        let last = (known >> 32) as u32;
+        let (owner, own) = (last & Seen::OWNER, mark & Seen::OWNER);
+        let mut quiet = owner == 0;
+        let cycles = (mark >> 10).wrapping_sub(last >> 10) & EPOCHS;
+        quiet |= cycles >= QUIET_CYCLES;
+        let mut first = owner == 0 || cycles != 0;
+        let marked = known & u64::from(u32::MAX) | u64::from(mark) << 32;
+        let owns = if owner == own {
+            // Of none, as for a CPU that owns nothing.
+            own != 0
+        } else {
+            owner == 0 && count::replace(pair, known, marked)
+        };
+        if owns {
+            write_volatile(&raw mut (*seen).mark, mark);
+        } else if let Some(pace) = maps::PACES.get_ptr_mut(slot) {
+            let seen_here = (*pace).epoch;
+            (*pace).epoch = epoch;
+            first &= seen_here != epoch;
+            quiet &= epoch.wrapping_sub(seen_here) >= QUIET_CYCLES;
+        }
+        (owns, first, if quiet { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
+    }
+}
+
 /// Counts a source, and says what it was before.
 #[inline(always)]
 fn talker(key: &TalkerKey, epoch: u32, size: Tally) -> Known {
@@ -107,12 +184,25 @@ fn sight<F: Family>(
     size: Tally,
     wakeup: u64,
 ) {
-    // The whole header was there when the source was read.
-    let destination = F::destination(ctx, packet.start).unwrap_or_default();
-    let Some(mut entry) = maps::SIGHTINGS.reserve::<Sighting>(0) else {
-        count::unsighted();
+    let (Some(crowd), Some(&Cycle { epoch, .. })) =
+        (maps::CROWDS.get_ptr_mut(0), maps::CYCLE.get(0))
+    else {
         return;
     };
+    // SAFETY: a checked pointer into this CPU's own value.
+    let crowd = unsafe { &mut *crowd };
+    if crowd.pause > 0 && crowd.epoch == epoch {
+        crowd.pause -= 1;
+        crowd.unsighted += 1;
+        return;
+    }
+    let Some(mut entry) = maps::SIGHTINGS.reserve::<Sighting>(0) else {
+        crowd.unsighted += 1;
+        (crowd.pause, crowd.epoch) = (Crowd::PAUSE, epoch);
+        return;
+    };
+    // The whole header was there when the source was read.
+    let destination = F::destination(ctx, packet.start).unwrap_or_default();
     let transport = &packet.transport;
     let (mut known, mut tcp_flags) = (0, 0);
     if transport.kind != Kind::Unknown {

@@ -25,6 +25,9 @@ pub const QUIET_CYCLES: u32 = 60;
 /// Uplinks, at most.
 pub const MAX_UPLINKS: u32 = 1_024;
 
+/// In the place of a slot: there was no such action yet.
+pub const NO_SLOT: u32 = u32::MAX;
+
 /// "Never", as an expiry.
 pub const FOREVER: u64 = u64::MAX;
 
@@ -43,9 +46,9 @@ pub struct Entry {
     pub drop_until: u64,
     /// Packets are counted until then.
     pub monitor_until: u64,
-    /// Index of its drop counter.
+    /// Index of its drop counter, or [`NO_SLOT`].
     pub drop_slot: u32,
-    /// Index of its monitor counter.
+    /// Index of its monitor counter, or [`NO_SLOT`].
     pub monitor_slot: u32,
 }
 
@@ -106,6 +109,23 @@ pub struct Cycle {
     pub zero: u32,
 }
 
+/// When the ring of sightings had no room, by CPU.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Crowd {
+    /// Sightings that had no room, or were not tried.
+    pub unsighted: u64,
+    /// The cycle that the last one had no room in.
+    pub epoch: u32,
+    /// How many are not tried any more in that cycle before the next one is.
+    pub pause: u32,
+}
+
+impl Crowd {
+    /// Sightings that are not tried after one had no room.
+    pub const PAUSE: u32 = 63;
+}
+
 /// A packet that met a rule, in the ring. It is written before the packet is counted.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +169,7 @@ pub mod has {
 }
 
 /// How far a slot was told, by slot; user space alone writes it. Counters of slots never go back: a
-/// rule that gets a used one counts from its base on.
+/// rule that gets a used one counts from its base on. Where a record counts too, that is in both.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Told {
@@ -250,8 +270,8 @@ mod user {
     #![expect(unsafe_code, reason = "aya moves records in and out of the kernel as bytes")]
 
     use super::{
-        Cycle, Entry, InterfaceName, Pace, Range, Retired, Sighting, Talker, TalkerKey, Tally,
-        Told, Uplink,
+        Crowd, Cycle, Entry, InterfaceName, Pace, Range, Retired, Sighting, Talker, TalkerKey,
+        Tally, Told, Uplink,
     };
     use super::{counters, detect, trace};
 
@@ -279,6 +299,8 @@ mod user {
     unsafe impl aya::Pod for Pace {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 4 + 4 bytes.
     unsafe impl aya::Pod for Cycle {}
+    // SAFETY: repr(C), integers only, and no padding: 8 + 4 + 4 bytes.
+    unsafe impl aya::Pod for Crowd {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 8 + 16 + 16 + 16 + 4 + 4 + 2 + 2 + 4 bytes.
     unsafe impl aya::Pod for Sighting {}
     // SAFETY: repr(C), integers only, and no padding: 16 + 16 bytes.

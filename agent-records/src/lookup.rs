@@ -146,11 +146,43 @@ pub struct Record {
     pub key: Key,
     /// What it says.
     pub entry: Entry,
-    /// Room to the end of the cache line.
-    pub zero: [u64; 2],
+    /// What it dropped, of what is not counted by slot.
+    pub seen: Seen,
+}
+
+/// What a rule about one address and every packet dropped on the CPU that owns its record. Only that CPU
+/// writes it, so it need not lock; other CPUs count by slot. Its counter is the sum of both.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// Bytes.
+    pub bytes: u64,
+    /// Packets, below [`Seen::CARRY`].
+    pub packets: u32,
+    /// The owner, and the cycle that it last saw a packet in; see [`Seen::mark`].
+    pub mark: u32,
+}
+
+impl Seen {
+    /// As many packets go over to the counter of the slot.
+    pub const CARRY: u32 = 1 << 31;
+    /// Bits of a mark that say whose it is: a CPU's number and one, or 0 when it is nobody's.
+    pub const OWNER: u32 = 1023;
+    /// Bits of the cycle's number above those.
+    pub const EPOCH_BITS: u32 = 22;
+
+    /// The mark of a CPU and a cycle; of nobody for CPUs that own nothing.
+    #[inline(always)]
+    pub const fn mark(cpu: u32, epoch: u32) -> u32 {
+        let owner = if cpu < Self::OWNER { cpu + 1 } else { 0 };
+        epoch << 10 | owner
+    }
 }
 
 impl Key {
+    /// In the rest of a key: no packet looks for it any more, and what it counted is not told to the end.
+    pub const GONE: u64 = 1 << 63;
+
     /// The rest of a key; what it is about has everything but version and prefix length.
     #[inline(always)]
     pub const fn rest(version: u64, prefix_len: u32, about: u64) -> u64 {
@@ -222,6 +254,12 @@ impl Seed {
     const fn end(&self, sum: u64) -> u64 {
         (sum ^ sum >> 32).wrapping_mul(self.last)
     }
+}
+
+/// The lane of a bucket that a fingerprint has where it can: most are found at once.
+#[inline(always)]
+pub const fn lane(print: u32) -> usize {
+    print as usize % LANES
 }
 
 /// Where a hash is in an index of an order: its fingerprint and its two buckets.

@@ -2,6 +2,7 @@
 //! other host.
 
 mod access;
+mod alerts;
 mod check;
 mod config;
 mod counters;

@@ -6,7 +6,7 @@ use crate::enforcer::Enforcer;
 use crate::events::{self, Events, Journal};
 use crate::rollback::Rollback;
 use crate::service::{self, Lifeline};
-use crate::{identity, network, observed, renewal, socket, uplink};
+use crate::{alerts, identity, network, observed, renewal, socket, uplink};
 use agent_kernel::{file::Roots, sys};
 use anyhow::Context as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -47,10 +47,18 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
     let writable = config.writable.clone();
     let events = journal(config)?;
     let counters = Counters::start(config, &enforcer, &tasks, &cancel).await;
-    let routes =
-        service::routes(&enforcer, &lifeline, &roots, writable, rollback, &events, counters)
-            .await?;
+    let routes = service::routes(
+        &enforcer,
+        &lifeline,
+        &roots,
+        writable,
+        rollback,
+        &events,
+        counters.clone(),
+    )
+    .await?;
     events::start(config, &events, &enforcer, &tasks, &cancel).await;
+    alerts::start(config, counters, &events, &enforcer, &tasks, &cancel);
     let nudges = network::watch(&enforcer, &tasks, &cancel).await;
     let listener = socket::bind(&config.socket)?;
     tasks.spawn(socket::serve(listener, routes.clone(), cancel.clone()));

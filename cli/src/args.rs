@@ -4,7 +4,7 @@
 use crate::{
     cmd::{
         audit, block, blocklist, ca, cat, context, cpufreq, disks, events, hosts, ipc, modules,
-        net, perf, proc, protect, ps, signal, stats, sysctl, sysinfo, token, user, version,
+        net, perf, proc, protect, ps, signal, stats, sysctl, sysinfo, token, top, user, version,
     },
     connect::Target,
     exit::usage,
@@ -138,6 +138,8 @@ pub(crate) enum Command {
     Ipc(ipc::IpcArgs),
     /// What kernels are busy with: system calls, page faults, switches, waits, TCP, as rates
     Perf(perf::PerfArgs),
+    /// The hosts' kernels at a glance, live: processors, memory, network, drops, system calls
+    Top(top::TopArgs),
     /// Links, addresses, routes, neighbours, rules, sockets and connections as the kernels have them
     Net(net::NetArgs),
     /// Tokens that hosts join with
@@ -157,7 +159,7 @@ pub(crate) enum Command {
 impl Command {
     /// Whether Ctrl-C is its usual end, which it sees to itself.
     pub(crate) fn ends_with_ctrl_c(&self) -> bool {
-        matches!(self, Self::Events(_) | Self::Perf(_))
+        matches!(self, Self::Events(_) | Self::Perf(_) | Self::Top(_))
     }
 }
 
@@ -314,6 +316,7 @@ mod tests {
             "kctl perf",
             "kctl perf --interval 1s --count 3 --by process --top 5 --pid 7 --host a,b --strict",
             "kctl perf --by syscall --syscalls read,openat -l role=web",
+            "kctl top --interval 500ms -l role=web",
             "kctl net routes -6 --table main --interface eth0 -l role=web --strict",
             "kctl net sockets --tcp --udp -6 --state estab,TIME-WAIT --port 22 --no-processes --info",
             "kctl net sockets --unix --listening --host a",

@@ -44,7 +44,7 @@ const READS: [&str; 28] = [
 pub(crate) async fn run(cli: Cli, given: &ArgMatches) -> anyhow::Result<Exit> {
     let Some(interval) = cli.global.watch else { return cmd::run(cli).await };
     let name = name(given);
-    if matches!(name.as_str(), "events" | "perf") {
+    if matches!(name.as_str(), "events" | "perf" | "top") {
         return Err(usage(format!("{name} goes on by itself: leave --watch away")));
     }
     if !READS.contains(&name.as_str()) || sets(given) {

@@ -324,7 +324,7 @@ impl Follower {
 /// Whether a status tells more than where the host is on its way through revisions.
 fn worth_saving(old: &pb::HostStatus, new: &pb::HostStatus) -> bool {
     let steady = |status: &pb::HostStatus| {
-        let mut status = pb::HostStatus { store: None, ..status.clone() };
+        let mut status = pb::HostStatus { store: None, alerts: Vec::new(), ..status.clone() };
         if let Some(filter) = &mut status.filter {
             (filter.entries, filter.memory_bytes) = (0, 0);
         }

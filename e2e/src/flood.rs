@@ -4,7 +4,7 @@ use crate::{ATTACKER, Lab, Pinger, until};
 use anyhow::{Result, ensure};
 use std::{net::IpAddr, time::Duration};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Blocks every address of the attacker on all hosts.
 pub fn block_attacker(lab: &Lab) -> Result<()> {

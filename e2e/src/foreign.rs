@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::{kernel::xdp_programs, lab::Lab, pins::BPFFS, wait::until};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// The XDP program of an agent on a host's eth0 that knows nothing of the host's own. Dropping it takes
 /// the program away.

@@ -78,11 +78,12 @@ fn rules_map(bpffs: &Path) -> Result<PathBuf> {
 }
 
 /// A record of an IPv4 rule begins with its address in host byte order, and has at 19 the length of its
-/// prefix and at 20 its IP version. Bit 3 of 18 says that it lets pass.
+/// prefix and at 20 its IP version. Bit 3 of 18 says that it lets pass, the highest of 23 that its rule is gone.
 fn rule(row: &Value) -> Result<Option<KernelRule>> {
     let (key, value) = (bytes(&row["key"])?, bytes(&row["value"])?);
     let guards = value.get(18).is_some_and(|byte| byte & 8 != 0);
-    if guards || value.get(20) != Some(&4) {
+    let gone = value.get(23).is_some_and(|byte| byte & 0x80 != 0);
+    if guards || gone || value.get(20) != Some(&4) {
         return Ok(None);
     }
     let record = key.try_into().ok().with_context(|| row.to_string())?;

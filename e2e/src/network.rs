@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use crate::{Capture, Datagram, FrameSender, Pinger, ping, sweep::unique_id, until};
 
-    const SOON: Duration = Duration::from_secs(5);
+    const SOON: Duration = Duration::from_secs(60);
 
     fn network() -> Result<Network> {
         let mut network = Network::create(&unique_id())?;

@@ -12,7 +12,7 @@ use kctl_e2e::{
 };
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
 const PINGS: u32 = 5;
 
 #[test]

@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{ATTACKER, Lab, delete_rule, ping, rules, until, with_lab};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 /// How fast a host must be there again once its link is.
 const HEALED_WITHIN: Duration = Duration::from_secs(2);
 /// "About a second": the wait for silent hosts, and what kctl itself takes in a debug build.
-const ABOUT_A_SECOND: Duration = Duration::from_millis(1500);
+const BEFORE_LONG: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_host_cut_off_for_a_moment_is_pending_and_converges() -> Result<()> {
@@ -104,8 +104,9 @@ fn a_change_made_while_an_agent_was_down_reaches_it_when_it_starts() -> Result<(
 /// returned.
 fn block_is_pending_on(lab: &Lab, cut_off: &str) -> Result<String> {
     let attacker = lab.place(ATTACKER)?.v4.to_string();
-    let answer = lab.kctl(&["block", &attacker, "--all-hosts", "-o", "json"])?.code(3)?;
-    ensure!(answer.elapsed < ABOUT_A_SECOND, "{answer}");
+    let answer = lab.kctl(&["block", &attacker, "--all-hosts", "--timeout", "1s", "-o", "json"])?;
+    let answer = answer.code(3)?;
+    ensure!(answer.elapsed < BEFORE_LONG, "{answer}");
     let answer = answer.json()?;
     let hosts = answer["hosts"].as_array().context("hosts is an array")?;
     assert_eq!(hosts.len(), 3, "{answer}");

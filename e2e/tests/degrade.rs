@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{ATTACKER, Foreign, Lab, ping, until, with_lab, xdp_programs};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 /// The agent looks at its interfaces every 10 s.
 const NEXT_LOOK: Duration = Duration::from_secs(25);
 

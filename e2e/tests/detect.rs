@@ -15,7 +15,7 @@ use kctl_e2e::{ATTACKER, BYSTANDER, EventReader, Lab, Place, SynSender, ping, un
 use serde_json::{Value, json};
 
 /// Generous: debug builds, and a machine that may be busy with other tests.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Joins a host whose agent has more arguments.
 fn join(lab: &mut Lab, args: &[&str]) -> Result<()> {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{ATTACKER, BYSTANDER, Lab, Pinger, ping, until, with_lab};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 /// Entries of a feed that is swapped: enough to take the agents a while.
 const ENTRIES: u32 = 20_000;
 

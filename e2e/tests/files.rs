@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{Lab, Output, Spawned, until, with_lab};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 /// The agent waits 10 s, and then the host connects again.
 const PUT_BACK_WITHIN: Duration = Duration::from_secs(30);
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::with_lab;
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 const ROUTES: usize = 100_000;
 /// Over what the agent had before there were any routes. The kernel's answer is 10 MB, which the agent holds
 /// while it reads and sends it 500 routes at a time: 31 to 36 MiB in all, also on a busy machine. All of

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{ATTACKER, Lab, ping, until, with_lab, xdp_programs};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_local_entry_stays_on_its_host_and_survives_convergence_and_restart() -> Result<()> {

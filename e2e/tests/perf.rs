@@ -8,7 +8,7 @@ use serde_json::Value;
 
 const HOSTS: [&str; 3] = ["web-1", "web-2", "web-3"];
 /// Generous: debug builds, and a machine that may be busy with other tests.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Makes so many calls of getppid(2) as a process of a host.
 fn call(lab: &Lab, host: &str, calls: u64) -> Result<()> {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{Lab, Output, Spawned, until, with_lab};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 const SECRET: &str = "s3cret\u{1b}[31m";
 
 /// A process of the test, killed at its end.

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{ATTACKER, CONTROLLER, Lab, Layout, WORKSTATION, ping, until, with_lab};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn malformed_and_misdirected_blocks_are_refused() -> Result<()> {

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 use anyhow::{Context, Result, ensure};
 use kctl_e2e::{until, with_lab};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn an_operator_of_some_hosts_does_what_is_granted_until_revoked() -> Result<()> {

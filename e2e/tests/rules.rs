@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{ATTACKER, Lab, Place, ping, until, with_lab};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_millis(400);
 
 /// Whether the attacker gets a connection.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{Lab, until, with_lab};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 fn run(lab: &Lab, host: &str, line: &str) -> Result<String> {
     let mut words = line.split_whitespace();

@@ -201,6 +201,7 @@ fn processes(payload: &Payload) -> [Option<&EventProcess>; 2] {
         Payload::Ptrace(it) => [it.process.as_ref(), it.target.as_ref()],
         Payload::Signal(it) => [it.process.as_ref(), it.target.as_ref()],
         Payload::Oom(it) => [None, it.victim.as_ref()],
+        Payload::Alert(it) => [it.cause.as_ref().and_then(|cause| cause.process.as_ref()), None],
         _ => [None, None],
     }
 }

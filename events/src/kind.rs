@@ -143,6 +143,7 @@ impl Kind {
             Payload::Route(_) => Self::Route,
             Payload::Neigh(_) => Self::Neigh,
             Payload::Uevent(_) => Self::Uevent,
+            Payload::Alert(_) => Self::Alert,
             Payload::Host(_) => Self::Host,
             Payload::Lost(_) => Self::Lost,
         })
@@ -156,11 +157,6 @@ impl Kind {
     /// Whether these pass every filter of types: they are about the stream itself.
     pub fn is_about_the_stream(self) -> bool {
         matches!(self, Self::Host | Self::Lost)
-    }
-
-    /// Whether anything makes these in this version.
-    pub fn is_made(self) -> bool {
-        !matches!(self, Self::Alert)
     }
 }
 

@@ -2,9 +2,7 @@
 //! read, without a call.
 
 use crate::kernel::{Address, follow, layout, read, setting};
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf,
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf};
 use core::ptr::read_volatile;
 
 /// `PF_EXITING`, linux/sched.h

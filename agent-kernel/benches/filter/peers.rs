@@ -5,7 +5,7 @@ use crate::median;
 use agent_kernel::filter::{Filter, Hook};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, ProgramArray};
-use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use std::net::IpAddr;
 
@@ -49,7 +49,7 @@ impl Peers {
             loader.map_max_entries(map, size.max(1));
         }
         let mut ebpf = loader.load(object).expect("root: the programs");
-        for name in ["source_frags", "empty", "parse", "hash", "lpm"] {
+        for name in ["source_frags", "empty", "parse", "hash", "lpm", "send", "drop"] {
             xdp(&mut ebpf, name).load().expect(name);
         }
         let next = ProgramArray::try_from(ebpf.take_map("FRAGS").expect("it is there"));
@@ -89,17 +89,57 @@ impl Peers {
             _ => xdp(&mut self.ebpf, name).fd().expect("loaded"),
         };
         self.next.set(0, fd, 0).expect("a program that takes frames of any size");
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let state = [self.random | 1, 0, sources.first, sources.count];
-        self.state.set(0, state, 0).expect("set");
-        let repeat = WINDOW * WINDOWS;
-        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
-        xdp(&mut self.ebpf, "source_frags").test_run(options).expect("the programs run");
+        self.run(sources, frame, WINDOW * WINDOWS);
         let starts: Vec<u64> =
             (0..WINDOWS).map(|window| self.windows.get(&window, 0).expect("there")).collect();
         let mut figures: Vec<f64> =
             starts.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / f64::from(WINDOW)).collect();
         median(&mut figures)
+    }
+}
+
+impl Peers {
+    /// Lets a program see nearly all of these sources.
+    pub(crate) fn run_all(&mut self, program: &Xdp, sources: &Sources) {
+        let fd = program.fd().expect("loaded");
+        self.next.set(0, fd, 0).expect("a program that takes frames of any size");
+        let repeat = u32::try_from(sources.count * 5).expect("a list");
+        self.run(sources, &frame(sources.family), repeat);
+    }
+
+    /// The least that drops.
+    pub(crate) fn drop_all(&mut self) -> &mut Xdp {
+        xdp(&mut self.ebpf, "drop")
+    }
+
+    /// Sends that many frames by an interface, to the other end of its pair.
+    pub(crate) fn send(&mut self, ifindex: u32, sources: &Sources, frames: u32) {
+        self.set(sources);
+        let frame = frame(sources.family);
+        let mut context = [0_u8; 24];
+        let len = u32::try_from(frame.len()).expect("a short frame");
+        context[4..8].copy_from_slice(&len.to_ne_bytes());
+        context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            ctx_in: Some(&context),
+            repeat: frames,
+            attrs: TestRunAttrs::new().xdp_live_frames(64),
+            ..TestRunOptions::default()
+        };
+        xdp(&mut self.ebpf, "send").test_run(options).expect("frames are sent");
+    }
+
+    fn set(&mut self, sources: &Sources) {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let state = [self.random | 1, 0, sources.first, sources.count];
+        self.state.set(0, state, 0).expect("set");
+    }
+
+    fn run(&mut self, sources: &Sources, frame: &[u8], repeat: u32) {
+        self.set(sources);
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
+        xdp(&mut self.ebpf, "source_frags").test_run(options).expect("the programs run");
     }
 }
 

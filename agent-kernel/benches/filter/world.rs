@@ -2,7 +2,7 @@
 
 use crate::lists::List;
 use crate::peers::program_of;
-use agent_kernel::filter::{Filter, FilterConfig};
+use agent_kernel::filter::{Filter, FilterConfig, Mode};
 use aya::programs::Xdp;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// Where everything happens.
 pub(crate) struct World {
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
     filters: Cell<u32>,
 }
 
@@ -30,6 +30,8 @@ impl World {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("own mounts");
         let folder = tempfile::tempdir().expect("a temporary folder");
         mount(Some("bpf"), folder.path(), Some("bpf"), MsFlags::empty(), none).expect("a bpffs");
+        // What others pin there is theirs.
+        mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).expect("a bpffs");
         let mut cpus = CpuSet::new();
         cpus.set(0).expect("a CPU");
         sched_setaffinity(Pid::from_raw(0), &cpus).expect("one CPU");
@@ -63,6 +65,24 @@ impl Filled {
         &self.program
     }
 
+    /// Filters an interface in its driver.
+    pub(crate) fn attach(&mut self, interface: &str) {
+        self.filter.attach(interface, Mode::Native).expect("attached");
+    }
+
+    /// Takes everything out, and says how long that took.
+    pub(crate) fn empty(&mut self, list: &List) -> Duration {
+        let changes: Vec<_> = list.changes().into_iter().map(|(key, _)| (key, None)).collect();
+        let start = Instant::now();
+        self.filter.update(&changes).expect("removed");
+        start.elapsed()
+    }
+
+    /// How many packets were dropped.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.filter.counters().expect("read").dropped.packets
+    }
+
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.filter.memory_bytes().expect("read")
     }
@@ -70,7 +90,20 @@ impl Filled {
 
 /// Runs a program to its end and throws away what it says.
 pub(crate) fn run(line: &str) {
+    if let Err(why) = try_run(line) {
+        panic!("{line}: {why}");
+    }
+}
+
+/// The same for one that may be missing, or refused by this kernel: says why.
+pub(crate) fn try_run(line: &str) -> Result<(), String> {
     let mut words = line.split_whitespace();
-    let output = Command::new(words.next().expect("a program")).args(words).output().expect(line);
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    let program = words.next().expect("a program");
+    let output =
+        Command::new(program).args(words).output().map_err(|it| format!("{program}: {it}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&output.stderr);
+    Err(text.lines().next().unwrap_or("failed").to_owned())
 }

@@ -1,6 +1,7 @@
 //! Names of system calls. It must not know who made them.
 
 use agent_records::counters::CALLS;
+use std::fmt;
 use syscalls::{x86, x86_64};
 
 /// A table of system calls.
@@ -52,6 +53,16 @@ impl Call {
         [Abi::X86_64, Abi::Ia32]
             .into_iter()
             .flat_map(move |abi| (0..last).map(move |number| Self { abi, number }))
+    }
+}
+
+/// Its name, or `syscall_NUMBER`.
+impl fmt::Display for Call {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => formatter.write_str(name),
+            None => write!(formatter, "syscall_{}", self.number),
+        }
     }
 }
 

@@ -10,14 +10,14 @@ use super::record;
 use super::table::{Pinned, object};
 use super::{Protocol, Rule, RuleKey};
 use crate::Error;
-use agent_records::Entry;
 use agent_records::lookup::{self, Key};
+use agent_records::{Entry, NO_SLOT, Told};
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Map, MapData};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Maps that only the old layout has, or has in another form.
-const REPLACED: [&str; 9] = [
+const REPLACED: [&str; 11] = [
     "lookup",
     "filter4",
     "filter6",
@@ -27,6 +27,8 @@ const REPLACED: [&str; 9] = [
     "guard4",
     "guard6",
     "guard_ports",
+    "told",
+    "unsighted",
 ];
 /// A key, an entry, and zeros.
 type OldRecord = [u64; 8];
@@ -34,6 +36,15 @@ type OldRecord = [u64; 8];
 /// What is pinned in the old layout.
 pub(super) struct Old {
     pins: Pins,
+}
+
+/// What this layout gets from the old one.
+#[derive(Default)]
+pub(super) struct Carried {
+    /// Rules, blocks of ports, and what passes.
+    pub(super) entries: Vec<(Key, Entry)>,
+    /// What is told, by slot.
+    pub(super) told: Vec<(u32, Told)>,
 }
 
 impl Old {
@@ -79,8 +90,18 @@ impl Old {
         Ok(())
     }
 
+    /// All that is not shared.
+    pub(super) fn carried(&self) -> Result<Carried, Error> {
+        let entries = self.entries()?;
+        let told = match self.has("told")? {
+            true => Pinned::open(&self.pins, "told")?.dump()?,
+            false => Vec::new(),
+        };
+        Ok(Carried { entries, told })
+    }
+
     /// Its rules, and what it lets pass.
-    pub(super) fn entries(&self) -> Result<Vec<(Key, Entry)>, Error> {
+    fn entries(&self) -> Result<Vec<(Key, Entry)>, Error> {
         let mut entries = Vec::new();
         if self.has("records")? {
             let records = Pinned::open(&self.pins, "records")?.dump::<u32, OldRecord>()?;
@@ -144,11 +165,13 @@ fn rule(
     };
     let key = Key { high, low, rest: rest & !0xff_ffff | service };
     let [a, b, c, d, monitor_slot @ ..] = slots.to_le_bytes();
+    // The number of an action that went is another's by now, or will be.
+    let slot = |until: u64, slot| if until == 0 { NO_SLOT } else { u32::from_le_bytes(slot) };
     let entry = Entry {
         drop_until,
         monitor_until,
-        drop_slot: u32::from_le_bytes([a, b, c, d]),
-        monitor_slot: u32::from_le_bytes(monitor_slot),
+        drop_slot: slot(drop_until, [a, b, c, d]),
+        monitor_slot: slot(monitor_until, monitor_slot),
     };
     Some((key, entry))
 }

@@ -145,7 +145,7 @@ impl Filter {
             old.share(&pins)?;
         }
         let mut program = Program::load(max_entries, &pins)?;
-        let carried = old.as_ref().map_or_else(|| Ok(Vec::new()), Old::entries)?;
+        let carried = old.as_ref().map(Old::carried).transpose()?.unwrap_or_default();
         let rules = Rules::open(&mut program, &pins, carried)?;
         let uplinks = Uplinks::open(&mut program, &pins)?;
         let counts = Counts::open(&mut program, &pins)?;
@@ -184,9 +184,19 @@ impl Filter {
         self.program.id(hook).map(|id| id.expect("it is loaded"))
     }
 
-    /// The rules in force, expired ones too until they are removed.
-    pub fn rules(&self) -> &HashMap<RuleKey, Rule> {
+    /// The rules in force, expired ones too until they are removed. It makes a list of them.
+    pub fn rules(&self) -> HashMap<RuleKey, Rule> {
         self.rules.rules()
+    }
+
+    /// One of them.
+    pub fn rule(&self, key: &RuleKey) -> Option<Rule> {
+        self.rules.rule(key)
+    }
+
+    /// Those of them that let pass.
+    pub fn passing(&self) -> HashMap<RuleKey, Rule> {
+        self.rules.passing()
     }
 
     /// The ways to controllers that always pass.
@@ -208,8 +218,8 @@ impl Filter {
     /// neither drops nor monitors.
     pub fn update(&mut self, changes: &[(RuleKey, Option<Rule>)]) -> Result<(), Error> {
         let rules = changes.iter().filter(|(_, rule)| rule.is_some()).count();
-        if self.rules.ledger().available() < rules.saturating_mul(2) {
-            self.untaken.extend(self.teller.make_room(self.rules.ledger())?);
+        if !self.rules.has_room(rules) {
+            self.untaken.extend(self.teller.make_room(&mut self.rules)?);
         }
         self.rules.update(changes)
     }
@@ -226,7 +236,7 @@ impl Filter {
     /// What is returned counts as told, beyond the end of this process.
     pub fn tell(&mut self) -> Result<Vec<Telling>, Error> {
         let mut told = std::mem::take(&mut self.untaken);
-        told.extend(self.teller.tell(self.rules.ledger())?);
+        told.extend(self.teller.tell(&mut self.rules)?);
         Ok(told)
     }
 
@@ -236,7 +246,7 @@ impl Filter {
     /// Beyond 32 sources of a rule and cycle it tells one sum without a source.
     pub fn summarize(&mut self) -> Result<Vec<Telling>, Error> {
         let mut told = std::mem::take(&mut self.untaken);
-        told.extend(self.teller.summarize(self.rules.ledger(), true)?);
+        told.extend(self.teller.summarize(&mut self.rules, true)?);
         Ok(told)
     }
 
@@ -307,7 +317,7 @@ impl Filter {
 
     /// Rules in force that drop or monitor.
     pub fn entries(&self) -> u64 {
-        self.rules.rules().len() as u64 - self.rules.guards()
+        self.rules.len() as u64 - self.rules.guards()
     }
 
     /// Rules in force that let pass.

@@ -105,17 +105,21 @@ fn pinned(pins: &Pins, map: &str) -> Option<MapInfo> {
 }
 
 fn load(max_entries: u32, pins: &Pins, hook: Hook) -> Result<Ebpf, Error> {
-    let slots =
-        pinned(pins, "hits").map_or(max_entries.saturating_mul(2), |hits| hits.max_entries());
+    let records = lookup::records(max_entries);
+    let slots = pinned(pins, "hits").map_or(records.saturating_mul(2), |hits| hits.max_entries());
     let tables = lookup::elements(max_entries);
     let wanted =
-        [("records", max_entries), ("index", tables), ("filter4", tables), ("filter6", tables)];
-    let by_slot = ["hits", "paces", "told", "retired", "ranges"].map(|map| (map, slots));
+        [("records", records), ("index", tables), ("filter4", tables), ("filter6", tables)];
+    let by_slot = ["hits", "paces", "told"].map(|map| (map, slots));
+    // Two actions of as many rules with ports; and those of several ports, which take two entries each.
+    let retired = max_entries.saturating_mul(2).saturating_add(128);
+    let by_rule = [("retired", retired), ("ranges", max_entries.saturating_add(64))];
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(pins.folder());
     for (map, max_entries) in wanted
         .into_iter()
         .chain(by_slot)
+        .chain(by_rule)
         .chain([("sightings", RING_BYTES), ("alarms", ALARM_BYTES)])
     {
         // A pinned map keeps its size, and aya must know it.

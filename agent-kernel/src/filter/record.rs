@@ -2,7 +2,6 @@
 //! checked.
 
 use super::interface::{Interface, Numbers, numbered};
-use super::services::Held;
 use super::{Action, Protocol, Rule, RuleKey, Service, Until};
 use agent_records::lookup::{GUARD, INTERFACE, Key, block, kind, protocol};
 use agent_records::{Entry, Retired, mapped};
@@ -179,8 +178,27 @@ pub(super) fn retired(owner: &Owner, number: u8) -> Retired {
     }
 }
 
+/// The owner of a slot of a record; `None` when it is none of that record's, or the record is not that of
+/// a rule without ports.
+pub(super) fn owner(key: &Key, entry: &Entry, slot: u32, numbers: &Numbers) -> Option<Owner> {
+    let Meaning::Any(key) = meaning(&living(key), numbers)? else { return None };
+    let action = if entry.drop_slot == slot {
+        Action::Drop
+    } else if entry.monitor_slot == slot {
+        Action::Monitor
+    } else {
+        return None;
+    };
+    Some(Owner { key, action })
+}
+
+/// A key as it was when its rule was not gone.
+pub(super) fn living(key: &Key) -> Key {
+    Key { rest: key.rest & !Key::GONE, ..*key }
+}
+
 /// The owner that a slot had; `None` when we would never have written it.
-pub(super) fn owner(retired: &Retired, numbers: &Numbers) -> Option<Owner> {
+pub(super) fn retired_owner(retired: &Retired, numbers: &Numbers) -> Option<Owner> {
     let address = address(retired.address, retired.family == 4)?;
     let prefix = IpNet::new(address, retired.prefix_len).ok()?;
     let service = match (retired.protocol, retired.port, retired.port_last) {
@@ -209,16 +227,6 @@ pub(super) fn octets(address: IpAddr) -> [u8; 16] {
 pub(super) fn address(octets: [u8; 16], is_v4: bool) -> Option<IpAddr> {
     let address = Ipv6Addr::from(octets);
     if is_v4 { address.to_ipv4_mapped().map(IpAddr::V4) } else { Some(IpAddr::V6(address)) }
-}
-
-/// What a rule of every packet writes.
-pub(super) fn entry(held: &Held) -> Entry {
-    Entry {
-        drop_until: until(held.rule.drop),
-        monitor_until: until(held.rule.monitor),
-        drop_slot: held.slots.drop,
-        monitor_slot: held.slots.monitor,
-    }
 }
 
 /// The rule of an entry; `None` when it says nothing.
@@ -307,7 +315,23 @@ mod tests {
             for action in [Action::Drop, Action::Monitor] {
                 let known = Owner { key, action };
                 let retired = retired(&known, number(&key));
-                assert_eq!(owner(&retired, &interfaces()), Some(known));
+                assert_eq!(retired_owner(&retired, &interfaces()), Some(known));
+            }
+        }
+    }
+
+    #[test]
+    fn a_slot_has_an_owner_while_its_record_is_in_use() {
+        let entry = Entry { drop_slot: 3, monitor_slot: 5, ..Entry::default() };
+        for rule in keys().into_iter().filter(|key| key.service.is_none()) {
+            let key = key(&rule, number(&rule));
+            let gone = Key { rest: key.rest | Key::GONE, ..key };
+            assert_eq!(meaning(&gone, &interfaces()), None, "no rule");
+            for key in [key, gone] {
+                let owner = |slot| owner(&key, &entry, slot, &interfaces());
+                assert_eq!(owner(3), Some(Owner { key: rule, action: Action::Drop }));
+                assert_eq!(owner(5), Some(Owner { key: rule, action: Action::Monitor }));
+                assert_eq!(owner(4), None);
             }
         }
     }

@@ -2,61 +2,67 @@
 //! them.
 
 mod adopt;
+mod count;
 
 use super::interface::{Interface, Interfaces};
 use super::ledger::Ledger;
 use super::lookup::LookupTable;
-use super::record::{self, Group, Owner, PORTLESS};
+use super::migrate::Carried;
+use super::record::{self, Group, Meaning, Owner, PORTLESS};
 use super::services::{Groups, Held, Pair, is_range, touched};
 use super::table::Table;
-use super::{Action, Drift, Hit, Rule, RuleKey, pins::Pins, program::Program};
+use super::{Action, Drift, Rule, RuleKey, pins::Pins, program::Program};
 use crate::error::{Error, ErrorKind};
 use agent_records::lookup::Key;
-use agent_records::{Entry, Range};
+use agent_records::{Entry, NO_SLOT, Range};
+use count::saw;
+use hashbrown::HashTable;
 use std::collections::{BTreeSet, HashMap};
 
 pub(super) struct Rules {
-    /// `rules` as entries, and the entries of packets without ports.
+    /// Rules without ports, and what blocks of ports say.
     table: LookupTable,
     ledger: Ledger,
     /// Where rules of several ports begin and end, by slot.
     ranges: Table<u32, Range>,
     interfaces: Interfaces,
     max_entries: u32,
-    /// What was asked for.
-    rules: HashMap<RuleKey, Rule>,
-    /// Those with ports.
+    /// Rules with ports.
     groups: Groups,
+    /// How many rules there are.
+    count: usize,
     /// How many always pass.
     guards: u64,
 }
 
-/// The last change of each key, as far as it changes something.
-type Changes = HashMap<RuleKey, Option<Rule>>;
+/// The last change of each key, as far as it changes something, with host bits cut off.
+type Changes = Vec<(RuleKey, Option<Rule>)>;
 
 impl Rules {
     /// Takes over what the maps hold and what is carried over from others.
     pub(super) fn open(
         program: &mut Program,
         pins: &Pins,
-        carried: Vec<(Key, Entry)>,
+        carried: Carried,
     ) -> Result<Self, Error> {
-        let ledger = Ledger::open(program, pins)?;
+        let ledger = Ledger::open(program, pins, &carried.told)?;
         let interfaces = Interfaces::open(program, pins)?;
         let is_ours = |key: &Key, entry: &Entry| {
-            record::meaning(key, interfaces.numbers()).is_some() && record::rule(entry).is_some()
+            let is_gone = key.rest & Key::GONE != 0;
+            record::meaning(&record::living(key), interfaces.numbers()).is_some()
+                && (is_gone || record::rule(entry).is_some())
         };
         let mut table = LookupTable::open(pins, is_ours)?;
-        let carried = carried.into_iter().filter(|(key, entry)| is_ours(key, entry));
-        table.carry(carried.take(table.capacity() as usize).collect())?;
+        let entries = carried.entries.into_iter().filter(|(key, entry)| is_ours(key, entry));
+        table.carry(entries.take(table.available()).collect())?;
         let mut opened = Self {
-            max_entries: table.capacity().min(ledger.capacity() / 2),
+            max_entries: table.max_entries().min(ledger.capacity() / 2),
             table,
             ledger,
             ranges: Table::open(program, pins, "ranges")?,
             interfaces,
-            rules: HashMap::new(),
             groups: Groups::default(),
+            count: 0,
             guards: 0,
         };
         opened.adopt(program.fresh)?;
@@ -64,8 +70,47 @@ impl Rules {
         Ok(opened)
     }
 
-    pub(super) fn rules(&self) -> &HashMap<RuleKey, Rule> {
-        &self.rules
+    pub(super) fn rules(&self) -> HashMap<RuleKey, Rule> {
+        let plain = self.plain().filter_map(|(key, entry)| Some((key, record::rule(entry)?)));
+        plain.chain(self.groups.iter().map(|(key, held)| (key, held.rule))).collect()
+    }
+
+    /// Those that let pass.
+    pub(super) fn passing(&self) -> HashMap<RuleKey, Rule> {
+        let numbers = self.interfaces.numbers();
+        let plain = self.table.iter().filter(|(_, key, _)| key.guards());
+        let plain = plain.filter_map(|(_, key, entry)| match record::meaning(key, numbers)? {
+            Meaning::Any(key) => Some((key, record::rule(entry)?)),
+            Meaning::Block(..) => None,
+        });
+        let ports = self.groups.iter().filter(|(key, _)| key.guards);
+        plain.chain(ports.map(|(key, held)| (key, held.rule))).collect()
+    }
+
+    pub(super) fn rule(&self, key: &RuleKey) -> Option<Rule> {
+        self.held(key).map(|held| held.rule)
+    }
+
+    /// Rules without ports.
+    fn plain(&self) -> impl Iterator<Item = (RuleKey, &Entry)> {
+        self.table.iter().filter_map(|(_, key, entry)| {
+            match record::meaning(key, self.interfaces.numbers())? {
+                Meaning::Any(key) => Some((key, entry)),
+                Meaning::Block(..) => None,
+            }
+        })
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether so many more rules fit beside those that are gone and not told to the end.
+    pub(super) fn has_room(&self, more: usize) -> bool {
+        let needed = more.saturating_mul(2);
+        let fits = self.ledger.available() >= needed && self.table.available() >= needed;
+        fits || self.ledger.gone().next().is_none() && self.ledger.leaving().next().is_none()
     }
 
     /// How many of them always pass.
@@ -102,40 +147,59 @@ impl Rules {
         let named = changes.iter().filter(|(_, rule)| rule.is_some());
         let named: BTreeSet<_> = named.filter_map(|(key, _)| key.interface).collect();
         if !named.is_empty() {
-            let (rules, ledger) = (&self.rules, &self.ledger);
-            let used = || {
-                let owners = ledger.leaving_owners().filter_map(|owner| owner.key.interface);
-                rules.keys().filter_map(|key| key.interface).chain(owners).collect()
-            };
-            self.interfaces.admit(&named, used)?;
+            let used = self.used_interfaces();
+            self.interfaces.admit(&named, || used)?;
         }
         self.table.reserve(new4, new6)?;
-        let result = self.apply(&changes);
+        let mut gone = Vec::new();
+        let result = self.apply(&changes, &mut gone);
+        self.ledger.go(gone);
         // Whatever of it was done is reflected in the masks.
         self.table.publish_lengths();
         result.and_then(|()| self.table.tidy())
     }
 
-    fn apply(&mut self, changes: &Changes) -> Result<(), Error> {
+    /// Interfaces that rules name, or did until lately.
+    fn used_interfaces(&self) -> BTreeSet<Interface> {
+        let numbers = self.interfaces.numbers();
+        let gone = self.ledger.gone().map(|record| self.table.at(record).0);
+        let plain = self.table.iter().map(|(_, key, _)| *key).chain(gone);
+        let plain = plain.filter(|key| record::living(key).interface() != 0);
+        let plain =
+            plain.filter_map(|key| match record::meaning(&record::living(&key), numbers)? {
+                Meaning::Any(rule) => rule.interface,
+                Meaning::Block(group, _) => group.interface,
+            });
+        let owners = self.ledger.leaving_owners().filter_map(|owner| owner.key.interface);
+        plain.chain(owners).collect()
+    }
+
+    /// Makes the changes; `gone` gets the records of entries that went.
+    fn apply(&mut self, changes: &Changes, gone: &mut Vec<u32>) -> Result<(), Error> {
         let leaving = self.leaving(changes);
         let slots: Vec<u32> = leaving.iter().map(|(slot, _)| *slot).collect();
         self.ledger.will_leave(&slots, &self.interfaces)?;
         // What drops more, or as much, comes before what drops less: an address that goes from a rule
         // of its own to a wider one is dropped all along.
-        let plain = changes.iter().filter(|(key, _)| key.service.is_none());
-        let upserts = plain.clone().filter_map(|(key, rule)| Some((*key, (*rule)?)));
-        let (more, less): (Vec<_>, Vec<_>) = upserts
-            .partition(|(key, rule)| rule.drop >= self.rules.get(key).and_then(|old| old.drop));
-        self.put_plain(&more)?;
+        let mut less = Vec::new();
+        for (rule_key, rule) in changes.iter().filter(|(key, _)| key.service.is_none()) {
+            let (key, Some(rule)) = (self.key(rule_key), *rule) else { continue };
+            let old = self.table.get(&key).copied();
+            if record::until(rule.drop) < old.map_or(0, |old| old.drop_until) {
+                less.push((key, rule_key.guards, rule, old));
+            } else {
+                self.put_plain(key, rule_key.guards, rule, old)?;
+            }
+        }
         let (mut weaker, mut unneeded) = (Vec::new(), Vec::new());
         for (group, block) in self.change_services(changes)? {
             let key = self.block_key(&group, block);
             match (self.groups.entry(&group, block), self.table.get(&key)) {
                 (None, _) => unneeded.push(key),
                 (Some(new), Some(old)) if new.drop_until < old.drop_until => {
-                    weaker.push((key, new))
+                    weaker.push((key, new));
                 }
-                (Some(new), _) => self.table.put(key, new)?,
+                (Some(new), _) => drop(self.table.put(key, new)?),
             }
         }
         // A length is looked at once its entries are there, and until its last one is gone.
@@ -143,13 +207,18 @@ impl Rules {
         for (key, entry) in weaker {
             self.table.put(key, entry)?;
         }
-        self.put_plain(&less)?;
-        for key in unneeded {
-            self.table.take(&key);
+        for (key, guards, rule, old) in less {
+            self.put_plain(key, guards, rule, old)?;
         }
-        for (key, _) in plain.filter(|(_, rule)| rule.is_none()) {
-            if self.forget(key) {
-                self.table.take(&self.key(key));
+        gone.extend(unneeded.iter().filter_map(|key| self.table.take(key)));
+        for (rule_key, rule) in changes {
+            if rule.is_some() || rule_key.service.is_some() {
+                continue;
+            }
+            if let Some(number) = self.table.take(&self.key(rule_key)) {
+                gone.push(number);
+                self.count -= 1;
+                self.guards -= u64::from(rule_key.guards);
             }
         }
         self.ledger.leave(&slots);
@@ -159,12 +228,43 @@ impl Rules {
         Ok(())
     }
 
-    fn put_plain(&mut self, rules: &[(RuleKey, Rule)]) -> Result<(), Error> {
-        for (key, rule) in rules {
-            let held = self.counted(*key, self.held(key), *rule)?;
-            self.table.put(self.key(key), record::entry(&held))?;
-            self.note(*key, held);
+    /// Writes a rule without ports: an action that goes on keeps its counter, a new one starts at zero.
+    /// What always passes is not counted.
+    fn put_plain(
+        &mut self,
+        key: Key,
+        guards: bool,
+        rule: Rule,
+        old: Option<Entry>,
+    ) -> Result<(), Error> {
+        let none = Entry { drop_slot: NO_SLOT, monitor_slot: NO_SLOT, ..Entry::default() };
+        let before = old.unwrap_or(none);
+        let mut entry = Entry {
+            drop_until: record::until(rule.drop),
+            monitor_until: record::until(rule.monitor),
+            ..before
+        };
+        for (slot, old_until, until) in [
+            (&mut entry.drop_slot, before.drop_until, entry.drop_until),
+            (&mut entry.monitor_slot, before.monitor_until, entry.monitor_until),
+        ] {
+            if until == 0 || guards {
+                continue;
+            }
+            if *slot == NO_SLOT {
+                *slot = self.ledger.take();
+            } else if old_until == 0 {
+                self.ledger.restart(*slot, saw(&self.table, &self.ledger, *slot))?;
+            }
         }
+        let number = self.table.put(key, entry)?;
+        for slot in [entry.drop_slot, entry.monitor_slot] {
+            if slot != NO_SLOT && !guards {
+                self.ledger.own(slot, number);
+            }
+        }
+        self.count += usize::from(old.is_none());
+        self.guards += u64::from(old.is_none() && guards);
         Ok(())
     }
 
@@ -175,9 +275,9 @@ impl Rules {
             let Some((group, ports)) = Group::of(key) else { continue };
             blocks.extend(touched(group, ports));
             match rule {
-                None => drop(self.forget(key)),
+                None => self.forget(key),
                 Some(rule) => {
-                    let held = self.counted(*key, self.held(key), *rule)?;
+                    let held = self.with_slots(*key, self.held(key), *rule);
                     if is_range(key) {
                         self.remember(key, &held)?;
                     }
@@ -206,23 +306,25 @@ impl Rules {
 
     /// The changes that change something, with host bits cut off.
     fn real_changes(&self, changes: &[(RuleKey, Option<Rule>)]) -> Result<Changes, Error> {
-        let mut real = Changes::default();
-        for (key, rule) in changes {
-            let invalid = |why| Error::new(ErrorKind::Invalid, format!("rule {}", key.prefix), why);
-            if key.service.is_some_and(|it| it.first == 0 || it.first > it.last) {
-                return Err(invalid("ports must be 1 to 65535, the lower first"));
+        changes.iter().try_for_each(|(key, rule)| possible(key, *rule))?;
+        let trunc = |key: &RuleKey| RuleKey { prefix: key.prefix.trunc(), ..*key };
+        let mut real = Vec::with_capacity(changes.len());
+        let mut seen: HashTable<u32> = HashTable::with_capacity(changes.len());
+        let hash = |key: &RuleKey| self.table.hash(&self.key(key));
+        // From the end, so that of each key the last is met first.
+        for (place, (key, rule)) in changes.iter().enumerate().rev() {
+            let key = trunc(key);
+            let hashed = hash(&key);
+            let known = |place: &u32| &changes[*place as usize].0;
+            if seen.find(hashed, |place| trunc(known(place)) == key).is_some() {
+                continue;
             }
-            if key.guards
-                && (rule.is_some_and(|rule| rule != Rule::PASS) || key.interface.is_some())
-            {
-                return Err(invalid("what always passes does so forever, by every interface"));
+            let place = u32::try_from(place).expect("nobody makes four billion changes");
+            seen.insert_unique(hashed, place, |place| hash(known(place)));
+            if self.held(&key).map(|held| held.rule) != *rule {
+                real.push((key, *rule));
             }
-            if rule.is_some_and(|rule| rule.drop.is_none() && rule.monitor.is_none()) {
-                return Err(invalid("must drop or monitor"));
-            }
-            real.insert(RuleKey { prefix: key.prefix.trunc(), ..*key }, *rule);
         }
-        real.retain(|key, rule| self.rules.get(key) != rule.as_ref());
         Ok(real)
     }
 
@@ -237,7 +339,7 @@ impl Rules {
         };
         for (key, rule) in changes {
             let Some(rule) = rule else { continue };
-            new_rules += usize::from(!self.rules.contains_key(key));
+            new_rules += usize::from(self.held(key).is_none());
             match Group::of(key) {
                 None => {
                     let number = self.interfaces.number(key.interface);
@@ -255,7 +357,7 @@ impl Rules {
         }
         let (new, held) = (new4 + new6, self.table.len());
         let max = self.max_entries as usize;
-        let fits = held + new <= max && self.rules.len() + new_rules <= max;
+        let fits = held + new <= max && self.count + new_rules <= max;
         if fits || (new == 0 && new_rules == 0) {
             return Ok((new4, new6));
         }
@@ -270,31 +372,33 @@ impl Rules {
         if let Some((group, ports)) = Group::of(key) {
             return self.groups.get(&group, ports).copied();
         }
-        let rule = *self.rules.get(key)?;
-        let entry = self.table.get(&self.key(key))?;
-        Some(Held { rule, slots: Pair { drop: entry.drop_slot, monitor: entry.monitor_slot } })
+        // One that names an interface without a number is not there.
+        let number = self.interfaces.number(key.interface)?;
+        let entry = self.table.get(&record::key(key, number))?;
+        let slots = Pair { drop: entry.drop_slot, monitor: entry.monitor_slot };
+        Some(Held { rule: record::rule(entry)?, slots })
     }
 
-    /// A rule with its counters: an action that goes on keeps its own, a new one starts at zero. The
-    /// number of an action that went stays, for packets that have just met it.
-    fn counted(&mut self, key: RuleKey, old: Option<Held>, rule: Rule) -> Result<Held, Error> {
+    /// A rule with ports with its counters: an action that goes on keeps its own, a new one starts at
+    /// zero. The number of an action that went stays, for packets that have just met it.
+    fn with_slots(&mut self, key: RuleKey, old: Option<Held>, rule: Rule) -> Held {
         let mut slots = old.map_or_else(Pair::default, |old| old.slots);
         // What always passes is not counted; the slot of several ports tells which they are.
         if !key.guards || is_range(&key) {
             if rule.drop.is_some() && old.is_none_or(|old| old.rule.drop.is_none()) {
-                slots.drop = self.ledger.take(Owner { key, action: Action::Drop })?;
+                slots.drop = self.ledger.take_for(Owner { key, action: Action::Drop });
             }
             if rule.monitor.is_some() && old.is_none_or(|old| old.rule.monitor.is_none()) {
-                slots.monitor = self.ledger.take(Owner { key, action: Action::Monitor })?;
+                slots.monitor = self.ledger.take_for(Owner { key, action: Action::Monitor });
             }
         }
-        Ok(Held { rule, slots })
+        Held { rule, slots }
     }
 
-    /// The slots of actions that the changes end, and whether they are of several ports.
+    /// The slots of actions of rules with ports that the changes end, and whether they are of several.
     fn leaving(&self, changes: &Changes) -> Vec<(u32, bool)> {
         let mut leaving = Vec::new();
-        for (key, rule) in changes {
+        for (key, rule) in changes.iter().filter(|(key, _)| key.service.is_some()) {
             let Some(old) = self.held(key).filter(|_| !key.guards || is_range(key)) else {
                 continue;
             };
@@ -308,22 +412,22 @@ impl Rules {
         leaving
     }
 
+    /// Takes note of a rule with ports.
     fn note(&mut self, key: RuleKey, held: Held) {
-        let is_new = self.rules.insert(key, held.rule).is_none();
+        let Some((group, ports)) = Group::of(&key) else { return };
+        let is_new = self.groups.get(&group, ports).is_none();
+        self.count += usize::from(is_new);
         self.guards += u64::from(is_new && key.guards);
-        if let Some((group, ports)) = Group::of(&key) {
-            self.groups.insert(group, ports, held);
-        }
+        self.groups.insert(group, ports, held);
     }
 
-    /// Whether the rule was there.
-    fn forget(&mut self, key: &RuleKey) -> bool {
-        let was_there = self.rules.remove(key).is_some();
-        self.guards -= u64::from(was_there && key.guards);
-        if let Some((group, ports)) = Group::of(key) {
+    fn forget(&mut self, key: &RuleKey) {
+        let Some((group, ports)) = Group::of(key) else { return };
+        if self.groups.get(&group, ports).is_some() {
+            self.count -= 1;
+            self.guards -= u64::from(key.guards);
             self.groups.remove(&group, ports);
         }
-        was_there
     }
 
     pub(super) fn ledger(&mut self) -> &mut Ledger {
@@ -334,25 +438,19 @@ impl Rules {
     pub(super) fn verify(&mut self) -> Result<Drift, Error> {
         self.table.verify()
     }
+}
 
-    /// Rules that met something.
-    pub(super) fn hits(&self) -> Result<Vec<Hit>, Error> {
-        let tallies = self.ledger.met()?;
-        let mut hits = Vec::new();
-        for key in self.rules.keys().filter(|key| !key.guards) {
-            let Held { rule, slots } = self.held(key).expect("every rule is held");
-            let actions = [
-                (Action::Drop, rule.drop, slots.drop),
-                (Action::Monitor, rule.monitor, slots.monitor),
-            ];
-            for (action, until, slot) in actions {
-                let tally = tallies.get(slot as usize).copied().unwrap_or_default();
-                if until.is_some() && tally.packets > 0 {
-                    let (packets, bytes) = (tally.packets, tally.bytes);
-                    hits.push(Hit { key: *key, action, packets, bytes });
-                }
-            }
-        }
-        Ok(hits)
+/// Refuses what no rule can be.
+fn possible(key: &RuleKey, rule: Option<Rule>) -> Result<(), Error> {
+    let invalid = |why| Err(Error::new(ErrorKind::Invalid, format!("rule {}", key.prefix), why));
+    if key.service.is_some_and(|it| it.first == 0 || it.first > it.last) {
+        return invalid("ports must be 1 to 65535, the lower first");
     }
+    if key.guards && (rule.is_some_and(|rule| rule != Rule::PASS) || key.interface.is_some()) {
+        return invalid("what always passes does so forever, by every interface");
+    }
+    if rule.is_some_and(|rule| rule.drop.is_none() && rule.monitor.is_none()) {
+        return invalid("must drop or monitor");
+    }
+    Ok(())
 }

@@ -40,6 +40,15 @@ impl Groups {
         if ports.0 == ports.1 { services.single.get(&ports.0) } else { services.ranges.get(&ports) }
     }
 
+    /// Every rule.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (RuleKey, &Held)> {
+        self.0.iter().flat_map(|(group, services)| {
+            let single = services.single.iter().map(|(port, held)| ((*port, *port), held));
+            let ranges = services.ranges.iter().map(|(ports, held)| (*ports, held));
+            single.chain(ranges).map(|(ports, held)| (group.rule(ports), held))
+        })
+    }
+
     pub(super) fn insert(&mut self, group: Group, ports: Ports, held: Held) {
         let services = self.0.entry(group).or_default();
         if ports.0 == ports.1 {

@@ -72,6 +72,8 @@ pub struct Statistics {
     pub multicast: u64,
     /// Collisions while sending.
     pub collisions: u64,
+    /// Times that the carrier was lost or found; `None` where the kernel does not tell.
+    pub carrier_changes: Option<u64>,
 }
 
 // Not in libc; linux/if_link.h.
@@ -174,7 +176,7 @@ fn read_all(payload: &[u8], names: &Links) -> io::Result<(Link, bool)> {
         xdp: Vec::new(),
         statistics: None,
     };
-    let (mut elsewhere, mut of_radio) = (false, false);
+    let (mut elsewhere, mut of_radio, mut carrier_changes) = (false, false, None);
     for attribute in attributes(rest) {
         let (kind, value) = attribute?;
         match kind {
@@ -191,9 +193,13 @@ fn read_all(payload: &[u8], names: &Links) -> io::Result<(Link, bool)> {
             libc::IFLA_WIRELESS => of_radio = true,
             libc::IFLA_LINKINFO => read_info(value, &mut link)?,
             libc::IFLA_XDP => link.xdp = xdp(value)?,
+            libc::IFLA_CARRIER_CHANGES => carrier_changes = Some(u64::from(u32(value)?)),
             libc::IFLA_STATS64 => link.statistics = Some(statistics(value)?),
             _ => {}
         }
+    }
+    if let Some(statistics) = &mut link.statistics {
+        statistics.carrier_changes = carrier_changes;
     }
     if elsewhere {
         link.link = None;
@@ -285,6 +291,7 @@ fn statistics(value: &[u8]) -> io::Result<Statistics> {
         tx_dropped: counter(7),
         multicast: counter(8),
         collisions: counter(9),
+        carrier_changes: None,
     })
 }
 

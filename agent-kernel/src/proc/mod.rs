@@ -6,6 +6,7 @@
 mod cgroup;
 mod clock;
 mod command;
+mod conntrack;
 mod cpu;
 mod file;
 mod holder;
@@ -23,6 +24,7 @@ mod taint;
 mod user;
 
 pub(crate) use cgroup::container_id;
+pub use conntrack::conntrack_room;
 pub use cpu::{CpuTimes, Utilisation, cpu_times};
 pub(crate) use file::text;
 pub use holder::{SocketHolder, SocketHolders, socket_holders};
@@ -30,7 +32,7 @@ pub use ipc::{Id, Ipc, IpcRoots, Kind, Msg, Owner, Sem, Shm, ipc};
 pub use listing::{Processes, processes};
 pub use memory::{Memory, Swap, memory};
 pub use mount::{Mount, Mounts, Usage, Usages, mounts};
-pub use pressure::{Pressure, Stall, Stalls};
+pub use pressure::{Pressure, Stall, Stalls, memory_pressure};
 pub use process::{Order, Process, Query};
 pub use sample::{CpuSample, cpu_sample};
 pub use system::{Cpus, Load, System, load, system};

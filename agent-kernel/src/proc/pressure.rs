@@ -41,9 +41,14 @@ pub struct Stall {
 pub(super) fn pressure(root: &Path) -> Result<Pressure, Error> {
     Ok(Pressure {
         cpu: stalls(root, "cpu")?,
-        memory: stalls(root, "memory")?,
+        memory: memory_pressure(root)?,
         io: stalls(root, "io")?,
     })
+}
+
+/// How long tasks waited for memory; `None` where the kernel does not tell.
+pub fn memory_pressure(root: &Path) -> Result<Option<Stalls>, Error> {
+    stalls(root, "memory")
 }
 
 fn stalls(root: &Path, resource: &str) -> Result<Option<Stalls>, Error> {

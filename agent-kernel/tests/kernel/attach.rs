@@ -4,6 +4,7 @@ use crate::support::{DROP, Flood, World, answers, command, json, key, on_each_ho
 use agent_kernel::ErrorKind;
 use agent_kernel::filter::{Attached, Filter, FilterConfig, Hook, Mode, detach};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
+use std::path::Path;
 
 /// The XDP mode of kt0 as ip(8) sees it: 1 in the driver, 2 in the stack.
 fn mode_of_kt0() -> i64 {
@@ -161,7 +162,18 @@ fn a_bpffs_is_mounted_where_one_belongs_and_none_is() {
     let config = FilterConfig { bpffs: "/sys/fs/bpf/kctl".into(), max_entries: 1 };
     Filter::open(&config).expect("a filter");
     assert_eq!(run("stat -f -c %T /sys/fs/bpf").trim(), "bpf_fs");
-    assert_eq!(detach(&config.bpffs).expect("detached").len(), 21);
+    let pinned = pinned(&config.bpffs);
+    assert!(pinned > 0);
+    assert_eq!(detach(&config.bpffs).expect("detached").len(), pinned);
+}
+
+/// How many things are pinned below a folder.
+fn pinned(bpffs: &Path) -> usize {
+    let of = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).expect("a folder");
+        entries.map(|entry| entry.expect("an entry").path()).collect::<Vec<_>>()
+    };
+    of(bpffs).iter().map(|layout| of(layout).len()).sum()
 }
 
 fn detach_leaves_nothing_behind(hook: Hook) {
@@ -173,13 +185,14 @@ fn detach_leaves_nothing_behind(hook: Hook) {
     assert!(!answers("10.9.0.2"));
     let (program, id) = (filter.program_id(hook).expect("loaded"), link(&world)["id"].clone());
     drop(filter);
+    let pinned = pinned(&world.bpffs());
 
     let removed = detach(&world.bpffs()).expect("detached");
     assert!(
         removed.iter().any(|it| it.ends_with("link kt0"))
             && removed.contains(&"map records".to_owned())
     );
-    assert_eq!(removed.len(), 22);
+    assert_eq!(removed.len(), pinned);
     assert_eq!((mode_of_kt0(), at_tcx("kt0")), (0, vec![]));
     within("it passes", || answers("10.9.0.2"));
     within("program and link are gone", || {

@@ -18,10 +18,10 @@ fn a_rule_of_an_interface_holds_there_alone_and_when_it_comes_back() {
     assert!(!answers("10.9.0.2") && !answers("fd09::2") && answers("10.9.0.3"));
 
     // To a new owner it is the same.
-    let rules = filter.rules().clone();
+    let rules = filter.rules();
     drop(filter);
     let mut filter = world.filter(100);
-    assert_eq!(filter.rules(), &rules);
+    assert_eq!(filter.rules(), rules);
     assert!(!answers("10.9.0.2"));
     run("ip link del kt0");
     world.veth_without_check();
@@ -80,11 +80,11 @@ fn what_has_no_room_is_refused_with_nothing_changed() {
     let mut filter = world.filter(20);
     // Sixteen blocks, and the entry of what has no ports.
     filter.update(&[(ports("10.0.0.0/8", Protocol::Udp, 1, 65_535), DROP)]).expect("room");
-    let before = filter.rules().clone();
+    let before = filter.rules();
     let changes: Vec<_> = (0..4).map(|last| pass(key(&format!("10.1.0.{last}")))).collect();
     let refused = filter.update(&changes).expect_err("three are left");
     assert_eq!(refused.kind(), ErrorKind::Full);
-    assert_eq!(filter.rules(), &before);
+    assert_eq!(filter.rules(), before);
     filter.update(&changes[..3]).expect("room");
     assert_eq!((filter.entries(), filter.guards()), (1, 3));
     let bad = RuleKey { interface: Some(Interface::named("sixteen-bytes-xx")), ..key("10.2.0.1") };

@@ -148,7 +148,7 @@ impl Drop for Flood {
 
 /// Waits for a condition.
 pub(crate) fn within(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         std::thread::yield_now();

@@ -15,7 +15,7 @@ fn a_set_that_does_not_fit_changes_nothing() {
     let world = World::new();
     let mut filter = world.filter(4);
     filter.update(&[(key("10.0.0.1"), DROP), (key("::1"), DROP)]).expect("room");
-    let before = filter.rules().clone();
+    let before = filter.rules();
     // Three more beside two; that one of those would go does not help.
     let changes = [
         (key("10.0.0.1"), None),
@@ -30,7 +30,7 @@ fn a_set_that_does_not_fit_changes_nothing() {
     let changes =
         [(port("1.1.1.1", Protocol::Tcp, 1), DROP), (port("2.2.2.2", Protocol::Tcp, 1), DROP)];
     assert_eq!(filter.update(&changes).expect_err("no room").kind(), ErrorKind::Full);
-    assert_eq!(filter.rules(), &before);
+    assert_eq!(filter.rules(), before);
     assert_eq!(filter.verify().expect("verified"), Drift::default());
 
     filter.update(&[(key("1.1.1.1"), DROP), (key("2.2.2.2"), DROP)]).expect("room for these");
@@ -208,12 +208,12 @@ fn what_somebody_did_to_the_maps_is_found_and_mended() {
     }
     // The rule, the prefix that passes, and two blocks of ports that pass.
     assert_eq!(records(&map("records"), 6).len(), 4);
-    let rules = filter.rules().clone();
+    let rules = filter.rules();
     drop(filter);
 
     let filter = world.filter(100);
     assert_eq!(filter.uplinks(), &uplinks, "a new owner reads the same");
-    assert_eq!(filter.rules(), &rules);
+    assert_eq!(filter.rules(), rules);
     assert_eq!((filter.entries(), filter.guards()), (3, 2));
 }
 
@@ -224,7 +224,7 @@ fn nonsense_in_pinned_maps_is_cleared_away_by_a_new_owner() {
     filter
         .update(&[(port("10.1.0.0/16", Protocol::Udp, 53), DROP), (key("10.1.0.1"), DROP)])
         .expect("room");
-    let rules = filter.rules().clone();
+    let rules = filter.rules();
     drop(filter);
     let map = world.bpffs().join("v3/records").display().to_string();
     let found = records(&map, 4);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// Nothing listens there: no test binds it, and it is below those that the kernel chooses.
 const CLOSED_PORT: u16 = 9;
 /// As long as anything that is waited for may take on a busy machine.
-pub(crate) const LONG: Duration = Duration::from_secs(30);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// Namespaces of this thread, which must not leave it, and a cgroup that is removed at the end.
 pub(crate) struct Test {

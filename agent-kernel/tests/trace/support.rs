@@ -12,7 +12,7 @@ mod cgroup;
 
 pub(crate) use cgroup::{Cgroup, hierarchy};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 impl Cgroup {
     pub(crate) fn below(&self, name: impl AsRef<Path>) -> Self {

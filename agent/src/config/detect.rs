@@ -213,10 +213,8 @@ fn action(name: &str, text: Option<String>) -> anyhow::Result<Action> {
 }
 
 fn duration(name: &str, text: &str) -> anyhow::Result<Duration> {
-    let relative = jiff::SpanRelativeTo::days_are_24_hours();
-    let parsed = text.parse::<jiff::Span>().and_then(|span| span.to_duration(relative));
-    match parsed.and_then(Duration::try_from) {
-        Ok(time) if !time.is_zero() => Ok(time),
+    match super::duration::duration(text) {
+        Some(time) if !time.is_zero() => Ok(time),
         _ => bail!("detect {name} {text:?}: must be a time like 10s, 5m or 1h"),
     }
 }

@@ -1,16 +1,20 @@
 //! How the agent is told what to do: flag over environment over file.
 
+mod alerts;
 mod counters;
 mod detect;
+mod duration;
 mod events;
 mod metrics;
 
+pub(crate) use alerts::AlertConfig;
 pub(crate) use counters::CounterConfig;
 pub(crate) use detect::DetectConfig;
 pub(crate) use events::{EventConfig, Scope};
 
 use agent_kernel::file::{DEFAULT_WRITABLE, Writable};
 use agent_kernel::filter::Mode;
+use alerts::AlertOptions;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use counters::CounterOptions;
@@ -178,6 +182,9 @@ pub(crate) struct Options {
     #[command(flatten)]
     #[serde(default)]
     metrics: MetricsOptions,
+    #[command(flatten)]
+    #[serde(default)]
+    alerts: AlertOptions,
 }
 
 /// The agent's configuration, whole.
@@ -201,6 +208,7 @@ pub(crate) struct Config {
     pub(crate) counters: CounterConfig,
     pub(crate) detect: DetectConfig,
     pub(crate) metrics: MetricsConfig,
+    pub(crate) alerts: AlertConfig,
 }
 
 /// Which interfaces to filter.
@@ -271,6 +279,7 @@ impl Options {
             counters: self.counters.resolve(file.counters)?,
             detect: self.detect.resolve(file.detect)?,
             metrics: self.metrics.resolve(file.metrics)?,
+            alerts: self.alerts.resolve(file.alerts)?,
         })
     }
 

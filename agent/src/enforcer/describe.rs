@@ -38,6 +38,7 @@ impl Enforcement {
             not_enforced: self.not_enforced(),
             rolled_back: self.rolled_back.iter().cloned().collect(),
             auto_made: self.auto_made,
+            alerts: self.alerts.clone(),
         }
     }
 
@@ -47,6 +48,11 @@ impl Enforcement {
             self.rolled_back.pop_front();
         }
         self.rolled_back.push_back(setting);
+    }
+
+    /// Notes what fires now.
+    pub(crate) fn set_alerts(&mut self, alerts: Vec<pb::AlertEvent>) {
+        self.alerts = alerts;
     }
 
     /// The chosen interfaces, and how each is filtered or why not.

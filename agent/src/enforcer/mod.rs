@@ -156,6 +156,8 @@ pub(crate) struct Enforcement {
     allowance: Allowance,
     /// Entries that detection made since the agent's start, or found from before it.
     auto_made: u64,
+    /// What fires now.
+    alerts: Vec<pb::AlertEvent>,
     status: watch::Sender<pb::HostStatus>,
 }
 
@@ -194,6 +196,7 @@ impl Enforcement {
             rolled_back: VecDeque::new(),
             allowance: Allowance::new(config.detect.max_blocks_per_second),
             auto_made: 0,
+            alerts: Vec::new(),
             status: watch::Sender::new(pb::HostStatus::default()),
         };
         if let Some(aside) = stored.set_aside {
@@ -216,7 +219,7 @@ impl Enforcement {
     fn converge(&mut self) {
         let Ok(filter) = &mut self.filter else { return };
         let mut changes = Vec::new();
-        set::diff(filter.rules(), &self.set.rules(), &mut changes);
+        set::diff(&filter.rules(), &self.set.rules(), &mut changes);
         // What the host needs by default is not known yet: what is pinned stays until it is.
         changes.retain(|(key, rule)| !key.guards || rule.is_some());
         let result = filter.update(&changes);
@@ -280,7 +283,7 @@ impl Enforcement {
                 wanted.extend(defaults.map(|it| (set::guard(*it), Rule::PASS)));
                 wanted.extend(staged.iter().filter_map(|(key, rule)| Some((*key, (*rule)?))));
                 staged.clear();
-                set::diff(filter.rules(), &wanted, &mut staged);
+                set::diff(&filter.rules(), &wanted, &mut staged);
             }
             // What the host needs by default stays, whoever lists it too.
             let needed = |key: &RuleKey| {

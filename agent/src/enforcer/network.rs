@@ -80,8 +80,7 @@ impl Enforcement {
         } else {
             let mut wanted = self.set.guards();
             wanted.extend(defaults.iter().map(|it| (set::guard(*it), Rule::PASS)));
-            let pinned = filter.rules().iter().filter(|(key, _)| key.guards);
-            set::diff(&pinned.map(|(key, rule)| (*key, *rule)).collect(), &wanted, &mut changes);
+            set::diff(&filter.passing(), &wanted, &mut changes);
             // Nobody knows yet what is not to be guarded any more.
             changes.retain(|(_, rule)| !self.orphaned || rule.is_some());
         }
@@ -100,7 +99,7 @@ impl Enforcement {
         let longest = IpNet::from(source).max_prefix_len();
         let mut prefixes = (0..=longest).filter_map(|len| IpNet::new(source, len).ok());
         filter.guards() > 0
-            && prefixes.any(|prefix| filter.rules().contains_key(&set::guard(prefix.trunc())))
+            && prefixes.any(|prefix| filter.rule(&set::guard(prefix.trunc())).is_some())
     }
 
     /// What is to be said of interfaces that changed entries name.

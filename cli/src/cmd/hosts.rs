@@ -113,9 +113,17 @@ async fn rows(
     target: &Target,
     selection: Option<agent::Selection>,
 ) -> anyhow::Result<Vec<HostRow>> {
-    let connection = target.connect(global).await?;
+    rows_over(&target.connect(global).await?, target, selection).await
+}
+
+/// The selected hosts that are known, over a connection that is there.
+pub(super) async fn rows_over(
+    connection: &Connection,
+    target: &Target,
+    selection: Option<agent::Selection>,
+) -> anyhow::Result<Vec<HostRow>> {
     match target {
-        Target::Agent(_) => Ok(vec![local_status(&connection).await?.into()]),
+        Target::Agent(_) => Ok(vec![local_status(connection).await?.into()]),
         Target::Controller(_) => {
             let call = async {
                 HostsServiceClient::new(connection.channel.clone())

@@ -27,6 +27,7 @@ pub(crate) mod stats;
 pub(crate) mod sysctl;
 pub(crate) mod sysinfo;
 pub(crate) mod token;
+pub(crate) mod top;
 pub(crate) mod user;
 pub(crate) mod version;
 
@@ -62,6 +63,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Modules(args) => modules::run(global, args).await,
         Command::Ipc(args) => ipc::run(global, args).await,
         Command::Perf(args) => perf::run(global, args).await,
+        Command::Top(args) => top::run(global, args).await,
         Command::Net(args) => net::run(global, args).await,
         Command::Token(args) => token::run(global, args).await,
         Command::User(args) => user::run(global, args).await,

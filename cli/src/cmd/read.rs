@@ -4,7 +4,7 @@
 use super::block::fleet_only;
 use crate::{
     args::{Global, HostSelection},
-    connect::{Lost, READ_TIMEOUT, Target},
+    connect::{Connection, Lost, READ_TIMEOUT, Target},
     exit::{Exit, usage},
     output::{self, Format, note},
     time::milliseconds,
@@ -261,10 +261,22 @@ pub(super) async fn pieces<A: Ask>(
     selection: Option<agent::Selection>,
     ask: &A,
     interval: Duration,
-    mut hear: impl FnMut(String, Piece<A::Part>) -> anyhow::Result<()>,
+    hear: impl FnMut(String, Piece<A::Part>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let connection = target.connect(global).await?;
     let wait = connection.wait(READ_TIMEOUT) + interval;
+    pieces_over(&connection, target, selection, ask, wait, hear).await
+}
+
+/// The same over a connection that is there, with so much time for each host.
+pub(super) async fn pieces_over<A: Ask>(
+    connection: &Connection,
+    target: &Target,
+    selection: Option<agent::Selection>,
+    ask: &A,
+    wait: Duration,
+    mut hear: impl FnMut(String, Piece<A::Part>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let channel = connection.channel.clone();
     match target {
         Target::Controller(_) => {
@@ -276,7 +288,7 @@ pub(super) async fn pieces<A: Ask>(
             }
         }
         Target::Agent(_) => {
-            let host = super::hosts::local_status(&connection).await?.name;
+            let host = super::hosts::local_status(connection).await?.name;
             let mut stream = connection.call(wait, ask.of_agent(channel)).await?;
             while let Some(part) = connection.next(wait, &mut stream).await? {
                 hear(host.clone(), Piece::Part(part))?;

@@ -6,20 +6,18 @@ use crate::{
     exit::Exit,
     output::{self, Format},
     time::milliseconds,
-    view::{
-        ErrorView,
-        stats::{StatsResult, StatsRow, details, table},
-    },
+    view::stats::{StatsResult, StatsRow, details, table},
 };
 use anyhow::Context as _;
 use clap::Args;
 use kctl_proto::{
     agent::v1 as agent,
     controller::v1::{
-        GetStatsRequest, GetStatsResponse, get_stats_response::Result as StatsOutcome,
+        GetStatsRequest, get_stats_response::Result as StatsOutcome,
         stats_service_client::StatsServiceClient,
     },
 };
+use std::time::Duration;
 
 /// Arguments of `stats`.
 #[derive(Debug, Args)]
@@ -40,12 +38,19 @@ pub(crate) async fn run(global: &Global, args: &StatsArgs) -> anyhow::Result<Exi
     let target = Target::of(global)?;
     let selection = args.selection.for_read(&target)?;
     let connection = target.connect(global).await?;
-    let top = args.top.unwrap_or(0);
-    let rows = match target {
-        Target::Controller(_) => of_controller(&connection, selection, top, format).await?,
-        Target::Agent(_) => vec![of_agent(&connection, top).await?],
-    };
-    // Each line went out when its host answered.
+    let (top, wait) = (args.top.unwrap_or(0), connection.wait(READ_TIMEOUT));
+    let mut rows = Vec::new();
+    let told = answers_over(&connection, &target, selection, top, wait, |host, answer| {
+        let row = row(host, answer);
+        if format == Format::Jsonl {
+            // Each line goes out when its host answers.
+            output::line(&row)?;
+        }
+        rows.push(row);
+        Ok(())
+    });
+    told.await?;
+    rows.sort_by(|a, b| a.host.cmp(&b.host));
     if format != Format::Jsonl {
         output::rows(format, "hosts", &rows, || table(&rows))?;
     }
@@ -56,43 +61,46 @@ pub(crate) async fn run(global: &Global, args: &StatsArgs) -> anyhow::Result<Exi
     Ok(Exit::of_read(rows.len(), failed.count(), args.strict))
 }
 
-async fn of_controller(
+/// Asks, with so much time for each host, and hands on what each says as it comes.
+pub(super) async fn answers_over(
     connection: &Connection,
+    target: &Target,
     selection: Option<agent::Selection>,
     top: u32,
-    format: Format,
-) -> anyhow::Result<Vec<StatsRow>> {
-    let wait = connection.wait(READ_TIMEOUT);
-    let request = GetStatsRequest { selection, top, timeout_ms: milliseconds(wait) };
-    let mut client = StatsServiceClient::new(connection.channel.clone());
-    let mut stream = connection.call(wait, client.get_stats(request)).await?;
-    let mut rows = Vec::new();
-    while let Some(response) = connection.next(wait, &mut stream).await? {
-        let row = row(response);
-        if format == Format::Jsonl {
-            output::line(&row)?;
-        }
-        rows.push(row);
-    }
-    rows.sort_by(|a, b| a.host.cmp(&b.host));
-    Ok(rows)
-}
-
-fn row(response: GetStatsResponse) -> StatsRow {
-    let result = match response.result {
-        Some(StatsOutcome::Stats(stats)) => StatsResult::Counters(Box::new(stats.into())),
-        Some(StatsOutcome::Error(error)) => StatsResult::Failed { error: error.into() },
-        None => StatsResult::Failed { error: ErrorView::from(agent::Error::default()) },
-    };
-    StatsRow { host: response.host, result }
-}
-
-async fn of_agent(connection: &Connection, top: u32) -> anyhow::Result<StatsRow> {
-    let wait = connection.wait(READ_TIMEOUT);
-    let host = super::hosts::local_status(connection).await?.name;
+    wait: Duration,
+    mut hear: impl FnMut(String, Result<agent::Stats, agent::Error>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let channel = connection.channel.clone();
-    let mut client = agent::stats_service_client::StatsServiceClient::new(channel);
-    let response = connection.call(wait, client.get_stats(agent::GetStatsRequest { top })).await?;
-    let stats = response.stats.context("the agent did not tell its counters")?;
-    Ok(StatsRow { host, result: StatsResult::Counters(Box::new(stats.into())) })
+    match target {
+        Target::Controller(_) => {
+            let request = GetStatsRequest { selection, top, timeout_ms: milliseconds(wait) };
+            let mut client = StatsServiceClient::new(channel);
+            let mut stream = connection.call(wait, client.get_stats(request)).await?;
+            while let Some(response) = connection.next(wait, &mut stream).await? {
+                let answer = match response.result {
+                    Some(StatsOutcome::Stats(stats)) => Ok(stats),
+                    Some(StatsOutcome::Error(error)) => Err(error),
+                    None => Err(agent::Error::default()),
+                };
+                hear(response.host, answer)?;
+            }
+        }
+        Target::Agent(_) => {
+            let host = super::hosts::local_status(connection).await?.name;
+            let mut client = agent::stats_service_client::StatsServiceClient::new(channel);
+            let call = client.get_stats(agent::GetStatsRequest { top });
+            let response = connection.call(wait, call).await?;
+            let stats = response.stats.context("the agent did not tell its counters")?;
+            hear(host, Ok(stats))?;
+        }
+    }
+    Ok(())
+}
+
+fn row(host: String, answer: Result<agent::Stats, agent::Error>) -> StatsRow {
+    let result = match answer {
+        Ok(stats) => StatsResult::Counters(Box::new(stats.into())),
+        Err(error) => StatsResult::Failed { error: error.into() },
+    };
+    StatsRow { host, result }
 }

@@ -5,8 +5,9 @@ use crate::{
     output::{Format, Table, plain},
     time::{relative, rfc3339},
 };
+use kctl_events::view::AlertView;
 use kctl_proto::{agent::v1 as agent, controller::v1 as controller};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::{collections::BTreeMap, fmt::Write as _};
 
 /// One row of `hosts`.
@@ -14,7 +15,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 pub(crate) struct HostRow {
     pub(crate) name: String,
     /// `connected` or `disconnected` as the controller sees it; `local` when the agent itself answers.
-    state: &'static str,
+    pub(crate) state: &'static str,
     since: Option<String>,
     #[serde(skip)]
     since_unix_ms: i64,
@@ -26,7 +27,7 @@ pub(crate) struct HostRow {
     peer: Option<String>,
     /// Why it is not in sync, and what to do.
     reason: Option<String>,
-    filter: FilterView,
+    pub(crate) filter: FilterView,
     store_id: Option<String>,
     addresses: Vec<String>,
     protected: Vec<String>,
@@ -34,11 +35,14 @@ pub(crate) struct HostRow {
     missing: Vec<MissingView>,
     /// Network settings that cut the host off and were put back.
     rolled_back: Vec<RolledBackView>,
+    /// What fires now; nothing is known of a host that is not connected.
+    #[serde(serialize_with = "alerts")]
+    pub(crate) alerts: Vec<agent::AlertEvent>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-struct FilterView {
-    interfaces: Vec<InterfaceView>,
+pub(crate) struct FilterView {
+    pub(crate) interfaces: Vec<InterfaceView>,
     entries: Option<u64>,
     revision: Option<u64>,
     in_sync: Option<bool>,
@@ -85,6 +89,9 @@ impl From<controller::Host> for HostRow {
         row.peer = some(host.peer);
         row.reason = some(host.reason);
         row.filter.in_sync = Some(host.in_sync);
+        if state != "connected" {
+            row.alerts.clear();
+        }
         row
     }
 }
@@ -137,6 +144,7 @@ impl HostRow {
             management_ports: status.management_ports,
             missing: status.missing.into_iter().map(MissingView::from).collect(),
             rolled_back: status.rolled_back.into_iter().map(RolledBackView::from).collect(),
+            alerts: status.alerts,
         }
     }
 
@@ -147,6 +155,11 @@ impl HostRow {
             None => "",
         }
     }
+}
+
+/// As in events.
+fn alerts<S: Serializer>(alerts: &[agent::AlertEvent], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(alerts.iter().map(AlertView::from))
 }
 
 impl From<agent::Missing> for MissingView {
@@ -272,6 +285,10 @@ pub(crate) fn description(row: &HostRow, now_unix_ms: i64) -> String {
     fact("protected:", row.protected.join(", "));
     let ports: Vec<_> = row.management_ports.iter().map(u32::to_string).collect();
     fact("kept ports:", ports.join(", "));
+    for alert in &row.alerts {
+        let since = relative(alert.since_unix_ns / 1_000_000, now_unix_ms);
+        fact("alert:", format!("{}, since {since}", super::event::alert(&AlertView::from(alert))));
+    }
     for missing in &row.missing {
         fact("missing:", format!("{}: {}; {}", missing.what, missing.why, missing.remedy));
     }
@@ -380,5 +397,42 @@ mod tests {
         assert!(text.contains("eth0 tcx, because XDP program 7 of somebody else"), "{text}");
         let json = serde_json::to_value(HostRow::from(host)).expect("json");
         assert_eq!(json["filter"]["interfaces"][0]["mode"], "tcx");
+    }
+
+    #[test]
+    fn what_fires_is_told_of_a_host_that_is_connected() {
+        let mut host = host();
+        let process = agent::EventProcess {
+            pid: Some(812),
+            comm: "perl".to_owned(),
+            ..agent::EventProcess::default()
+        };
+        let cause = agent::AlertCause {
+            process: Some(process),
+            value: Some(240_000.0),
+            syscall: "getppid".to_owned(),
+        };
+        host.status.as_mut().expect("known").alerts = vec![agent::AlertEvent {
+            name: "syscalls".to_owned(),
+            state: agent::AlertState::Firing.into(),
+            value: Some(250_000.4),
+            threshold: 200_000.0,
+            clear_below: 160_000.0,
+            unit: "/s".to_owned(),
+            object: String::new(),
+            since_unix_ns: 1_767_323_045_678_000_000,
+            cause: Some(cause),
+        }];
+        let text = description(&HostRow::from(host.clone()), 1_767_323_225_678);
+        let expected = "syscalls FIRING 250000/s, from 200000/s on: perl[812] with 240000/s, \
+                        mostly getppid, since 3m ago";
+        assert!(text.contains(expected), "{text}");
+        let json = serde_json::to_value(HostRow::from(host.clone())).expect("json");
+        let alert = &json["alerts"][0];
+        assert_eq!((&alert["name"], &alert["state"]), (&"syscalls".into(), &"firing".into()));
+        assert_eq!(alert["cause"]["comm"], "perl");
+        host.state = controller::host::State::Disconnected.into();
+        let json = serde_json::to_value(HostRow::from(host)).expect("json");
+        assert_eq!(json["alerts"], serde_json::json!([]));
     }
 }

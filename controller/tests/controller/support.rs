@@ -28,7 +28,7 @@ use std::{
 use tempfile::TempDir;
 use tonic::{Status, transport::Channel};
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A running controller; killed when dropped.
 pub(crate) struct Controller {

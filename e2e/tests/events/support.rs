@@ -7,7 +7,7 @@ use kctl_e2e::{EventReader, Lab};
 use serde_json::Value;
 
 /// Generous: debug builds, and a machine that may be busy with other tests.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// The time now as `--since` takes it.
 pub(crate) fn now() -> Result<String> {

@@ -183,9 +183,6 @@ impl<'a> Check<'a> {
                 );
                 Err(self.error(tree, &why))
             }
-            (None, Some(_), None) => {
-                Err(self.error(tree, &format!("{name}: nothing makes events of this type yet")))
-            }
             _ => {
                 Err(self
                     .error(tree, &format!("unknown name {name:?}; there are {}", names(&FIELDS))))

@@ -1,6 +1,7 @@
 //! Events as JSON has them: keys are stable, what is not known is null. These structs are the only
 //! place where the keys are named; the schema and the fields of filters come from them.
 
+mod alert;
 mod connection;
 mod detect;
 mod names;
@@ -10,6 +11,7 @@ mod process;
 mod stream;
 mod system;
 
+pub use alert::{AlertView, CauseView};
 pub use connection::{CloseView, ConnectionView};
 pub use detect::{AutoblockView, FloodView, ScanView};
 pub use names::protocol;
@@ -85,6 +87,7 @@ pub enum PayloadView<'a> {
     Route(ChangedView<RouteView>),
     Neigh(ChangedView<NeighView>),
     Uevent(UeventView<'a>),
+    Alert(AlertView<'a>),
     HostState(HostView<'a>),
     Lost(LostView<'a>),
 }
@@ -158,6 +161,7 @@ impl<'a> From<&'a Payload> for PayloadView<'a> {
             Payload::Route(it) => Self::Route(ChangedView::new(it.change(), it.route.as_ref())),
             Payload::Neigh(it) => Self::Neigh(ChangedView::new(it.change(), it.neighbour.as_ref())),
             Payload::Uevent(it) => Self::Uevent(it.into()),
+            Payload::Alert(it) => Self::Alert(it.into()),
             Payload::Host(it) => Self::HostState(it.into()),
             Payload::Lost(it) => Self::Lost(it.into()),
         }

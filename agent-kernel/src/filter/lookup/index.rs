@@ -10,6 +10,9 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 
 /// Words of 32 bits in a bucket.
 const BUCKET: usize = size_of::<Bucket>() / 4;
+/// Free lanes that let a key go into its first bucket without a look at its second's: so nearly all are
+/// found in the first, and hardly ever is a bucket full.
+const ROOMY: usize = LANES / 2;
 /// Seeds tried for one set of keys. One fails for one of a thousand sets of a million keys.
 const ATTEMPTS: u32 = 16;
 
@@ -22,6 +25,8 @@ pub(super) struct Index {
     second: bool,
     order: u32,
     seed: Seed,
+    /// Whether each half may have told programs of keys.
+    told: [bool; 2],
 }
 
 /// The smallest order that holds so many keys.
@@ -45,7 +50,8 @@ impl Index {
         let max_order = (buckets.elements() / 2).max(1).ilog2();
         let word = header.words()[offset_of!(Lookup, index) / 8].load(Relaxed);
         let second = word >> 32 != 0;
-        Ok(Self { buckets, max_order, second, order: MIN_ORDER, seed: Seed::default() })
+        let (order, seed, told) = (MIN_ORDER, Seed::default(), [word != 0; 2]);
+        Ok(Self { buckets, max_order, second, order, seed, told })
     }
 
     pub(super) fn order(&self) -> u32 {
@@ -59,8 +65,12 @@ impl Index {
         order: u32,
         keys: impl Iterator<Item = (Key, u32)> + Clone,
     ) -> Result<(), Error> {
-        // Nobody may still look at what was let count before the last time.
-        wait_for_programs();
+        // Nobody may still look at what was let count before the last time, if anything was in it.
+        let other = usize::from(!self.second);
+        if self.told[other] {
+            wait_for_programs();
+        }
+        self.told[other] = keys.clone().next().is_some();
         let order = order.min(self.max_order);
         let old = (self.second, self.order, self.seed);
         self.second = !self.second;
@@ -120,8 +130,14 @@ impl Index {
 
     /// Adds a key that is not there; `false` when another seed must be tried.
     #[must_use]
-    pub(super) fn insert(&self, key: &Key, number: u32) -> bool {
+    pub(super) fn add(&mut self, key: &Key, number: u32) -> bool {
+        self.told[usize::from(self.second)] = true;
+        self.insert(key, number)
+    }
+
+    fn insert(&self, key: &Key, number: u32) -> bool {
         let (print, first, second) = place(hash(&self.seed, key), self.order);
+        let own = agent_records::lookup::lane(print);
         let (mut best, mut room) = (None, 0);
         for bucket in [first, second] {
             let (prints, _) = self.bucket(bucket);
@@ -129,12 +145,14 @@ impl Index {
             let mut empty = 0;
             for (lane, it) in prints.iter().enumerate() {
                 match it.load(Relaxed) {
-                    0 => (free, empty) = (free + 1, lane),
+                    0 if lane == own || free == 0 => (free, empty) = (free + 1, lane),
+                    0 => free += 1,
                     // The program looks at one record only.
                     same if same == print => return false,
                     _ => {}
                 }
             }
+            let free = free.min(ROOMY);
             if free > room {
                 (best, room) = (Some((bucket, empty)), free);
             }

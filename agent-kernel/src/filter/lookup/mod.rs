@@ -4,6 +4,7 @@
 //! Nothing here locks the program out: a record is written before the index tells of it, its key last,
 //! and is out of the index before it is cleared; an entry changes so that it says the old or the new.
 
+mod held;
 mod index;
 mod lengths;
 mod near;
@@ -13,26 +14,22 @@ use super::pins::Pins;
 use super::slots::Slots;
 use super::{Drift, table};
 use crate::error::{Error, ErrorKind};
-use agent_records::Entry;
 use agent_records::lookup::{Key, Lookup, Record, Seed};
+use agent_records::{Entry, Tally};
+use held::Held;
 use index::{Index, order};
 use lengths::Lengths;
 use near::Near;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io::Read as _;
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-/// What the table must hold.
-type Held = HashMap<Key, Place>;
-
-/// An entry and the number of its record.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    entry: Entry,
-    record: u32,
-}
+/// Words of a record.
+const WORDS: usize = size_of::<Record>() / 8;
+/// Its words of what it saw.
+const SEEN: usize = offset_of!(Record, seen) / 8;
 
 pub(super) struct LookupTable {
     header: Mapped,
@@ -55,12 +52,12 @@ impl LookupTable {
         let near = Near::open(&header, pins)?;
         let records = Mapped::open(pins, "records", size_of::<Record>())?;
         let mut opened = Self {
-            free: Slots::new(records.elements(), &HashSet::new(), false),
+            free: Slots::new(records.elements(), &HashSet::new()),
             header,
             index,
             near,
             records,
-            held: Held::new(),
+            held: Held::new()?,
             keys4: 0,
             lengths: Lengths::default(),
         };
@@ -71,18 +68,18 @@ impl LookupTable {
     fn adopt(&mut self, is_ours: impl Fn(&Key, &Entry) -> bool) -> Result<(), Error> {
         let mut taken = HashSet::new();
         for number in 0..self.records.elements() {
-            let Record { key, entry, .. } = self.read(number);
+            let (key, entry) = self.read(number);
             if key == Key::default() {
                 continue;
             }
-            if is_ours(&key, &entry) && !self.held.contains_key(&key) {
-                self.note(key, Place { entry, record: number });
+            if is_ours(&key, &entry) && self.held.number(&key).is_none() {
+                self.note(number, key, entry);
                 taken.insert(number);
             } else {
                 self.clear(number);
             }
         }
-        self.free = Slots::new(self.records.elements(), &taken, false);
+        self.free = Slots::new(self.records.elements(), &taken);
         let (keys4, keys6) = self.families();
         self.near.build(&self.header, &self.held, Some((order(keys4), order(keys6))));
         self.rebuild(order(self.held.len()))?;
@@ -90,36 +87,66 @@ impl LookupTable {
         Ok(())
     }
 
-    /// Writes entries that others held.
+    /// Writes entries that others held, with those that are gone.
     pub(super) fn carry(&mut self, entries: Vec<(Key, Entry)>) -> Result<(), Error> {
         let keys4 = entries.iter().filter(|(key, _)| key.version() == 4).count();
         self.reserve(keys4, entries.len() - keys4)?;
         for (key, entry) in entries {
-            if self.get(&key).is_none() && self.len() == self.capacity() as usize {
+            let is_gone = key.rest & Key::GONE != 0;
+            if self.get(&key).is_none() && self.available() == 0 {
                 let why = "no room for what the layout before held beside what is there";
                 return Err(Error::new(ErrorKind::Full, object(&self.records), why));
             }
-            self.put(key, entry)?;
+            if is_gone {
+                let number = self.free.take().expect("there is room");
+                self.write(number, &key, &entry);
+                self.note(number, key, entry);
+            } else {
+                self.put(key, entry)?;
+            }
         }
         self.publish_lengths();
         Ok(())
     }
 
-    /// Entries that it has room for.
-    pub(super) fn capacity(&self) -> u32 {
-        self.records.elements()
+    /// Entries that it is made for.
+    pub(super) fn max_entries(&self) -> u32 {
+        entries(self.records.elements())
     }
 
+    /// Records that are free.
+    pub(super) fn available(&self) -> usize {
+        self.free.available()
+    }
+
+    /// Keys that are not gone.
     pub(super) fn len(&self) -> usize {
         self.held.len()
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Entry> {
-        self.held.get(key).map(|place| &place.entry)
+        self.held.get(key)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Entry)> {
-        self.held.iter().map(|(key, place)| (key, &place.entry))
+    /// Hash of a key, this process's own.
+    pub(super) fn hash(&self, key: &Key) -> u64 {
+        self.held.hash(key)
+    }
+
+    /// What a record is about; of a free one, a key of zeros.
+    pub(super) fn at(&self, number: u32) -> (Key, Entry) {
+        self.held.at(number)
+    }
+
+    /// Records that are not free, and not gone.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Key, &Entry)> {
+        self.held.iter()
+    }
+
+    /// Numbers of the records that are gone.
+    pub(super) fn gone(&self) -> Vec<u32> {
+        let is_gone = |number: &u32| self.held.at(*number).0.rest & Key::GONE != 0;
+        (0..self.records.elements()).filter(is_gone).collect()
     }
 
     fn families(&self) -> (usize, usize) {
@@ -129,52 +156,70 @@ impl LookupTable {
     /// Makes the tables large enough for so many more keys of either family.
     pub(super) fn reserve(&mut self, more4: usize, more6: usize) -> Result<(), Error> {
         let (keys4, keys6) = self.families();
+        self.held.reserve(more4 + more6);
         self.near.reserve(&self.header, &self.held, keys4 + more4, keys6 + more6);
         let order = order(self.held.len() + more4 + more6);
         if order > self.index.order() { self.rebuild(order) } else { Ok(()) }
     }
 
     fn rebuild(&mut self, order: u32) -> Result<(), Error> {
-        let keys = self.held.iter().map(|(key, place)| (*key, place.record));
+        let keys = self.held.iter().map(|(number, key, _)| (*key, number));
         self.index.build(&self.header, order, keys)
     }
 
-    /// Writes an entry. One of a length that had none counts from [`Self::publish_lengths`] on.
-    pub(super) fn put(&mut self, key: Key, entry: Entry) -> Result<(), Error> {
-        if let Some(place) = self.held.get_mut(&key) {
-            let old = std::mem::replace(&mut place.entry, entry);
-            let record = place.record;
-            if old != entry {
-                self.change(record, &entry);
+    /// Writes an entry, and says where. One of a length that had none counts from
+    /// [`Self::publish_lengths`] on.
+    pub(super) fn put(&mut self, key: Key, entry: Entry) -> Result<u32, Error> {
+        if let Some(number) = self.held.number(&key) {
+            if self.held.at(number).1 != entry {
+                self.held.change(number, entry);
+                self.change(number, &entry);
             }
-            return Ok(());
+            return Ok(number);
         }
-        let record = self.free.take().expect("the caller knows the capacity").index;
-        self.write(record, &key, &entry);
-        self.note(key, Place { entry, record });
+        let number = self.free.take().expect("the caller knows the capacity");
+        self.write(number, &key, &entry);
+        self.note(number, key, entry);
         self.near.add(&self.header, &key);
-        if self.index.insert(&key, record) {
-            return Ok(());
+        if !self.index.add(&key, number) {
+            self.rebuild(self.index.order())?;
         }
-        self.rebuild(self.index.order())
+        Ok(number)
     }
 
-    /// Removes an entry, if it is there.
-    pub(super) fn take(&mut self, key: &Key) -> Option<Entry> {
-        let place = self.held.remove(key)?;
+    /// Puts an entry out of force, if it is there; its record stays, with what it saw, until it is
+    /// [given back](Self::give_back).
+    pub(super) fn take(&mut self, key: &Key) -> Option<u32> {
+        let number = self.held.go(key)?;
         self.index.remove(key);
-        self.clear(place.record);
-        self.free.free(place.record);
+        self.record(number)[2].store(key.rest | Key::GONE, Release);
         self.near.removed(key);
         self.keys4 -= usize::from(key.version() == 4);
         self.lengths.remove(key);
-        Some(place.entry)
+        Some(number)
     }
 
-    fn note(&mut self, key: Key, place: Place) {
-        self.held.insert(key, place);
-        self.keys4 += usize::from(key.version() == 4);
-        self.lengths.add(&key);
+    /// The record of an entry that was taken is free, as no program can have it in sight any more.
+    pub(super) fn give_back(&mut self, number: u32) {
+        self.clear(number);
+        self.held.free(number);
+        self.free.free(number);
+    }
+
+    /// What a record saw; see [`agent_records::lookup::Seen`].
+    pub(super) fn seen(&self, number: u32) -> Tally {
+        let words = &self.record(number)[SEEN..];
+        // Packets first; see the program's count.rs.
+        let packets = words[1].load(Acquire) & u64::from(u32::MAX);
+        Tally { packets, bytes: words[0].load(Relaxed) }
+    }
+
+    fn note(&mut self, number: u32, key: Key, entry: Entry) {
+        self.held.insert(number, key, entry);
+        if key.rest & Key::GONE == 0 {
+            self.keys4 += usize::from(key.version() == 4);
+            self.lengths.add(&key);
+        }
     }
 
     /// Lets lengths count that have entries, and no others.
@@ -186,6 +231,7 @@ impl LookupTable {
     pub(super) fn tidy(&mut self) -> Result<(), Error> {
         let (keys4, keys6) = self.families();
         self.near.tidy(&self.header, &self.held, keys4, keys6);
+        self.held.shrink();
         let order = order(self.held.len());
         if order + 3 <= self.index.order() { self.rebuild(order) } else { Ok(()) }
     }
@@ -193,30 +239,25 @@ impl LookupTable {
     /// Mends the table and says how much was off.
     pub(super) fn verify(&mut self) -> Result<Drift, Error> {
         let mut drift = Drift::default();
-        let mut owners = vec![None; self.records.elements() as usize];
-        for (key, place) in &self.held {
-            owners[place.record as usize] = Some((key, place.entry));
-        }
-        for (number, owner) in (0..).zip(owners) {
-            let Record { key, entry, .. } = self.read(number);
-            match owner {
-                None if key == Key::default() => {}
-                None => {
-                    drift.foreign += 1;
-                    self.clear(number);
-                }
-                Some((owner, wanted)) if *owner == key && entry == wanted => {}
-                Some((owner, wanted)) => {
-                    let gone = key == Key::default();
-                    drift.missing += u64::from(gone);
-                    drift.changed += u64::from(!gone);
-                    self.write(number, owner, &wanted);
-                }
+        for number in 0..self.records.elements() {
+            let (there, wanted) = (self.read(number), self.held.at(number));
+            if there == wanted || there.0 == wanted.0 && wanted.0 == Key::default() {
+                continue;
             }
+            if wanted.0 == Key::default() {
+                drift.foreign += 1;
+                self.clear(number);
+                continue;
+            }
+            let missing = there.0 == Key::default();
+            drift.missing += u64::from(missing);
+            drift.changed += u64::from(!missing);
+            self.write(number, &wanted.0, &wanted.1);
         }
         drift.changed += self.near.build(&self.header, &self.held, None);
         drift.changed += self.lengths.publish(&self.header);
-        let lost = self.held.iter().filter(|(key, it)| self.index.find(key) != Some(it.record));
+        let lost = self.held.iter();
+        let lost = lost.filter(|(number, key, _)| self.index.find(key) != Some(*number));
         let wrong = lost.count() + self.index.len().saturating_sub(self.held.len());
         if wrong > 0 || !self.index.is_published(&self.header) {
             drift.changed += wrong.max(1) as u64;
@@ -226,24 +267,21 @@ impl LookupTable {
     }
 
     fn record(&self, number: u32) -> &[AtomicU64] {
-        const WORDS: usize = size_of::<Record>() / 8;
         &self.records.words()[number as usize * WORDS..][..WORDS]
     }
 
-    fn read(&self, number: u32) -> Record {
+    fn read(&self, number: u32) -> (Key, Entry) {
         let words = self.record(number);
         let word = |index: usize| words[index].load(Relaxed);
         let [a, b, c, d, monitor_slot @ ..] = word(5).to_le_bytes();
-        Record {
-            key: Key { high: word(0), low: word(1), rest: word(2) },
-            entry: Entry {
-                drop_until: word(3),
-                monitor_until: word(4),
-                drop_slot: u32::from_le_bytes([a, b, c, d]),
-                monitor_slot: u32::from_le_bytes(monitor_slot),
-            },
-            zero: [0; 2],
-        }
+        let key = Key { high: word(0), low: word(1), rest: word(2) };
+        let entry = Entry {
+            drop_until: word(3),
+            monitor_until: word(4),
+            drop_slot: u32::from_le_bytes([a, b, c, d]),
+            monitor_slot: u32::from_le_bytes(monitor_slot),
+        };
+        (key, entry)
     }
 
     /// Writes a record that the program has no way to, or that is not what it should be.
@@ -273,10 +311,25 @@ impl LookupTable {
     }
 
     fn clear(&self, number: u32) {
-        for word in [2, 0, 1, 3, 4, 5] {
+        for word in [2, 0, 1, 3, 4, 5, SEEN, SEEN + 1] {
             self.record(number)[word].store(0, Release);
         }
     }
+}
+
+/// Records for so many entries, and for some whose rules are gone and not told to the end.
+pub(super) fn records(max_entries: u32) -> u32 {
+    max_entries.saturating_add(max_entries / 8).saturating_add(64)
+}
+
+/// Entries that so many records are for: of all such numbers the highest.
+fn entries(records: u32) -> u32 {
+    let most = records.saturating_sub(64);
+    let about = most - most / 9;
+    (about.saturating_sub(2)..=about + 2)
+        .rev()
+        .find(|it| self::records(*it) <= records)
+        .unwrap_or(0)
 }
 
 /// Elements of the index and of each filter, for so many entries: two tables of the largest size, or a
@@ -316,4 +369,16 @@ fn store_seed(header: &Mapped, place: usize, seed: &Seed) {
 
 fn object(map: &Mapped) -> String {
     table::object(map.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_records_tells_the_number_of_entries() {
+        for max_entries in (1..100).chain([1_000, 65_536, 99_999, 1_000_000, 16_777_216]) {
+            assert_eq!(entries(records(max_entries)), max_entries);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What tells the program that no rule is near a source: a filter for each family, and bitmaps for
 //! short prefixes. A bit that no rule needs any more costs time and nothing else, so bits go by and by.
 
-use super::Held;
+use super::held::Held;
 use super::index::order;
 use crate::Error;
 use crate::filter::mapped::Mapped;

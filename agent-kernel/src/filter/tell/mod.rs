@@ -15,18 +15,21 @@ pub(super) use telling::Names;
 pub use telling::Telling;
 
 use super::bpf;
-use super::ledger::Ledger;
+use super::ledger::sum;
+use super::mapped::wait_for_programs;
 use super::record::{Owner, address};
-use super::table::{Row, Table};
+use super::rules::Rules;
+use super::table::{Row, Table, object};
 use super::{Action, pins::Pins, program::Program};
 use crate::Error;
 use crate::sys::boottime_ns;
 use agent_records::{
-    Cycle, MAX_SIGHTED, MAX_TALKERS, MONITOR_SLOT, QUIET_CYCLES, Sighting, Talker, TalkerKey, Tally,
+    Crowd, Cycle, MAX_SIGHTED, MAX_TALKERS, MONITOR_SLOT, QUIET_CYCLES, Sighting, Talker,
+    TalkerKey, Tally,
 };
-use aya::maps::{MapData, RingBuf};
-use sources::{QUIET_NS, Sources, beyond, is_active, sum};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use sources::{QUIET_NS, Sources, beyond, is_active};
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -48,7 +51,7 @@ pub(super) struct Teller {
     ring: RingBuf<MapData>,
     cycles: Row<Cycle>,
     talkers: Table<TalkerKey, Talker>,
-    unsighted: Row<u64>,
+    crowds: PerCpuArray<MapData, Crowd>,
     /// Slots that are or were active.
     slots: HashMap<u32, State>,
     sources: Sources,
@@ -87,7 +90,7 @@ impl State {
 impl Teller {
     pub(super) fn open(program: &mut Program, pins: &Pins) -> Result<Self, Error> {
         let mut cycles: Row<Cycle> = Row::open(program, pins, "cycle")?;
-        let unsighted: Row<u64> = Row::open(program, pins, "unsighted")?;
+        let crowds = program.take("crowds")?;
         let old = cycles.get(0)?;
         // To a new process everybody is news.
         let epoch = old.epoch.wrapping_add(QUIET_CYCLES);
@@ -95,8 +98,8 @@ impl Teller {
         Ok(Self {
             ring: program.take("sightings")?,
             talkers: Table::open(program, pins, "talkers")?,
-            lost: unsighted.get(0)?,
-            unsighted,
+            lost: unsighted(&crowds)?,
+            crowds,
             cycles,
             slots: HashMap::new(),
             sources: Sources::default(),
@@ -114,24 +117,24 @@ impl Teller {
 
     /// How many sightings had no room.
     pub(super) fn lost(&self) -> Result<u64, Error> {
-        self.unsighted.get(0)
+        unsighted(&self.crowds)
     }
 
     /// First packets that wait in the ring.
-    pub(super) fn tell(&mut self, ledger: &mut Ledger) -> Result<Vec<Telling>, Error> {
+    pub(super) fn tell(&mut self, rules: &mut Rules) -> Result<Vec<Telling>, Error> {
         let mut told = Vec::new();
-        let result = self.drain(ledger, &mut told);
+        let result = self.drain(rules, &mut told);
         self.whole(result).map(|()| told)
     }
 
     /// First packets, and sums of what was counted since; with `over` the cycle ends.
     pub(super) fn summarize(
         &mut self,
-        ledger: &mut Ledger,
+        rules: &mut Rules,
         over: bool,
     ) -> Result<Vec<Telling>, Error> {
         let mut told = Vec::new();
-        let result = self.pass(ledger, over, &mut told);
+        let result = self.pass(rules, over, &mut told);
         self.whole(result).map(|()| told)
     }
 
@@ -145,7 +148,7 @@ impl Teller {
         result
     }
 
-    fn drain(&mut self, ledger: &mut Ledger, out: &mut Vec<Telling>) -> Result<(), Error> {
+    fn drain(&mut self, rules: &mut Rules, out: &mut Vec<Telling>) -> Result<(), Error> {
         let mut sightings = Vec::new();
         // All are taken before what is told of them is written down: else an end in between would have
         // some told twice.
@@ -154,82 +157,72 @@ impl Teller {
         {
             sightings.extend(bpf::record::<Sighting>(&item));
         }
-        let mut told = BTreeMap::new();
         let mut names = Names::default();
         for sighting in sightings {
             let slot = sighting.slot & !MONITOR_SLOT;
-            let Some(owner) = ledger.owner(slot) else { continue };
+            let Some(owner) = rules.owner(slot) else { continue };
             let cycle = self.cycle;
-            let state = self.state(slot, ledger)?;
+            let state = self.state(slot, rules);
             (state.cycle, state.seen_ns) = (cycle, sighting.boot_ns);
             let is_its = (sighting.slot & MONITOR_SLOT != 0) == (owner.action == Action::Monitor);
             let may = is_its && !state.is_crowded(cycle) && sighting.boot_ns > state.settled_ns;
             if self.sources.sighted(slot, &sighting, cycle, may) {
-                let state = self.state(slot, ledger)?;
+                let state = self.state(slot, rules);
                 state.told = sum(state.told, Tally { packets: 1, bytes: sighting.bytes });
-                told.insert(slot, state.told);
+                rules.ledger().set_told(slot, state.told);
                 out.push(Telling::first(owner, &sighting, &mut names));
             }
         }
-        ledger.set_told(&told)
+        Ok(())
     }
 
-    fn state(&mut self, slot: u32, ledger: &Ledger) -> Result<&mut State, Error> {
-        use std::collections::hash_map::Entry;
-        match self.slots.entry(slot) {
-            Entry::Occupied(known) => Ok(known.into_mut()),
-            Entry::Vacant(new) => Ok(new.insert(State {
-                told: ledger.told(slot)?,
-                cycle: self.cycle,
-                seen_ns: 0,
-                settled_ns: self.settled_ns,
-                crowded: None,
-            })),
-        }
+    fn state(&mut self, slot: u32, rules: &mut Rules) -> &mut State {
+        self.slots.entry(slot).or_insert_with(|| State {
+            told: rules.ledger().told(slot),
+            cycle: self.cycle,
+            seen_ns: 0,
+            settled_ns: self.settled_ns,
+            crowded: None,
+        })
     }
 
-    fn pass(
-        &mut self,
-        ledger: &mut Ledger,
-        over: bool,
-        out: &mut Vec<Telling>,
-    ) -> Result<(), Error> {
-        self.drain(ledger, out)?;
+    fn pass(&mut self, rules: &mut Rules, over: bool, out: &mut Vec<Telling>) -> Result<(), Error> {
+        self.drain(rules, out)?;
         self.look_for_lost()?;
         let cycle = self.cycle;
         let active = self.slots.iter().filter(|(_, state)| is_active(state.cycle, cycle));
-        let mut slots: BTreeSet<u32> = active.map(|(slot, _)| *slot).collect();
-        slots.extend(ledger.leaving());
+        let slots: BTreeSet<u32> = active.map(|(slot, _)| *slot).collect();
         let is_over = over && boottime_ns().saturating_sub(self.began_ns) >= MIN_CYCLE_NS;
-        let crowds = self.crowds(ledger, &slots)?;
-        let hits = if self.scans > 0 { ledger.untold()? } else { ledger.hits(&slots)? };
+        let crowds = self.crowds(rules, &slots)?;
+        let mut hits = rules.untold(self.scans > 0)?;
+        if self.scans == 0 {
+            hits.extend(rules.counted(&slots)?);
+        }
         let now_ns = boottime_ns();
         // Before anything of it is told, so that whoever comes after this process knows.
         let settled_ns = now_ns + CLOCK_SKEW_NS;
         let epoch = if is_over { self.epoch.wrapping_add(1) } else { self.epoch };
         self.cycles.set(0, Cycle { settled_ns, epoch, zero: 0 })?;
         self.epoch = epoch;
-        self.drain(ledger, out)?;
-        let mut told = BTreeMap::new();
+        self.drain(rules, out)?;
         for (slot, counted) in hits {
-            let Some(owner) = ledger.owner(slot) else { continue };
-            let state = self.state(slot, ledger)?;
+            let Some(owner) = rules.owner(slot) else { continue };
+            let state = self.state(slot, rules);
             let due = beyond(counted, state.told);
             if due.packets == 0 {
                 continue;
             }
             state.told = sum(state.told, due);
             state.settled_ns = settled_ns;
-            told.insert(slot, state.told);
+            rules.ledger().set_told(slot, state.told);
             let sources = crowds.get(&slot).copied().unwrap_or(0);
             self.sum_up(slot, owner, due, sources, now_ns, out)?;
         }
-        ledger.set_told(&told)?;
-        if is_over { self.end_cycle(ledger, now_ns) } else { Ok(()) }
+        if is_over { self.end_cycle(rules, now_ns) } else { Ok(()) }
     }
 
     fn look_for_lost(&mut self) -> Result<(), Error> {
-        let lost = self.unsighted.get(0)?;
+        let lost = self.lost()?;
         if lost != self.lost {
             self.lost = lost;
             self.scans = SCANS;
@@ -238,10 +231,10 @@ impl Teller {
     }
 
     /// Sources of slots in this cycle, where they were counted.
-    fn crowds(&self, ledger: &Ledger, slots: &BTreeSet<u32>) -> Result<HashMap<u32, u64>, Error> {
-        let wide = |slot: &&u32| ledger.owner(**slot).is_some_and(Owner::is_wide);
+    fn crowds(&self, rules: &mut Rules, slots: &BTreeSet<u32>) -> Result<HashMap<u32, u64>, Error> {
+        let wide = |slot: &&u32| rules.owner(**slot).is_some_and(Owner::is_wide);
         let wide: BTreeSet<u32> = slots.iter().filter(wide).copied().collect();
-        let paces = ledger.paces(&wide)?.into_iter();
+        let paces = rules.ledger().paces(&wide)?.into_iter();
         let paces = paces.filter(|(_, pace)| pace.epoch == self.epoch);
         Ok(paces.map(|(slot, pace)| (slot, u64::from(pace.sources))).collect())
     }
@@ -293,9 +286,9 @@ impl Teller {
         Ok(())
     }
 
-    fn end_cycle(&mut self, ledger: &mut Ledger, now_ns: u64) -> Result<(), Error> {
-        for slot in ledger.end_cycle()? {
-            self.sources.forget(slot);
+    fn end_cycle(&mut self, rules: &mut Rules, now_ns: u64) -> Result<(), Error> {
+        for slot in rules.end_cycle()? {
+            self.forget(slot);
         }
         if self.cycle.is_multiple_of(SWEEP_CYCLES) {
             let cycle = self.cycle;
@@ -314,11 +307,23 @@ impl Teller {
     }
 
     /// Slots are needed at once that rules no longer have: they are told to the end now.
-    pub(super) fn make_room(&mut self, ledger: &mut Ledger) -> Result<Vec<Telling>, Error> {
-        let told = self.summarize(ledger, false)?;
-        for slot in ledger.release_all()? {
-            self.sources.forget(slot);
+    pub(super) fn make_room(&mut self, rules: &mut Rules) -> Result<Vec<Telling>, Error> {
+        wait_for_programs();
+        let told = self.summarize(rules, false)?;
+        for slot in rules.release_all()? {
+            self.forget(slot);
         }
         Ok(told)
     }
+
+    /// The slot gets another owner.
+    fn forget(&mut self, slot: u32) {
+        self.sources.forget(slot);
+        self.slots.remove(&slot);
+    }
+}
+
+fn unsighted(crowds: &PerCpuArray<MapData, Crowd>) -> Result<u64, Error> {
+    let cpus = crowds.get(&0, 0).map_err(|error| Error::wrapped(object("crowds"), error))?;
+    Ok(cpus.iter().map(|crowd| crowd.unsighted).sum())
 }

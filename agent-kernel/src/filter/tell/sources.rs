@@ -1,5 +1,6 @@
 //! Which sources of which slots have been told of, and how much of each. It must not know the kernel.
 
+use crate::filter::ledger::sum;
 use agent_records::{Sighting, Tally};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -123,10 +124,6 @@ fn of(slot: u32) -> RangeInclusive<(u32, Octets)> {
 /// Whether what was sighted in a cycle may still be counted in another.
 pub(super) fn is_active(sighted: u64, cycle: u64) -> bool {
     sighted + CYCLES_ACTIVE >= cycle
-}
-
-pub(super) fn sum(a: Tally, b: Tally) -> Tally {
-    Tally { packets: a.packets + b.packets, bytes: a.bytes + b.bytes }
 }
 
 /// How much more `a` is than `b`.

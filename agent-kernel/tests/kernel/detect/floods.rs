@@ -16,7 +16,7 @@ on_each_hook!(
 
 const LIMITS: FloodLimits =
     FloodLimits { port: 1_000, source: 200, window: Duration::from_secs(3) };
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn floods(hook: Hook) -> Host {
     Host::new(hook, Detection { flood: Some(LIMITS), ..Detection::default() })

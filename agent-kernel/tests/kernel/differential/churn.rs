@@ -61,7 +61,7 @@ fn a_million_packets_meet_what_their_list_says(hook: Hook) {
     let all: Vec<_> = list.iter().map(|(key, rule)| (*key, Some(*rule))).collect();
     fresh.update(&all).expect("room");
     assert_eq!(fresh.rules(), filter.rules());
-    assert_eq!(fresh.rules(), &list);
+    assert_eq!(fresh.rules(), list);
     let fresh = program(&other, &mut fresh);
     let keys: Vec<RuleKey> = list.keys().copied().collect();
     for _ in 0..20_000 {

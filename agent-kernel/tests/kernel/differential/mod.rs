@@ -84,10 +84,14 @@ fn the_program_judges_and_counts_as_the_reference_does(hook: Hook) {
         assert!(count.packets > u64::from(FRAMES) / 200, "every verdict is met: {counters:?}");
     }
     assert_eq!(counters.passed.packets + counters.dropped.packets, u64::from(FRAMES));
-    // The slots hold every verdict once, those of rules that are gone too.
-    let slots = json(&format!("bpftool -j map dump pinned {}/v3/hits", world.bpffs().display()));
-    let slots = slots.as_array().expect("a list").iter();
-    let sum: u64 = slots.map(|slot| number(&slot["value"], 0, 8)).sum();
+    // Slots and records hold every verdict once, those of rules that are gone too.
+    let sum = |map: &str, place, size| {
+        let map = world.bpffs().join("v3").join(map).display().to_string();
+        let all = json(&format!("bpftool -j map dump pinned {map}"));
+        let all = all.as_array().expect("a list").iter();
+        all.map(|it| number(&it["value"], place, size)).sum::<u64>()
+    };
+    let sum = sum("hits", 0, 8) + sum("records", 56, 4);
     assert_eq!(sum, counters.dropped.packets + counters.monitored.packets);
 }
 

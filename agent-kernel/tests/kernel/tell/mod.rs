@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// Nothing more may be told that long after all is.
 const AFTER: Duration = Duration::from_millis(500);
 /// A busy machine gets that long; an idle one needs two cycles at most.
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Who listens to a filter.
 #[derive(Default)]

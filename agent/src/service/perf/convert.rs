@@ -1,6 +1,7 @@
 //! An interval as the wire has it.
 
 use crate::counters::About;
+use crate::text::comm;
 use agent_kernel::counters::{
     BlockTimes, Call, CallCounts, Counted, Cpu, Histogram, ProcessCounts, Reading,
 };
@@ -166,7 +167,7 @@ fn by_syscall(
     let rows = top_calls(count, wanted);
     told.other_syscalls = all - rows.iter().map(|(_, count)| count).sum::<u64>();
     let row = |&(call, count): &(Call, u64)| counters::Syscall {
-        name: call.name().map_or_else(|| format!("syscall_{}", call.number), str::to_owned),
+        name: call.to_string(),
         abi: call.abi.name().to_owned(),
         number: call.number.into(),
         calls: Some(pace.counter(whole.calls.get(&call).copied().unwrap_or(count), count)),
@@ -218,7 +219,7 @@ fn by_process(
         let counter = |of: fn(&ProcessCounts) -> u64| Some(pace.counter(of(&total), of(&counts)));
         counters::Process {
             pid,
-            name: name(proc_root, pid),
+            name: comm(proc_root, pid),
             start_unix_ms: match total.start_boot_ns / 1_000_000 {
                 0 => 0,
                 ms => boot_unix_ms + i64::try_from(ms).unwrap_or(0),
@@ -240,12 +241,6 @@ fn by_process(
     });
     told.processes_known = u64::try_from(whole.processes.len()).unwrap_or(u64::MAX);
     told.processes_evicted = whole.evicted;
-}
-
-/// Empty when it ended meanwhile.
-fn name(proc_root: &Path, pid: u32) -> String {
-    let comm = std::fs::read(proc_root.join(pid.to_string()).join("comm")).unwrap_or_default();
-    crate::text::text(comm.strip_suffix(b"\n").unwrap_or(&comm))
 }
 
 fn unix_ms() -> i64 {

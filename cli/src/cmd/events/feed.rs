@@ -29,17 +29,17 @@ use tonic::Streaming;
 const BACKOFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
 /// What is asked for; times in nanoseconds since 1970.
-pub(super) struct Wish {
-    pub(super) selection: Option<Selection>,
-    pub(super) filter: Option<EventFilter>,
-    pub(super) since: Option<i64>,
-    pub(super) until: Option<i64>,
-    pub(super) last: Option<u64>,
-    pub(super) follow: bool,
+pub(in crate::cmd) struct Wish {
+    pub(in crate::cmd) selection: Option<Selection>,
+    pub(in crate::cmd) filter: Option<EventFilter>,
+    pub(in crate::cmd) since: Option<i64>,
+    pub(in crate::cmd) until: Option<i64>,
+    pub(in crate::cmd) last: Option<u64>,
+    pub(in crate::cmd) follow: bool,
 }
 
 /// The stream of events, across connections.
-pub(super) struct Feed<'a> {
+pub(in crate::cmd) struct Feed<'a> {
     global: &'a Global,
     target: &'a Target,
     wish: Wish,
@@ -63,7 +63,7 @@ enum Messages {
 }
 
 /// Events that came together.
-pub(super) struct Batch {
+pub(in crate::cmd) struct Batch {
     origins: Vec<Origin>,
     events: Vec<Event>,
     places: Vec<(String, agent::Cursor)>,
@@ -71,7 +71,7 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Each event with who made it.
-    pub(super) fn events(&self) -> anyhow::Result<Vec<(&Origin, &Event)>> {
+    pub(in crate::cmd) fn events(&self) -> anyhow::Result<Vec<(&Origin, &Event)>> {
         let origin = |event: &Event| self.origins.get(usize::try_from(event.origin).ok()?);
         let pairs: Option<_> = self.events.iter().map(|it| Some((origin(it)?, it))).collect();
         pairs.ok_or_else(|| {
@@ -81,12 +81,12 @@ impl Batch {
 }
 
 /// Whether trying again may help: the other end is away, and did not refuse us.
-pub(super) fn is_passing(why: &anyhow::Error) -> bool {
+pub(in crate::cmd) fn is_passing(why: &anyhow::Error) -> bool {
     why.is::<Lost>() || why.is::<Away>()
 }
 
 impl<'a> Feed<'a> {
-    pub(super) fn new(global: &'a Global, target: &'a Target, wish: Wish) -> Self {
+    pub(in crate::cmd) fn new(global: &'a Global, target: &'a Target, wish: Wish) -> Self {
         let random = || RandomState::new().hash_one(std::process::id());
         let run = format!("{:016x}{:016x}", random(), random());
         let run = Origin { host: "-".to_owned(), boot_id: run };
@@ -95,7 +95,7 @@ impl<'a> Feed<'a> {
     }
 
     /// Connects and asks, from the place on where everything was shown.
-    pub(super) async fn open(&mut self) -> anyhow::Result<()> {
+    pub(in crate::cmd) async fn open(&mut self) -> anyhow::Result<()> {
         self.stream = None;
         let connection = self.target.connect(self.global).await?;
         let wait = connection.wait(READ_TIMEOUT);
@@ -123,7 +123,7 @@ impl<'a> Feed<'a> {
     }
 
     /// Connects again, as often as it takes, unless we are refused.
-    pub(super) async fn reopen(&mut self) -> anyhow::Result<()> {
+    pub(in crate::cmd) async fn reopen(&mut self) -> anyhow::Result<()> {
         loop {
             tokio::time::sleep(self.pause()).await;
             match self.open().await {
@@ -142,7 +142,7 @@ impl<'a> Feed<'a> {
     }
 
     /// What comes next, `None` at the end. Cancel safe.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Batch>> {
+    pub(in crate::cmd) async fn next(&mut self) -> anyhow::Result<Option<Batch>> {
         let Some(Stream { connection, messages }) = &mut self.stream else { return Ok(None) };
         // A history is told at once; who follows waits for what happens.
         let limit = (!self.wish.follow).then(|| connection.wait(READ_TIMEOUT));
@@ -157,7 +157,7 @@ impl<'a> Feed<'a> {
     }
 
     /// Everything of a batch was shown.
-    pub(super) fn passed(&mut self, batch: Batch) {
+    pub(in crate::cmd) fn passed(&mut self, batch: Batch) {
         self.places.extend(batch.places);
     }
 

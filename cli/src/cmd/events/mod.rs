@@ -1,6 +1,6 @@
 //! `events`: what happens on hosts, as it happens or as it was.
 
-mod feed;
+pub(super) mod feed;
 mod sink;
 mod tally;
 
@@ -88,9 +88,6 @@ pub(crate) async fn run(global: &Global, args: EventsArgs) -> anyhow::Result<Exi
     // Everything that can be wrong is told before anything connects.
     let format = global.format_with_csv()?;
     let (filter, kinds) = args.filter()?;
-    for kind in kinds.iter().filter(|kind| !kind.is_made()) {
-        note(&format!("warning: nothing makes events of type {kind} yet"));
-    }
     let target = Target::of(global)?;
     let wish = args.wish(&target, filter)?;
     let follow = wish.follow;

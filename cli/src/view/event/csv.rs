@@ -135,6 +135,13 @@ fn cells<'a>(payload: &'a PayloadView<'a>) -> Cells<'a> {
         PayloadView::Uevent(it) => {
             Cells { path: Some(it.devpath), outcome: Some(it.action), ..Cells::default() }
         }
+        PayloadView::Alert(it) => Cells {
+            interface: it.object.filter(|_| it.name == "link"),
+            path: it.object.filter(|_| it.name == "disk"),
+            process: it.cause.as_ref().map(|cause| &cause.process),
+            outcome: Some(it.state),
+            ..Cells::default()
+        },
         PayloadView::HostState(it) => Cells { outcome: Some(it.state), ..Cells::default() },
         PayloadView::Lost(it) => Cells { outcome: Some(it.stage), ..Cells::default() },
     }

@@ -4,6 +4,7 @@ mod csv;
 mod text;
 
 pub(crate) use csv::{HEADINGS, row};
+pub(crate) use text::alert;
 
 use crate::output::plain;
 use anstyle::{AnsiColor, Style};
@@ -36,6 +37,12 @@ pub(crate) fn line(event: &EventView<'_>, wide: bool, coloured: bool) -> String 
             format!("{dim}{time}{dim:#} {host:<12} {style}{body}{style:#}\n")
         }
     }
+}
+
+/// `12:34:56` and what happened, for where host and type are told elsewhere.
+pub(crate) fn brief(event: &EventView<'_>) -> [String; 2] {
+    let time = event.time.get(11..19).unwrap_or_default().to_owned();
+    [time, text::of(event).trim_end().to_owned()]
 }
 
 /// What is refused is red, what changes rights yellow, what is lost can't be missed.

@@ -2,8 +2,8 @@
 
 use crate::{output::count, view::size};
 use kctl_events::view::{
-    AutoblockView, CloseView, ConnectionView, CredentialsView, EventView, FloodView, PacketView,
-    PayloadView, ProcessView, ScanView,
+    AlertView, AutoblockView, CauseView, CloseView, ConnectionView, CredentialsView, EventView,
+    FloodView, PacketView, PayloadView, ProcessView, ScanView,
     net::{AddrView, ChangedView, LinkView, NeighView, RouteView},
 };
 use std::time::Duration;
@@ -79,6 +79,7 @@ pub(super) fn of(event: &EventView<'_>) -> String {
             let subsystem = it.subsystem.map(|it| format!(" ({it})")).unwrap_or_default();
             format!("{} {}{subsystem}", it.action, it.devpath)
         }
+        PayloadView::Alert(it) => alert(it),
         PayloadView::HostState(it) => {
             let offset = it.clock_offset_ms.map(|ms| format!(" by {ms} ms")).unwrap_or_default();
             let why = it.reason.map(|it| format!(": {it}")).unwrap_or_default();
@@ -90,6 +91,38 @@ pub(super) fn of(event: &EventView<'_>) -> String {
             let about = it.source.map(|it| format!(" ({it})")).unwrap_or_default();
             format!("LOST {} {events}{of}: {}{about}", it.count, it.stage)
         }
+    }
+}
+
+/// `cpu FIRING 97.2%, from 95.0% on: perl[812] with 51.0%`
+pub(crate) fn alert(it: &AlertView<'_>) -> String {
+    let object = it.object.map(|it| format!(" {it}")).unwrap_or_default();
+    let state = if it.state == "firing" { "FIRING" } else { it.state };
+    let value = it.value.map_or("gone".to_owned(), |value| measure(value, it.unit));
+    let level = match it.state {
+        "firing" => format!("from {} on", measure(it.threshold, it.unit)),
+        _ => format!("over below {}", measure(it.clear_below, it.unit)),
+    };
+    let cause = it.cause.as_ref().map(|cause| format!(": {}", blamed(cause, it.unit)));
+    format!("{}{object} {state} {value}, {level}{}", it.name, cause.unwrap_or_default())
+}
+
+/// `perl[812] with 240000/s, mostly getppid`
+fn blamed(cause: &CauseView<'_>, unit: &str) -> String {
+    let process = cause.process.is_known().then(|| {
+        let share = cause.value.map(|value| format!(" with {}", measure(value, unit)));
+        process(&cause.process) + &share.unwrap_or_default()
+    });
+    let syscall = cause.syscall.map(|name| format!("mostly {name}"));
+    process.into_iter().chain(syscall).collect::<Vec<_>>().join(", ")
+}
+
+/// `97.2%`, `240000/s`, `8 changes`
+fn measure(value: f64, unit: &str) -> String {
+    match unit {
+        "%" => format!("{value:.1}%"),
+        "/s" => format!("{value:.0}/s"),
+        unit => format!("{value:.0} {unit}"),
     }
 }
 

@@ -1,0 +1,144 @@
+//! Packets that are dropped in a second of processor time, over a pair of interfaces: what sends them and
+//! what drops them run on one CPU, one after the other.
+
+use crate::lists::{Family, List, Sources};
+use crate::peers::Peers;
+use crate::world::{World, run, try_run};
+use crate::{fill, median};
+use aya::programs::XdpMode;
+use aya::programs::links::FdLink;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+/// Addresses that are blocked. xdp-filter holds no more.
+const SIZE: u32 = 10_000;
+/// Frames of one window.
+const FRAMES: u32 = 500_000;
+/// Each is measured that often.
+const ROUNDS: usize = 7;
+/// Where frames are dropped, and where they are sent.
+const HERE: &str = "flood0";
+const THERE: &str = "flood1";
+
+/// Everything that drops, in turn.
+pub(crate) fn compare(world: &World) {
+    let list = List::singles(Family::V4, SIZE);
+    let mut peers = Peers::load(0, &List::singles(Family::V4, 0));
+    println!(
+        "\n{SIZE} IPv4 addresses, a flood from them       million packets/s   of the path of XDP_DROP"
+    );
+
+    pair();
+    let link = peers.drop_all().attach(HERE, XdpMode::Driver).expect("attached");
+    let link = peers.drop_all().take_link(link).expect("just attached");
+    let least = measure(&mut peers, &list);
+    drop(FdLink::try_from(link).expect("a link"));
+    row("XDP_DROP", least, least);
+
+    pair();
+    let (mut filter, _) = world.filled(&list);
+    filter.attach(HERE);
+    let ours = measure(&mut peers, &list);
+    row("kctl", ours, least);
+    let (sent, dropped) = (u64::from(FRAMES) * (ROUNDS as u64 + 1), filter.dropped());
+    if sent != dropped {
+        println!("  (it dropped {dropped} of {sent})");
+    }
+    drop(filter);
+
+    for (name, start, stop) in [
+        ("xdp-filter", xdp_filter as fn(&World, &List) -> Result<(), String>, None),
+        ("nftables, netdev ingress", nft, Some("nft delete table netdev bench")),
+        ("ipset, iptables raw", ipset, None),
+        ("the stack, no filter", |_, _| Ok(()), None),
+    ] {
+        pair();
+        match start(world, &list) {
+            Ok(()) => row(name, measure(&mut peers, &list), least),
+            Err(why) => println!("{name:<44}not measured: {why}"),
+        }
+        if let Some(stop) = stop {
+            let _ = try_run(stop);
+        }
+    }
+    let _ = try_run(&format!("ip link del {HERE}"));
+}
+
+fn row(name: &str, mpps: f64, least: f64) {
+    println!("{name:<44}{mpps:>18.2}{:>26.2}", least / mpps);
+}
+
+/// A new pair of interfaces. The receiving end takes frames in as a driver does, whatever is there.
+fn pair() {
+    let _ = try_run(&format!("ip link del {HERE}"));
+    run(&format!("ip link add {HERE} type veth peer name {THERE}"));
+    // What frames are sent to; else the stack would not even look at them.
+    run(&format!("ip link set {HERE} address 02:02:02:02:02:02"));
+    run(&format!("ip addr add 10.9.0.1/16 dev {HERE}"));
+    run(&format!("ip link set {HERE} up"));
+    run(&format!("ip link set {THERE} up"));
+    run(&format!("ethtool -K {HERE} gro on"));
+}
+
+/// Million packets in a second of processor time, median.
+fn measure(peers: &mut Peers, list: &List) -> f64 {
+    let sources: Sources = list.hits().expect("a list");
+    let ifindex = nix::net::if_::if_nametoindex(THERE).expect("it is there");
+    let mut figures = Vec::new();
+    for round in 0..=ROUNDS {
+        let start = used();
+        peers.send(ifindex, &sources, FRAMES);
+        let took = used() - start;
+        // The first window warms everything up.
+        if round > 0 {
+            figures.push(f64::from(FRAMES) / took / 1e6);
+        }
+    }
+    median(&mut figures)
+}
+
+/// Seconds of processor time of this thread, softirqs on its back included.
+fn used() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("it can't fail");
+    let seconds = |it: TimeVal| it.tv_sec() as f64 + it.tv_usec() as f64 / 1e6;
+    seconds(usage.user_time()) + seconds(usage.system_time())
+}
+
+fn xdp_filter(world: &World, list: &List) -> Result<(), String> {
+    // Its dispatcher needs more of the kernel than a filter alone does.
+    let load = format!("env LIBXDP_SKIP_DISPATCHER=1 xdp-filter load -m native -f ipv4 {HERE}");
+    try_run(&load)?;
+    // As `xdp-filter ip -m src ADDRESS` does it, but in one process.
+    let mut batch = String::new();
+    for prefix in &list.prefixes {
+        let IpAddr::V4(address) = prefix.addr() else { continue };
+        let [a, b, c, d] = address.octets();
+        let map = "/sys/fs/bpf/xdp-filter/filter_ipv4";
+        let _ =
+            writeln!(batch, "map update pinned {map} key {a} {b} {c} {d} value 1 0 0 0 0 0 0 0");
+    }
+    let file = world.folder.path().with_extension("batch");
+    std::fs::write(&file, batch).map_err(|it| it.to_string())?;
+    let result = try_run(&format!("bpftool batch file {}", file.display()));
+    let _ = std::fs::remove_file(&file);
+    result
+}
+
+fn nft(world: &World, list: &List) -> Result<(), String> {
+    let file = world.folder.path().with_extension("nft");
+    std::fs::write(&file, fill::nft(list, Some(HERE))).map_err(|it| it.to_string())?;
+    let result = try_run(&format!("nft -f {}", file.display()));
+    let _ = std::fs::remove_file(&file);
+    result
+}
+
+fn ipset(world: &World, list: &List) -> Result<(), String> {
+    let file = world.folder.path().with_extension("ipset");
+    std::fs::write(&file, fill::ipset(list)).map_err(|it| it.to_string())?;
+    let result = try_run(&format!("ipset restore -file {}", file.display()));
+    let _ = std::fs::remove_file(&file);
+    result?;
+    try_run("iptables -t raw -A PREROUTING -m set --match-set bench src -j DROP")
+}
