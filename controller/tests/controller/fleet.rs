@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
+use tonic::Code;
 
 /// Longer than a busy machine takes for anything here.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -63,7 +64,16 @@ async fn joined(controller: &Controller, api: &Api, count: usize) -> Vec<Agent> 
         joins.spawn(async move {
             let _place = places.acquire_owned().await.expect("open");
             let name = format!("host-{number:04}");
-            Agent::with(&name, join(&address, &token, &name).await.expect("joins"))
+            let credentials = loop {
+                match join(&address, &token, &name).await {
+                    // All of them come from one address, and are not let in faster.
+                    Err(busy) if busy.code() == Code::ResourceExhausted => {
+                        sleep(Duration::from_millis(rand::random_range(200..1_000))).await;
+                    }
+                    joined => break joined.expect("joins"),
+                }
+            };
+            Agent::with(&name, credentials)
         });
     }
     joins.join_all().await
