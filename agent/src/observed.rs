@@ -183,6 +183,11 @@ fn tell_status(page: &mut Page, status: &pb::HostStatus) {
             f64::from(status.suspended_entries),
         ),
         (
+            "kctl_agent_alerts",
+            "Thresholds that are crossed now; kctl hosts describe tells which",
+            status.alerts.len() as f64,
+        ),
+        (
             "kctl_agent_missing",
             "What this host can't do; kctl hosts describe tells it",
             status.missing.len() as f64,

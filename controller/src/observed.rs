@@ -162,7 +162,7 @@ fn tell_hosts(page: &mut Page, hosts: &[HostView], desired: &Desired) {
     let filter = |host: &HostView| host.status.as_ref().and_then(|it| it.filter.clone());
     let flag = |yes: bool| Some(f64::from(yes));
     let status = |host: &HostView, of: fn(&pb::HostStatus) -> f64| host.status.as_deref().map(of);
-    let each: [(_, _, Value<'_>); 5] = [
+    let each: [(_, _, Value<'_>); 6] = [
         ("kctl_controller_host_connected", "1 while the host is connected", &|host| {
             flag(host.session.is_some())
         }),
@@ -174,6 +174,9 @@ fn tell_hosts(page: &mut Page, hosts: &[HostView], desired: &Desired) {
             "1 if the host enforced its entries on every chosen interface when it told last",
             &|host| status(host, |it| f64::from(it.not_enforced.is_none())),
         ),
+        ("kctl_controller_host_alerts", "Thresholds crossed when the host told last", &|host| {
+            status(host, |it| it.alerts.len() as f64)
+        }),
         (
             "kctl_controller_host_revision",
             "Revision of the list that the host told last",

@@ -8,11 +8,13 @@ use crate::support::{
     all, block,
 };
 use kctl_proto::controller::v1::{CreateTokenRequest, host, host_result::Status as Outcome};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
+use tonic::Code;
 
 /// Longer than a busy machine takes for anything here.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -62,7 +64,16 @@ async fn joined(controller: &Controller, api: &Api, count: usize) -> Vec<Agent> 
         joins.spawn(async move {
             let _place = places.acquire_owned().await.expect("open");
             let name = format!("host-{number:04}");
-            Agent::with(&name, join(&address, &token, &name).await.expect("joins"))
+            let credentials = loop {
+                match join(&address, &token, &name).await {
+                    // All of them come from one address, and are not let in faster.
+                    Err(busy) if busy.code() == Code::ResourceExhausted => {
+                        sleep(Duration::from_millis(rand::random_range(200..1_000))).await;
+                    }
+                    joined => break joined.expect("joins"),
+                }
+            };
+            Agent::with(&name, credentials)
         });
     }
     joins.join_all().await
@@ -89,9 +100,9 @@ async fn all_there(api: &Api, count: usize) {
 async fn a_fleet_joins_is_blocked_and_comes_back_after_a_restart() {
     let count = number("KCTL_FLEET_HOSTS", 40);
     let blocks = number("KCTL_FLEET_BLOCKS", 5);
-    let files = nix::sys::resource::Resource::RLIMIT_NOFILE;
-    let (_, most) = nix::sys::resource::getrlimit(files).expect("a limit");
-    nix::sys::resource::setrlimit(files, most, most).expect("up to the hard limit");
+    // As many files as this process may have: it is both ends of the agents.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("its own");
     let controller = Controller::start();
     let api = controller.api().await;
     let alone = memory(controller.pid()).0;
