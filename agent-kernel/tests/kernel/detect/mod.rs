@@ -130,7 +130,8 @@ fn a_slow_scan_is_none_and_the_window_slides(hook: Hook) {
     // And again when it goes on in another window.
     let mut port = 1_000;
     within("it is told again", || {
-        port += 1;
+        // A fast machine goes through all of them within a window.
+        port = if port == u16::MAX { 1_000 } else { port + 1 };
         host.syn(source, 40_000, port);
         !host.found().is_empty()
     });
