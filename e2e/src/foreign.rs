@@ -40,8 +40,14 @@ impl Foreign {
         run.arg("--bpffs").arg(&bpffs);
         run.arg("--state-dir").arg(folder("state")).arg("--socket").arg(folder("socket"));
         let mut agent = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let there =
-            until("the foreign program is there", SOON, || Ok(xdp_programs(namespace)?.len() == 1));
+        // A link that is not pinned yet would go with its agent.
+        let pinned = || {
+            let layouts = fs::read_dir(&bpffs).into_iter().flatten().flatten();
+            layouts.map(|layout| layout.path().join("link-eth0")).any(|link| link.exists())
+        };
+        let there = until("the foreign program is there", SOON, || {
+            Ok(pinned() && xdp_programs(namespace)?.len() == 1)
+        });
         // Its link is pinned: it stays without its agent.
         agent.kill()?;
         agent.wait()?;

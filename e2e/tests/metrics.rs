@@ -110,7 +110,7 @@ fn what_is_served_is_what_is_documented_and_counts_what_happens() -> Result<()> 
             let page = page(lab, CONTROLLER, CONTROLLER_URL)?;
             Ok(sample(&page, "kctl_controller_host_connected{host=\"web-1\"}")? == 0.0)
         })?;
-        Ok(()).map(drop)
+        Ok(())
     })
 }
 

@@ -116,6 +116,7 @@ const AGENT: &[Service] = &[
             ("ApplyBlocklist", Access::Controller),
             ("ListBlocklist", read(Viewer)),
             ("ListHits", read(Viewer)),
+            ("ListPeers", read(Viewer)),
             ("Block", change(Operator)),
             ("Unblock", change(Operator)),
         ],

@@ -69,9 +69,19 @@ async fn a_signal_of_the_kernel_has_no_sender() {
         ("unpack 'p', pack 'Q', 16", 11),
     ];
     for (script, number) in cases {
-        let (pid, status) = world.cgroup.run("perl", &["-e", script]);
-        assert!(!status.success(), "{script}");
-        let told = world.events().await;
+        // Once is enough, as a rule. A timer's interrupt may come while the same program runs on that
+        // processor for somebody else's signal, and the kernel leaves it out then.
+        let mut pid = 0;
+        let mut told = Vec::new();
+        for _ in 0..3 {
+            let status;
+            (pid, status) = world.cgroup.run("perl", &["-e", script]);
+            assert!(!status.success(), "{script}");
+            told = world.events().await;
+            if !signals(&told, number).is_empty() {
+                break;
+            }
+        }
         let signals = signals(&told, number);
         assert_eq!(signals.len(), 1, "{script}: {told:?}");
         assert_eq!((signals[0].process.as_ref(), signals[0].target.pid), (None, pid), "{script}");

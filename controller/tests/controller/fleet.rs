@@ -129,7 +129,7 @@ async fn a_fleet_joins_is_blocked_and_comes_back_after_a_restart() {
     }
     assert!(agents.iter().all(|agent| agent.prefixes().len() == blocks));
     times.sort_unstable();
-    let part = |of: f64| times[((times.len() - 1) as f64 * of).round() as usize];
+    let part = |percent: usize| times[(times.len() - 1) * percent / 100];
     let (now, peak) = memory(controller.pid());
 
     drop(api);
@@ -144,9 +144,9 @@ async fn a_fleet_joins_is_blocked_and_comes_back_after_a_restart() {
     for (what, value) in [
         ("join, all hosts", format!("{join:.2?}")),
         ("connect and in sync, all hosts", format!("{connect:.2?}")),
-        ("block --all-hosts, p50", format!("{:.1?}", part(0.5))),
-        ("block --all-hosts, p99", format!("{:.1?}", part(0.99))),
-        ("block --all-hosts, slowest", format!("{:.1?}", part(1.0))),
+        ("block --all-hosts, p50", format!("{:.1?}", part(50))),
+        ("block --all-hosts, p99", format!("{:.1?}", part(99))),
+        ("block --all-hosts, slowest", format!("{:.1?}", part(100))),
         ("controller's memory without hosts", format!("{alone} MiB")),
         ("controller's memory after the blocks (most)", format!("{now} MiB ({peak} MiB)")),
         ("killed and started, until all are in sync", format!("{storm:.2?}")),
