@@ -5,6 +5,7 @@
 
 mod access;
 mod channel;
+mod code;
 mod connection;
 mod credentials;
 mod identity;
@@ -17,6 +18,7 @@ mod tls;
 
 pub use access::Access;
 pub use channel::{DialError, channel_over, dial};
+pub use code::code_name;
 pub use connection::{Peer, UnixPeer, configure_tcp};
 pub use credentials::{Credentials, CredentialsError, Validity, is_expired, new_key_and_csr};
 pub use identity::{Identity, IdentityError, valid_name};

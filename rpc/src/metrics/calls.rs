@@ -1,6 +1,6 @@
 //! How long calls took and how they ended.
 
-use crate::Access;
+use crate::{Access, code_name};
 use http::{HeaderMap, HeaderValue};
 use prometheus_client::{
     metrics::{family::Family, histogram::Histogram},
@@ -56,31 +56,8 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let code = name(self.code.unwrap_or(Code::Cancelled)).to_owned();
+        let code = code_name(self.code.unwrap_or(Code::Cancelled)).to_owned();
         let labels = [("method", std::mem::take(&mut self.method)), ("code", code)];
         CALLS.get_or_create(&labels).observe(self.begun.elapsed().as_secs_f64());
-    }
-}
-
-/// As the specification of gRPC writes it.
-fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
