@@ -7,10 +7,10 @@ use crate::{
     witness::{Cause, Witness},
 };
 use anyhow::{Context as _, anyhow};
-use kctl_rpc::{ALPN_API, Credentials, DialError, Identity};
+use kctl_rpc::{ALPN_API, Channel, Credentials, DialError, Identity};
 use std::{error::Error as _, future::Future, io::ErrorKind, path::PathBuf, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tonic::{Code, Response, Status, Streaming, transport::Channel};
+use tonic::{Code, Response, Status, Streaming};
 
 /// The port of a controller where none is named.
 const PORT: u16 = 7443;

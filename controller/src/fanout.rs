@@ -13,12 +13,13 @@ use kctl_proto::{
     agent::v1 as pb,
     controller::v1::{HostResult, host_result},
 };
+use kctl_rpc::Channel;
 use std::{
     future::Future,
     time::{Duration, Instant},
 };
 use tokio::time::{timeout, timeout_at};
-use tonic::{Code, Response, Status, Streaming, transport::Channel};
+use tonic::{Code, Response, Status, Streaming};
 
 /// What one host said, or why it said nothing.
 pub(crate) struct Answered<T> {

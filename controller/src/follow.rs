@@ -16,13 +16,14 @@ use kctl_blocklist::Digest;
 use kctl_proto::agent::v1::{
     self as pb, blocklist_service_client::BlocklistServiceClient, session_response::Message,
 };
+use kctl_rpc::Channel;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming};
 
 /// A live host that takes longer than this for a set is as good as gone.
 const APPLY: Duration = Duration::from_secs(60);
@@ -124,7 +125,7 @@ impl Follower {
             tokio::select! {
                 () = cancel.cancelled() => return Err(Ended::Cancelled),
                 Some(answer) = &mut in_flight, if busy => {
-                    busy = false;
+                    (busy, in_flight) = (false, None.into());
                     self.answered(answer)?;
                 }
                 changed = self.desired.changed() => {

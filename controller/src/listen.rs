@@ -135,7 +135,7 @@ impl Listener {
             let (this, stranger) = (self.clone(), strangers.admit());
             self.tracker.spawn(async move {
                 let shaken = tokio::select! {
-                    shaken = timeout(HANDSHAKE, this.shake_hands(stream, peer)) => shaken,
+                    shaken = timeout(HANDSHAKE, Box::pin(this.shake_hands(stream, peer))) => shaken,
                     () = stranger.end.cancelled() => {
                         tracing::debug!(%peer, "listener: made room for another connection");
                         return;
@@ -180,12 +180,14 @@ impl Listener {
         } else {
             return Err(io::Error::other("offers no protocol that is spoken here"));
         };
-        let stream = hello.into_stream(config).await?;
+        let stream = Box::new(hello.into_stream(config).await?);
         let certificates = stream.get_ref().1.peer_certificates();
         let peer = Arc::new(Peer::of_tls(certificates, peer));
         Ok(Accepted { kind, stream, peer, local })
     }
 
+    /// What serves a connection is boxed: each of them would else take the memory of the largest kind, and
+    /// that of a handshake, for as long as it lasts.
     async fn hand_on(self, accepted: Accepted) {
         let Accepted { kind, stream, peer, local } = accepted;
         let stop = self.cancel.cancelled();
@@ -196,7 +198,7 @@ impl Listener {
                     _ => Err(Status::permission_denied("a host that joins may only join")),
                 };
                 let served = serve_until(stream, peer, self.services.join, anybody, stop);
-                timeout(JOIN, served).await.unwrap_or(Ok(()))
+                timeout(JOIN, Box::pin(served)).await.unwrap_or(Ok(()))
             }
             Kind::Api => {
                 let gate = self.services.gate.clone();
@@ -208,7 +210,7 @@ impl Listener {
                 let admit = move |peer: &Peer, path: &str, _: &HeaderMap| gate.admit(peer, path);
                 let served = serve_until(stream, Arc::clone(&peer), self.services.api, admit, stop);
                 tokio::select! {
-                    served = served => served,
+                    served = Box::pin(served) => served,
                     // Whatever streams are open end with the connection.
                     () = self.services.gate.cut_off(&peer) => Ok(()),
                 }
@@ -221,7 +223,7 @@ impl Listener {
                     (&peer.identity, certificate, peer.address)
                 {
                     let agent = Agent { name: name.clone(), certificate, peer: address, local };
-                    self.services.sessions.run(stream, agent).await;
+                    Box::pin(self.services.sessions.run(stream, agent)).await;
                 }
                 Ok(())
             }
@@ -241,7 +243,8 @@ enum Kind {
 
 struct Accepted {
     kind: Kind,
-    stream: TlsStream<TcpStream>,
+    /// Boxed: it is large, and moves through many futures.
+    stream: Box<TlsStream<TcpStream>>,
     peer: Arc<Peer>,
     local: SocketAddr,
 }

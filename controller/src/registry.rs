@@ -9,6 +9,7 @@ use crate::{
 };
 use kctl_blocklist::Selection;
 use kctl_proto::{agent::v1 as pb, controller::v1 as api};
+use kctl_rpc::Channel;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -17,7 +18,6 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 /// How far a host has come.
 #[derive(Debug, Clone)]

@@ -59,7 +59,7 @@ pub(crate) struct Agent {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Ended {
     #[error("connection: {0}")]
-    Connection(#[from] tonic::transport::Error),
+    Connection(#[from] hyper::Error),
     #[error("connection lost: {0}")]
     Lost(Status),
     #[error("the host closed it")]
@@ -124,7 +124,7 @@ impl Sessions {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let channel = kctl_rpc::channel_over(stream).await?;
+        let channel = Box::pin(kctl_rpc::channel_over(stream)).await?;
         let (requests, outbound) = mpsc::channel(8);
         let open = async {
             let mut client = HostServiceClient::new(channel.clone());
@@ -137,7 +137,7 @@ impl Sessions {
             Ok((inbound, first))
         };
         let (inbound, mut status) =
-            timeout(FIRST_STATUS, open).await.unwrap_or(Err(Ended::Silent))?;
+            timeout(FIRST_STATUS, Box::pin(open)).await.unwrap_or(Err(Ended::Silent))?;
         // The certificate says who a host is; what it says of itself can't change that.
         status.name.clone_from(&agent.name);
         let status = Arc::new(status);

@@ -248,8 +248,10 @@ impl Apply {
             Part::Chunk(Chunk { upserts: Vec::new(), removals })
         });
         let feeds = feeds.into_iter().flat_map(FeedStep::messages).map(Part::Feed);
-        let parts =
-            std::iter::once(Part::Header(header)).chain(feeds).chain(upserts).chain(removals);
+        // Boxed: what sends it holds it several times over, on a large fleet for each host at once.
+        let parts: Box<dyn Iterator<Item = Part> + Send> = Box::new(
+            std::iter::once(Part::Header(header)).chain(feeds).chain(upserts).chain(removals),
+        );
         stream::iter(parts.map(|part| pb::ApplyBlocklistRequest { part: Some(part) }))
     }
 }

@@ -21,6 +21,7 @@ pub mod controller {
     }
 }
 
+mod codec;
 mod twin;
 
 pub use twin::{Piece, Twin};

@@ -2,17 +2,29 @@
 
 use crate::connection::configure_tcp;
 use crate::server::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_STREAMS};
-use hyper_util::rt::TokioIo;
+use http::{
+    Uri,
+    uri::{Authority, Scheme},
+};
+use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use std::{io, sync::Arc, sync::Mutex, time::Duration};
+use std::{
+    io, mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tonic::transport::{Channel, Endpoint};
+use tonic::body::Body;
+use tower::Service;
 
 /// What one stream may send before its reader takes it, bytes.
 const STREAM_WINDOW_BYTES: u32 = 512 << 10;
@@ -97,26 +109,49 @@ async fn connect(server: &str, limit: Duration) -> Result<TcpStream, DialError> 
     Err(DialError::Connect { server: server.to_owned(), source: last })
 }
 
-/// A gRPC client over one connected stream. It never dials again: when the stream ends, every call
-/// fails with UNAVAILABLE.
-pub async fn channel_over<S>(stream: S) -> Result<Channel, tonic::transport::Error>
+/// Calls over one connected stream, for the generated clients. It never dials again: when the stream ends,
+/// every call fails. The connection ends with the last clone.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    requests: SendRequest<Body>,
+}
+
+/// Speaks HTTP/2 over a connected stream.
+pub async fn channel_over<S>(stream: S) -> Result<Channel, hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let once = Mutex::new(Some(TokioIo::new(stream)));
-    let connector =
-        tower::service_fn(move |_| {
-            let stream = once.lock().ok().and_then(|mut stream| stream.take());
-            std::future::ready(stream.ok_or_else(|| {
-                io::Error::new(io::ErrorKind::NotConnected, "the connection is closed")
-            }))
-        });
-    Endpoint::from_static("http://kctl")
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+    let (requests, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .connect_with_connector(connector)
-        .await
+        .handshake(TokioIo::new(stream))
+        .await?;
+    // Why a connection ended is what its calls end with.
+    tokio::spawn(connection);
+    Ok(Channel { requests })
+}
+
+impl Service<http::Request<Body>> for Channel {
+    type Response = http::Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.requests.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        // HTTP/2 wants a scheme and an authority; the other end is known already.
+        let mut uri = mem::take(request.uri_mut()).into_parts();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(Authority::from_static("kctl"));
+        if let Ok(uri) = Uri::from_parts(uri) {
+            *request.uri_mut() = uri;
+        }
+        Box::pin(self.requests.send_request(request))
+    }
 }

@@ -17,7 +17,7 @@ mod strangers;
 mod tls;
 
 pub use access::Access;
-pub use channel::{DialError, channel_over, dial};
+pub use channel::{Channel, DialError, channel_over, dial};
 pub use code::code_name;
 pub use connection::{Peer, UnixPeer, configure_tcp};
 pub use credentials::{Credentials, CredentialsError, Validity, is_expired, new_key_and_csr};

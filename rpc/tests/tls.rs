@@ -174,12 +174,12 @@ async fn a_dropped_server_closes_its_connection() {
         Err::<(), _>(tonic::Status::permission_denied(path))
     }));
     let channel = channel_over(ours).await.expect("connects");
-    let call = |channel: tonic::transport::Channel| async {
+    let call = |channel: kctl_rpc::Channel| async {
         let mut client = tonic::client::Grpc::new(channel);
         client
             .ready()
             .await
-            .map_err(|e: tonic::transport::Error| tonic::Status::unavailable(e.to_string()))?;
+            .map_err(|e: hyper::Error| tonic::Status::unavailable(e.to_string()))?;
         let codec = tonic_prost::ProstCodec::<(), ()>::default();
         let path = "/a.B/C".parse().expect("a path");
         client.unary(tonic::Request::new(()), path, codec).await

@@ -14,9 +14,9 @@ use clap::Args;
 use kctl_proto::controller::v1::{
     AuditLine, ListAuditRequest, VerifyAuditRequest, audit_service_client::AuditServiceClient,
 };
+use kctl_rpc::Channel;
 use serde::Serialize;
 use std::fmt::Write as _;
-use tonic::transport::Channel;
 
 /// Arguments of `audit`.
 #[derive(Debug, Args)]

@@ -14,9 +14,9 @@ use kctl_proto::controller::v1::{
     Certificate, FinishRotationRequest, GetAuthorityRequest, RotateAuthorityRequest,
     authority_service_client::AuthorityServiceClient,
 };
+use kctl_rpc::Channel;
 use serde::Serialize;
 use std::fmt::Write as _;
-use tonic::transport::Channel;
 
 /// Arguments of `ca`.
 #[derive(Debug, Args)]

@@ -17,12 +17,13 @@ use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use kctl_proto::{Piece, Twin, agent::v1 as agent};
+use kctl_rpc::Channel;
 use std::{
     collections::BTreeMap,
     io::{IsTerminal as _, stderr},
     time::Duration,
 };
-use tonic::{Response, Status, Streaming, transport::Channel};
+use tonic::{Response, Status, Streaming};
 
 /// Arguments of every read.
 #[derive(Debug, Args)]
@@ -112,7 +113,7 @@ macro_rules! asks {
 
             async fn of_agent(
                 &self,
-                channel: tonic::transport::Channel,
+                channel: kctl_rpc::Channel,
             ) -> Result<tonic::Response<tonic::Streaming<Self::Part>>, tonic::Status> {
                 kctl_proto::agent::v1::$clients::$client::new(channel)
                     .max_decoding_message_size(kctl_rpc::MAX_MESSAGE_BYTES)
@@ -122,7 +123,7 @@ macro_rules! asks {
 
             async fn of_fleet(
                 &self,
-                channel: tonic::transport::Channel,
+                channel: kctl_rpc::Channel,
                 selection: Option<kctl_proto::agent::v1::Selection>,
                 timeout_ms: u64,
             ) -> Result<tonic::Response<tonic::Streaming<Self::Twin>>, tonic::Status> {

@@ -66,7 +66,7 @@ pub(crate) async fn run(global: &Global, args: TokenArgs) -> anyhow::Result<Exit
     }
 }
 
-fn client(connection: &Connection) -> TokenServiceClient<tonic::transport::Channel> {
+fn client(connection: &Connection) -> TokenServiceClient<kctl_rpc::Channel> {
     TokenServiceClient::new(connection.channel.clone())
 }
 

@@ -10,9 +10,7 @@ use super::{
 };
 use crate::registry::{Registry, Session};
 use kctl_events::{Ledger, Place, Reader, Ring};
-use kctl_proto::agent::v1::{
-    EventFilter, HostEvent, WatchEventsRequest, host_event::State, watch_events_request::Message,
-};
+use kctl_proto::agent::v1::{EventFilter, HostEvent, host_event::State};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -197,12 +195,11 @@ impl Task {
         self.release(now);
         let (questions, lines, mut wake) = self.merge.ask(now);
         for question in questions {
-            let message = Some(Message::Ask(question.number));
             let name = self.names.get(&question.host);
             let follows = name.and_then(|name| self.follows.get(name));
             if let Some((asks, _)) = follows.and_then(|follows| follows.link.as_ref()) {
                 // One question is open at a time, so there is room; one that is not sent is not answered.
-                let _ = asks.try_send(WatchEventsRequest { message });
+                let _ = asks.try_send(question.number);
             }
         }
         if !lines.is_empty() {
@@ -353,7 +350,9 @@ impl Task {
         let (running, asks) = link.start();
         let cancel = self.shared.cancel.child_token();
         let stopped = cancel.clone();
-        self.shared.tasks.spawn(async move { stopped.run_until_cancelled(running).await });
+        self.shared
+            .tasks
+            .spawn(async move { stopped.run_until_cancelled(Box::pin(running)).await });
         (follows.host, follows.retry_at) = (host, None);
         follows.link = Some((asks, cancel.drop_guard()));
         self.names.insert(host, Arc::clone(name));

@@ -10,20 +10,20 @@ use kctl_proto::agent::v1::{
     Cursor, EventFilter, Subscribe, WatchEventsRequest, WatchEventsResponse,
     events_service_client::EventsServiceClient, subscribe::Start, watch_events_request::Message,
 };
-use kctl_rpc::Role;
+use kctl_rpc::{Channel, Role};
 use prost::Message as _;
 use std::{
     sync::Arc,
     time::{Instant, SystemTime},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, transport::Channel};
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+use tonic::Status;
 
 /// The largest message of a host.
 const MAX_MESSAGE_BYTES: usize = 8 << 20;
-/// A subscription, and the question that is open.
-const REQUESTS: usize = 4;
+/// Questions that wait to be sent; one is open at a time.
+const ASKS: usize = 4;
 
 /// Where to begin with a host.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,13 +81,13 @@ pub(super) struct Link {
     pub(super) room_bytes: usize,
 }
 
-/// Takes questions to the host.
-pub(super) type Asks = mpsc::Sender<WatchEventsRequest>;
+/// Takes questions, by their numbers, to the host.
+pub(super) type Asks = mpsc::Sender<u64>;
 
 impl Link {
     /// The link at work, and where its questions go.
     pub(super) fn start(self) -> (impl Future<Output = ()>, Asks) {
-        let (asks, requests) = mpsc::channel(REQUESTS);
+        let (asks, questions) = mpsc::channel(ASKS);
         let subscribe = Subscribe {
             filter: self.filter.clone(),
             follow: true,
@@ -97,24 +97,29 @@ impl Link {
                 Begin::Now => None,
             },
         };
-        let first = WatchEventsRequest { message: Some(Message::Subscribe(subscribe)) };
-        // There is room in a new channel.
-        let _ = asks.try_send(first);
-        (self.run(requests), asks)
+        (self.run(subscribe, questions), asks)
     }
 
-    async fn run(self, requests: mpsc::Receiver<WatchEventsRequest>) {
-        let ended = self.follow(requests).await;
+    async fn run(self, subscribe: Subscribe, questions: mpsc::Receiver<u64>) {
+        let ended = self.follow(subscribe, questions).await;
         let status = ended.err().unwrap_or_else(|| Status::unavailable("the host ended it"));
         let _ = self.inbox.send(Told { host: self.host, what: What::End(status) }).await;
     }
 
-    async fn follow(&self, requests: mpsc::Receiver<WatchEventsRequest>) -> Result<(), Status> {
+    async fn follow(
+        &self,
+        subscribe: Subscribe,
+        questions: mpsc::Receiver<u64>,
+    ) -> Result<(), Status> {
         let client = EventsServiceClient::new(self.channel.clone());
         let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
         // Everything: what a reader may see of it is decided where it reads.
-        let requests = asked(ReceiverStream::new(requests), Role::Admin);
-        let mut messages = client.watch_events(requests).await?.into_inner();
+        let requests = tokio_stream::once(Message::Subscribe(subscribe))
+            .chain(ReceiverStream::new(questions).map(Message::Ask))
+            .map(|message| WatchEventsRequest { message: Some(message) });
+        let requests = asked(requests, Role::Admin);
+        // Boxed, so that what opens the stream takes no memory while it lasts.
+        let mut messages = Box::pin(client.watch_events(requests)).await?.into_inner();
         let stopped = |_| Status::cancelled("nobody follows it");
         let tell = |what| self.inbox.send(Told { host: self.host, what });
         tell(What::Open).await.map_err(stopped)?;

@@ -12,10 +12,11 @@ use crate::{
 use futures_util::{Stream, StreamExt as _};
 use kctl_blocklist::Selection;
 use kctl_proto::{Piece, Twin, agent::v1 as pb};
+use kctl_rpc::Channel;
 use std::collections::BTreeSet;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, transport::Channel};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Answers that wait for a slow reader.
 const WAITING: usize = 16;

@@ -15,8 +15,8 @@ use kctl_proto::{
         self as api, hosts_service_server::HostsService, remove_hosts_response::Removed,
     },
 };
-use kctl_rpc::Identity;
-use tonic::{Request, Response, Status, transport::Channel};
+use kctl_rpc::{Channel, Identity};
+use tonic::{Request, Response, Status};
 
 #[tonic::async_trait]
 impl HostsService for Api {

@@ -18,11 +18,12 @@ use kctl_proto::{
         list_blocklist_response::{Item, item::HostHits},
     },
 };
+use kctl_rpc::Channel;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 /// Entries in one message.
 const CHUNK: usize = 1_000;

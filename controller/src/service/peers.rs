@@ -9,8 +9,9 @@ use kctl_proto::{
     agent::v1::{ListPeersRequest, Peers, blocklist_service_client::BlocklistServiceClient},
     controller::v1::HostForecast,
 };
+use kctl_rpc::Channel;
 use std::{sync::Arc, time::Duration};
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 /// Prefixes in one message: 850 kilobytes at most.
 const CHUNK: usize = 50_000;

@@ -12,7 +12,8 @@ use kctl_proto::{
         GetStatsRequest, GetStatsResponse, get_stats_response, stats_service_server::StatsService,
     },
 };
-use tonic::{Request, Response, Status, transport::Channel};
+use kctl_rpc::Channel;
+use tonic::{Request, Response, Status};
 
 #[tonic::async_trait]
 impl StatsService for Api {

@@ -14,7 +14,7 @@ use kctl_proto::{
         token_service_client::TokenServiceClient,
     },
 };
-use kctl_rpc::{ALPN_API, Credentials, Identity, channel_over, client_config, dial};
+use kctl_rpc::{ALPN_API, Channel, Credentials, Identity, channel_over, client_config, dial};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 

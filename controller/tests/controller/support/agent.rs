@@ -14,8 +14,8 @@ use kctl_proto::{
     controller::v1::{CreateTokenRequest, JoinRequest, join_service_client::JoinServiceClient},
 };
 use kctl_rpc::{
-    ALPN_AGENT, Credentials, DialError, Peer, channel_over, client_config, dial, join_config,
-    new_key_and_csr, serve_over,
+    ALPN_AGENT, Channel, Credentials, DialError, Peer, channel_over, client_config, dial,
+    join_config, new_key_and_csr, serve_over,
 };
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ use std::{
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
-use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Channel};
+use tonic::{Request, Response, Status, Streaming, service::Routes};
 
 /// Events that an agent holds unless a test wants fewer.
 const EVENTS: usize = 10_000_000;

@@ -5,8 +5,8 @@ use kctl_proto::controller::v1::{
     AuditLine, CreateUserRequest, CreateUserResponse, ListAuditRequest, RevokeUserRequest,
     audit_service_client::AuditServiceClient, user_service_client::UserServiceClient,
 };
-use kctl_rpc::{Credentials, new_key_and_csr};
-use tonic::{Request, Status, transport::Channel};
+use kctl_rpc::{Channel, Credentials, new_key_and_csr};
+use tonic::{Request, Status};
 
 impl Api {
     /// Makes a user; the credentials that kctl would write.
