@@ -108,10 +108,12 @@ impl Sender {
             attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
             ..TestRunOptions::default()
         };
-        match xdp(&mut self.ebpf, self.program)?.test_run(options) {
-            Err(ProgramError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::Interrupted => {}
-            ran => drop(ran?),
+        if let Err(error) = xdp(&mut self.ebpf, self.program)?.test_run(options) {
+            let ended = matches!(&error, ProgramError::SyscallError(error)
+                if error.io_error.kind() == std::io::ErrorKind::Interrupted);
+            if !ended {
+                return Err(error.into());
+            }
         }
         Ok(self.state.get(&0, 0)?[1])
     }

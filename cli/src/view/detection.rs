@@ -170,7 +170,7 @@ mod tests {
         ];
         assert_eq!(view.lines(), wanted);
         let mut told = told();
-        told.portscan = told.connections.clone();
+        told.portscan = told.connections;
         assert_eq!(DetectionView::from(told).lines().len(), 3, "nobody is blocked");
     }
 }
