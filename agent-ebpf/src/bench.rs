@@ -1,30 +1,18 @@
 //! What the filter is measured beside: programs that do less, and programs that look sources up as the
 //! kernel's own maps do; and one that makes a source for each run and goes on to the program that is
 //! measured. Only the benchmarks use it.
-//!
-//! A test run goes on with the frame that the last one left, so the source can be written into it.
 #![no_std]
 #![no_main]
 
-use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
+mod sources;
+
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::XdpContext;
-
-/// Which sources are made, and how many were.
-#[repr(C)]
-pub struct Sources {
-    /// State of a xorshift generator.
-    random: u64,
-    /// Sources made so far.
-    made: u64,
-    /// Number of the first source.
-    first: u64,
-    /// How many there are, at most 2^32.
-    count: u64,
-}
+use sources::Sources;
 
 #[map]
 static SOURCES: Array<Sources> = Array::with_max_entries(1, 0);
@@ -65,33 +53,6 @@ pub fn source_plain(ctx: XdpContext) -> u32 {
     XDP_ABORTED
 }
 
-/// Sends a frame to the other end of the pair that it came in by.
-#[xdp]
-pub fn send(ctx: XdpContext) -> u32 {
-    make(&ctx);
-    sum_up(&ctx);
-    XDP_TX
-}
-
-/// Makes the checksum of an IPv4 header right, as the stack looks at it (RFC 1071).
-#[inline(always)]
-fn sum_up(ctx: &XdpContext) {
-    let start = ctx.data();
-    if start + 34 > ctx.data_end() {
-        return;
-    }
-    let word = |place: usize| {
-        // SAFETY: the frame has these bytes, as was just checked.
-        u32::from(unsafe { ((start + place) as *const u16).read_unaligned() })
-    };
-    let mut sum = word(14) + word(16) + word(18) + word(20) + word(22);
-    sum += word(26) + word(28) + word(30) + word(32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    // SAFETY: as above.
-    unsafe { ((start + 24) as *mut u16).write_unaligned(!(sum as u16)) };
-}
-
 #[inline(always)]
 fn make(ctx: &XdpContext) {
     let Some(sources) = SOURCES.get_ptr_mut(0) else { return };
@@ -103,42 +64,7 @@ fn make(ctx: &XdpContext) {
         // SAFETY: a checked pointer, and a helper without arguments.
         unsafe { *window = bpf_ktime_get_ns() };
     }
-    sources.made += 1;
-    sources.random ^= sources.random << 13;
-    sources.random ^= sources.random >> 7;
-    sources.random ^= sources.random << 17;
-    let number = sources.first + ((sources.random >> 32) * sources.count >> 32);
-    let start = ctx.data();
-    if start + 54 > ctx.data_end() {
-        return;
-    }
-    // SAFETY: the frame has these bytes, as was just checked.
-    unsafe {
-        if *((start + 13) as *const u8) == 0 {
-            ((start + 26) as *mut u32).write_unaligned(mix4(number as u32).to_be());
-        } else {
-            ((start + 22) as *mut u64).write_unaligned(mix6(number).to_be());
-            ((start + 30) as *mut u64).write_unaligned(mix6(!number).to_be());
-        }
-    }
-}
-
-/// The source of a number; another one for each.
-#[inline(always)]
-fn mix4(number: u32) -> u32 {
-    let mut it = number;
-    it = (it ^ it >> 16).wrapping_mul(0x85eb_ca6b);
-    it = (it ^ it >> 13).wrapping_mul(0xc2b2_ae35);
-    it ^ it >> 16
-}
-
-/// Half of a source of a number.
-#[inline(always)]
-fn mix6(number: u64) -> u64 {
-    let mut it = number;
-    it = (it ^ it >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    it = (it ^ it >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    it ^ it >> 33
+    sources.write(ctx);
 }
 
 /// Nothing.

@@ -14,6 +14,7 @@ use kctl_blocklist::{
     self as blocklist, Action, Digest, Entry, EntryKey, FEED_SOURCE, Feed, Selection,
 };
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
 /// One entry with its end on this boot's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,6 +269,20 @@ impl Set {
         let mut entries = self.of_prefix(prefix);
         entries.any(|(key, _)| key.action == Action::Protect && key.service.is_none())
             || self.protected_feeds().any(|feed| feed.prefixes().contains(prefix))
+    }
+
+    /// Whether an entry of the never-block list that names ports has this one.
+    pub(crate) fn protects_service(&self, source: IpAddr, to: blocklist::Service) -> bool {
+        self.entries.keys().any(|key| {
+            let has = |it: blocklist::Service| {
+                it.contains(to.port)
+                    && to.protocols().iter().all(|one| it.protocols().contains(one))
+            };
+            key.action == Action::Protect
+                && key.prefix.contains(&source)
+                && key.service.is_some_and(has)
+                && !self.suspended.contains_key(key)
+        })
     }
 
     /// The rules of the never-block list.

@@ -37,6 +37,13 @@ pub(crate) fn rough(duration: Duration) -> String {
     format!("{}{unit}", ms / size)
 }
 
+/// In the largest unit that it is whole in: `90s`, `5m`, `1500ms`.
+pub(crate) fn exact(ms: u64) -> String {
+    let whole = UNITS.iter().rev().find(|(_, size)| ms >= *size && ms.is_multiple_of(*size));
+    let (unit, size) = whole.unwrap_or(&UNITS[0]);
+    format!("{}{unit}", ms / size)
+}
+
 /// Reads `90s`, `10m`, `1h30m`, `7d`; at least one millisecond, at most 36,500 days.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     const LONGEST_MS: u64 = 36_500 * 86_400_000;
@@ -105,6 +112,13 @@ mod tests {
         assert_eq!(parse_moment("36500d"), Ok(1));
         for text in ["", "yesterday", "10", "-10m", "2026-01-02", "1969-01-02T03:04:05Z"] {
             assert!(parse_moment(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_exact_duration_reads_back() {
+        for (ms, text) in [(0, "0ms"), (1_500, "1500ms"), (90_000, "90s"), (86_400_000, "1d")] {
+            assert_eq!(exact(ms), text);
         }
     }
 

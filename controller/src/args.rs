@@ -99,6 +99,19 @@ pub(crate) struct Options {
         require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub(crate) detect_escalate: Option<bool>,
 
+    /// How many of these entries there are at a time, at most [default: 1000]
+    #[arg(long, global = true, env = "KCTL_CONTROLLER_DETECT_MAX_BLOCKS", value_name = "N")]
+    pub(crate) detect_max_blocks: Option<u32>,
+
+    /// How many new ones in a second, at most [default: 10]
+    #[arg(
+        long,
+        global = true,
+        env = "KCTL_CONTROLLER_DETECT_MAX_BLOCKS_PER_SECOND",
+        value_name = "N"
+    )]
+    pub(crate) detect_max_blocks_per_second: Option<u32>,
+
     /// Disk for the events of the past, all its files together; 0 switches the history off, else at least
     /// 16MiB [default: 256MiB]
     #[arg(long, global = true, env = "KCTL_CONTROLLER_HISTORY_BYTES", value_name = "BYTES")]

@@ -61,6 +61,8 @@ impl Reachable {
         for entry in desired.entries().filter(protects) {
             match entry.key.service {
                 None => drop(protected.insert(entry.key.prefix, None)),
+                // One of some sources keeps open what a block of that port alone closes to others.
+                Some(_) if entry.key.prefix.prefix_len() > 0 => {}
                 Some(service) => {
                     for port in service.port..=service.last {
                         ports.entry(port).or_insert_with(|| "a never-block port".to_owned());

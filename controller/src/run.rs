@@ -73,6 +73,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         registry,
         ca: ca.clone(),
         addresses: Arc::new(own_addresses(&config)),
+        escalates: config.escalation.is_some(),
         tasks: tracker.clone(),
     };
     let observable = Observable {
@@ -85,8 +86,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         events_path: data_dir.events_path(),
     };
     observed::start(config.metrics.clone(), observable, &tracker, &cancel);
-    if config.escalate {
-        tracker.spawn(escalation::run(api.clone(), cancel.clone()));
+    if let Some(escalation) = config.escalation {
+        tracker.spawn(escalation::run(api.clone(), escalation, cancel.clone()));
     }
     let services = Services {
         join: join_routes(Join::new(store.clone(), ca.clone())),

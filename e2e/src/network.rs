@@ -126,6 +126,11 @@ impl Network {
         self.places.get(name).with_context(|| format!("place {name:?}: not in the lab"))
     }
 
+    /// Where the other ends of all places' links are, each called as its place.
+    pub(crate) fn switch(&self) -> &Namespace {
+        &self.switch
+    }
+
     /// Takes a place's link down or up, at the switch, as if its cable were pulled.
     pub(crate) fn set_link(&self, name: &str, up: bool) -> Result<()> {
         let state = if up { "up" } else { "down" };

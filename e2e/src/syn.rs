@@ -1,24 +1,19 @@
-//! TCP connection attempts built by hand, of any source and as fast as the machine gives.
+//! TCP connection attempts built by hand, of any source.
 
 use std::{
-    io::IoSlice,
     net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
 };
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockProtocol, SockType, sendmmsg,
-    sendto, socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, sendto, socket,
 };
 
 use crate::{
     frame::{checksum, link},
     namespace::Namespace,
 };
-
-/// Frames that one system call sends.
-const BATCH: usize = 64;
 
 /// Puts SYNs on the wire of one place, all for another one.
 #[derive(Debug)]
@@ -50,36 +45,16 @@ impl SynSender {
         sendto(self.socket.as_raw_fd(), &frame, &self.link, MsgFlags::empty())?;
         Ok(())
     }
-
-    /// Sends SYNs of random IPv4 sources for as long as it is told to; how many.
-    pub fn flood(&self, to: IpAddr, port: u16, goes_on: impl Fn() -> bool) -> Result<u64> {
-        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut sent = 0;
-        let mut headers = MultiHeaders::preallocate(BATCH, None);
-        while goes_on() {
-            let frames: Vec<_> = (0..BATCH)
-                .map(|_| {
-                    random ^= random << 13;
-                    random ^= random >> 7;
-                    random ^= random << 17;
-                    let [a, b, c, d, e, f, ..] = random.to_be_bytes();
-                    // None that a host knows, and no group's.
-                    let source = IpAddr::from([11 + a % 80, b, c, d]);
-                    frame(self.head, source, to, u16::from_be_bytes([e, f]) | 1_024, port)
-                })
-                .collect();
-            let slices: Vec<_> = frames.iter().map(|frame| [IoSlice::new(frame)]).collect();
-            let addresses = [Some(self.link); BATCH];
-            let fd = self.socket.as_raw_fd();
-            let done =
-                sendmmsg(fd, &mut headers, &slices, addresses, [], MsgFlags::empty())?.count();
-            sent += done as u64;
-        }
-        Ok(sent)
-    }
 }
 
-fn frame(head: [u8; 12], source: IpAddr, to: IpAddr, source_port: u16, port: u16) -> Vec<u8> {
+/// A SYN in a frame that begins with these addresses of links.
+pub(crate) fn frame(
+    head: [u8; 12],
+    source: IpAddr,
+    to: IpAddr,
+    source_port: u16,
+    port: u16,
+) -> Vec<u8> {
     let mut frame = head.to_vec();
     // What the checksum is over before the segment itself.
     let mut pseudo = Vec::with_capacity(60);

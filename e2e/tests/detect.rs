@@ -5,13 +5,15 @@ use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::Command,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use kctl_e2e::{ATTACKER, BYSTANDER, EventReader, Lab, Place, SynSender, ping, until, with_lab};
+use kctl_e2e::{
+    ATTACKER, BYSTANDER, EventReader, Lab, Place, SynSender, ping, syn_storm, until, with_lab,
+};
 use serde_json::{Value, json};
 
 /// Generous: debug builds, and a machine that may be busy with other tests.
@@ -44,6 +46,11 @@ fn scan(sender: &SynSender, source: IpAddr, to: IpAddr, ports: u16) -> Result<()
     (1..=ports).try_for_each(|port| sender.send(source, to, 40_000, port))
 }
 
+/// What detection told: that a host connected is told to every reader, perhaps late.
+fn told(events: &[Value]) -> impl Iterator<Item = &Value> {
+    events.iter().filter(|it| it["type"] != "host")
+}
+
 fn of<'a>(events: &'a [Value], kind: &'a str, src: &'a str) -> Vec<&'a Value> {
     let found = events.iter().filter(|it| it["type"] == kind && it[kind]["src"] == src);
     found.map(|it| &it[kind]).collect()
@@ -71,9 +78,9 @@ fn scans_are_told_with_their_source_and_by_default_nobody_is_blocked() -> Result
             let src = source.to_string();
             let events =
                 reader.wait_for("the scan", SOON, |events| !of(events, "scan", &src).is_empty())?;
-            let told = json!({"src": src, "ports": 20, "first_ports": [1, 2, 3, 4, 5, 6, 7, 8],
+            let wanted = json!({"src": src, "ports": 20, "first_ports": [1, 2, 3, 4, 5, 6, 7, 8],
                 "interface": "eth0", "window_ms": 10_000});
-            assert_eq!(of(&events, "scan", &src), [&told]);
+            assert_eq!(of(&events, "scan", &src), [&wanted]);
         }
         // With whole connections, and too few of them elsewhere.
         let bystander = lab.place(BYSTANDER)?;
@@ -88,7 +95,7 @@ fn scans_are_told_with_their_source_and_by_default_nobody_is_blocked() -> Result
         let events =
             reader.wait_for("the scan", SOON, |events| !of(events, "scan", &many).is_empty())?;
         assert_eq!(of(&events, "scan", &few), Vec::<&Value>::new());
-        assert_eq!(events.iter().filter(|it| it["type"] != "scan").count(), 0);
+        assert_eq!(told(&events).filter(|it| it["type"] != "scan").count(), 0);
         assert_eq!(automatic(lab)?, Vec::<Value>::new());
         assert!(reaches(lab, ATTACKER, None)?);
         // Filters find it again.
@@ -168,10 +175,10 @@ fn a_connection_rate_blocks_exactly_its_source() -> Result<()> {
         let events = reader
             .wait_for("the block", SOON, |events| !of(events, "autoblock", &src).is_empty())?;
         let flood = of(&events, "flood", &src)[0];
-        let told = json!({"kind": "connections", "src": src, "dst_port": 8_080, "syns": 21,
+        let wanted = json!({"kind": "connections", "src": src, "dst_port": 8_080, "syns": 21,
             "progress": null, "sources": 1, "interface": "eth0", "duration_ms": 60_000});
-        assert_eq!(flood, &told);
-        assert_eq!(events.len(), 2, "{events:?}");
+        assert_eq!(flood, &wanted);
+        assert_eq!(told(&events).count(), 2, "{events:?}");
         assert_eq!(of(&events, "autoblock", &src)[0]["source"], "auto:connections");
         assert!(reaches(lab, BYSTANDER, None)?);
         until("it ends", SOON, || reaches(lab, ATTACKER, None))?;
@@ -208,6 +215,58 @@ fn forged_sources_fill_no_blocklist() -> Result<()> {
 }
 
 #[test]
+fn forged_sources_are_blocked_at_a_rate_and_those_of_a_never_block_feed_not_at_all() -> Result<()> {
+    const RATE: u64 = 2;
+    with_lab(0, |lab| {
+        join(lab, &["--detect-portscan=block for 10m", "--detect-max-blocks-per-second=2"])?;
+        let partners = lab.scratch().join("partners");
+        std::fs::write(&partners, "10.98.0.0/28\n10.98.1.7\n")?;
+        let file = partners.display().to_string();
+        let import = ["blocklist", "import", "--name", "partners", "--action", "protect"];
+        lab.kctl(&[&import[..], &["--file", &file, "--all-hosts"]].concat())?.code(0)?;
+        let mut reader = follow(lab)?;
+        let sender = syns(lab)?;
+        let to = lab.place("web-1")?.v4;
+        let begin = Instant::now();
+        for listed in [[10, 98, 0, 1], [10, 98, 0, 14], [10, 98, 1, 7]] {
+            scan(&sender, listed.into(), to.into(), 20)?;
+        }
+        for number in 1..=40 {
+            scan(&sender, IpAddr::from([10, 99, 0, number]), to.into(), 20)?;
+        }
+        let made = |events: &[Value]| -> u64 {
+            events.iter().filter(|it| it["autoblock"]["src"].is_string()).count() as u64
+        };
+        let not_made = |events: &[Value]| -> u64 {
+            events.iter().filter_map(|it| it["autoblock"]["not_made"].as_u64()).sum()
+        };
+        let events = reader
+            .wait_for("all are told of", SOON, |events| made(events) + not_made(events) == 40)?;
+        assert_eq!(events.iter().filter(|it| it["type"] == "scan").count(), 43);
+        let most = RATE + RATE * (begin.elapsed().as_secs() + 1);
+        ensure!((RATE..=most).contains(&made(&events)), "{} made: {events:?}", made(&events));
+        ensure!(events.iter().any(|it| {
+            it["autoblock"]["reason"].as_str().is_some_and(|it| it.contains("more than 2"))
+        }));
+        let entries = automatic(lab)?;
+        assert_eq!(entries.len() as u64, made(&events));
+        let is_forged =
+            |it: &Value| it["prefix"].as_str().is_some_and(|it| it.starts_with("10.99."));
+        ensure!(entries.iter().all(is_forged), "{entries:?}");
+        // And they are told of where people look.
+        let row = lab.json(&["hosts", "describe", "web-1"])?;
+        let scans =
+            json!({"action": "block", "duration_ms": 600_000, "window_ms": 10_000, "ports": 20});
+        let detection = &row[0]["detection"];
+        assert_eq!((&detection["portscan"], &detection["escalate"]), (&scans, &json!(false)));
+        assert_eq!(detection["max_blocks_per_second"], RATE);
+        let text = lab.kctl(&["hosts", "describe", "web-1"])?.code(0)?.stdout;
+        ensure!(text.contains("portscan: block for 10m, from 20 ports on within 10s"), "{text}");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_flood_of_random_sources_is_told_and_harms_no_client() -> Result<()> {
     with_lab(0, |lab| {
         // The client does what a limit of connections is for.
@@ -219,21 +278,22 @@ fn a_flood_of_random_sources_is_told_and_harms_no_client() -> Result<()> {
         let _server = serve(lab, to)?;
         let mut reader = follow(lab)?;
         let memory = lab.host("web-1")?["filter"]["memory_bytes"].clone();
-        let sender = syns(lab)?;
         let client = &lab.place(BYSTANDER)?.namespace;
-        let over = AtomicBool::new(false);
-        let begin = Instant::now();
-        let (sent, transfers) = thread::scope(|scope| -> Result<(u64, u32)> {
-            let flood = scope.spawn(|| {
-                sender.flood(to.ip(), to.port(), || begin.elapsed() < Duration::from_secs(10))
+        let (transfers, over) = (AtomicU32::new(0), AtomicBool::new(false));
+        let flood = syn_storm(lab, "web-1", to.port())?;
+        let sent = thread::scope(|scope| -> Result<_> {
+            let client = scope.spawn(|| client.within(|| transfer(to, &transfers, &over)));
+            let begin = Instant::now();
+            let flooded = until("the client got on for three seconds", SOON, || {
+                let enough = transfers.load(Relaxed) > 3 && flood.frames() > 50_000;
+                Ok(client.is_finished() || begin.elapsed() > Duration::from_secs(3) && enough)
             });
-            let transfers = scope.spawn(|| client.within(|| transfer(to, &over)));
-            let sent = flood.join().expect("no panic");
             over.store(true, Relaxed);
-            Ok((sent?, transfers.join().expect("no panic")??))
+            let sent = flood.end()?;
+            client.join().expect("no panic")??;
+            flooded.map(|_| sent)
         })?;
-        ensure!(sent > 50_000 && transfers > 3, "{sent} SYNs, {transfers} transfers");
-        let told = |events: &[Value]| -> u64 {
+        let syns = |events: &[Value]| -> u64 {
             let floods = events.iter().filter_map(|it| it["flood"]["syns"].as_u64());
             floods.sum()
         };
@@ -244,11 +304,12 @@ fn a_flood_of_random_sources_is_told_and_harms_no_client() -> Result<()> {
             port["connections"].as_u64().context("a number")
         };
         let all = seen()?;
-        let events = reader.wait_for("the flood", SOON, |events| told(events) * 10 >= all * 9)?;
+        let events = reader.wait_for("the flood", SOON, |events| syns(events) * 10 >= all * 9)?;
         // Attempts that nobody answered in time were made again.
-        let made = sent + 2 * u64::from(transfers) + 100;
-        ensure!(told(&events) <= all && all <= made, "{events:?}, {all} seen of {made}");
-        for event in &events {
+        let made = sent.frames() + 2 * u64::from(transfers.load(Relaxed)) + 100;
+        ensure!(syns(&events) <= all && all <= made, "{events:?}, {all} seen of {made}");
+        ensure!(all + sent.refused >= sent.frames(), "{all} seen, {sent:?}");
+        for event in told(&events) {
             let flood = &event["flood"];
             assert_eq!((&flood["kind"], &flood["src"]), (&json!("syn"), &Value::Null), "{event}");
             assert_eq!(flood["dst_port"], 8_080, "{event}");
@@ -332,9 +393,8 @@ fn serve(lab: &Lab, at: SocketAddr) -> Result<thread::JoinHandle<()>> {
     }))
 }
 
-/// Connects and transfers until it is told to stop; how often. Every one must do.
-fn transfer(to: SocketAddr, over: &AtomicBool) -> Result<u32> {
-    let mut count = 0;
+/// Connects and transfers until it is told to stop, and counts. Every time must do.
+fn transfer(to: SocketAddr, count: &AtomicU32, over: &AtomicBool) -> Result<()> {
     while !over.load(Relaxed) {
         let mut stream = TcpStream::connect_timeout(&to, SOON).context("connects")?;
         stream.set_read_timeout(Some(SOON))?;
@@ -344,7 +404,7 @@ fn transfer(to: SocketAddr, over: &AtomicBool) -> Result<u32> {
             stream.read_exact(&mut answer).context("is answered")?;
             ensure!(answer == [round; 4_096], "something else came back");
         }
-        count += 1;
+        count.fetch_add(1, Relaxed);
     }
-    Ok(count)
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use kctl_e2e::{ATTACKER, BYSTANDER, Lab, Pinger, ping, until, with_lab};
+use kctl_e2e::{ATTACKER, BYSTANDER, Lab, Pinger, STORM_BLOCKED, Storm, ping, until, with_lab};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -45,11 +45,12 @@ fn statuses(answer: &Value) -> Vec<&str> {
 fn a_swap_lets_nothing_pass_that_both_feeds_block_and_loses_nobody_else_a_packet() -> Result<()> {
     with_lab(2, |lab| {
         let attacker = lab.place(ATTACKER)?.v4.to_string();
-        let (one, two) =
-            (file(lab, "one", &[&attacker], 0)?, file(lab, "two", &[&attacker], ENTRIES / 2)?);
+        let storm = STORM_BLOCKED.to_string();
+        let both = [attacker.as_str(), storm.as_str()];
+        let (one, two) = (file(lab, "one", &both, 0)?, file(lab, "two", &both, ENTRIES / 2)?);
         let answer = import(lab, "drop", &one)?;
         assert_eq!(statuses(&answer), ["applied"; 2]);
-        assert_eq!(answer["feed"]["entries"], ENTRIES + 1);
+        assert_eq!(answer["feed"]["entries"], ENTRIES + 2);
         ensure!(!answers(lab, ATTACKER, "web-1")?, "the attacker is blocked");
 
         let host = lab.place("web-1")?.v4.into();
@@ -57,11 +58,13 @@ fn a_swap_lets_nothing_pass_that_both_feeds_block_and_loses_nobody_else_a_packet
         let free = Pinger::start(&lab.place(BYSTANDER)?.namespace, None, host)?;
         until("both ask", SOON, || Ok(blocked.tally().sent > 20 && free.tally().replies > 20))?;
         let before = blocked.tally().sent;
+        let storm = Storm::start(lab, "web-1")?;
         for (round, file) in [&two, &one, &two, &one].into_iter().enumerate() {
             let answer = import(lab, "drop", file)?;
             assert_eq!(statuses(&answer), ["applied"; 2], "round {round}");
             assert_eq!(answer["feed"]["added"], ENTRIES / 2, "round {round}");
         }
+        storm.end(lab)?;
         let flood = blocked.tally();
         ensure!(flood.sent > before + 20, "a flood all along: {flood:?}");
         assert_eq!(flood.replies, 0, "not one packet passes");

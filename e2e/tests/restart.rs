@@ -9,7 +9,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use kctl_e2e::{ATTACKER, Lab, block_attacker, flood, nothing_passed, until, with_lab};
+use kctl_e2e::{
+    ATTACKER, Lab, STORM_BLOCKED, Storm, block_attacker, flood, nothing_passed, until, with_lab,
+};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -18,8 +20,10 @@ const SOON: Duration = Duration::from_secs(60);
 fn a_host_goes_on_dropping_while_its_agent_is_killed_and_restarts() -> Result<()> {
     with_lab(1, |lab| {
         block_attacker(lab)?;
+        lab.kctl(&["block", &STORM_BLOCKED.to_string(), "--all-hosts"])?.code(0)?;
         let pingers = flood(lab)?;
         counted_drops(lab, 500)?;
+        let storm = Storm::start(lab, "web-1")?;
 
         let before = hits(lab)?;
         lab.agent_mut("web-1")?.daemon.kill9()?;
@@ -37,6 +41,12 @@ fn a_host_goes_on_dropping_while_its_agent_is_killed_and_restarts() -> Result<()
         lab.agent_mut("web-1")?.daemon.start()?;
         lab.wait_in_sync(SOON)?;
         ensure!(hits(lab)? > after, "hits went back from {after}");
+        let sent = storm.end(lab)?;
+        // Not one of them is missing in the counter either.
+        let listed = lab.json(&["blocklist", "--hits", "--prefix", &STORM_BLOCKED.to_string()])?;
+        let counted = listed[0]["packets"].as_u64().context("hits")?;
+        let came = sent.turns[0].saturating_sub(sent.refused)..=sent.turns[0];
+        ensure!(came.contains(&counted), "{counted} counted, {sent:?}");
         nothing_passed(&pingers)
     })
 }

@@ -214,6 +214,62 @@ fn a_large_never_block_feed_is_above_every_block() -> Result<()> {
 }
 
 #[test]
+fn a_port_that_some_sources_keep_is_open_to_them_and_nothing_else_is() -> Result<()> {
+    with_lab(1, |lab| {
+        let attacker = lab.place(ATTACKER)?;
+        let host = lab.place("web-1")?;
+        let (mut ends, mut listening) = (Vec::new(), Vec::new());
+        for address in host.addresses() {
+            for port in [5_431, 5_432, 5_433, 5_434] {
+                let end = SocketAddr::from((address, port));
+                listening.push(host.namespace.within(|| TcpListener::bind(end))??);
+                ends.push(end);
+            }
+        }
+        let [v4, v6] = attacker.addresses().map(|address| address.to_string());
+        let kept = [&v4, &v6, "--port", "5432-5433/tcp", "--all-hosts"];
+        lab.kctl(&[&["protect", "add"], &kept[..]].concat())?.code(0)?;
+        // The rest of what they send may be blocked: no refusal, and a dry run knows what it would hit.
+        let block = ["block", &v4, &v6, "--all-hosts"];
+        let (mut open, mut accepted) = (Vec::new(), Vec::new());
+        for (end, listener) in ends.iter().zip(&listening) {
+            open.push(attacker.namespace.within(|| TcpStream::connect_timeout(end, SOON))??);
+            accepted.push(listener.accept()?);
+        }
+        let dry = lab.json(&[&block[..], &["--dry-run"]].concat())?;
+        let peers = dry["forecast"][0]["peers"].as_array().context("peers")?;
+        let ports: Vec<_> = peers.iter().filter_map(|peer| peer["port"].as_u64()).collect();
+        assert_eq!(ports, [5_431, 5_434, 5_431, 5_434], "{dry}");
+        assert_eq!(statuses(&lab.json(&block)?), ["applied"]);
+        let is_kept = |end: &SocketAddr| (5_432..=5_433).contains(&end.port());
+        let as_kept = |lab: &Lab| -> Result<()> {
+            for end in &ends {
+                assert_eq!(connects(lab, *end)?, is_kept(end), "{end}");
+            }
+            Ok(())
+        };
+        as_kept(lab)?;
+        for end in host.addresses() {
+            assert_eq!(ping(&attacker.namespace, None, end, 2)?, 0, "{end}");
+        }
+        let listed = lab.json(&["protect", "list"])?;
+        assert_eq!(listed.as_array().map(Vec::len), Some(2), "{listed}");
+        let shown = (&listed[0]["port"], &listed[0]["port_last"], &listed[0]["protocol"]);
+        assert_eq!(shown, (&json!(5_432), &json!(5_433), &json!("tcp")));
+        // Through a restart of the agent too.
+        lab.agent_mut("web-1")?.daemon.kill9()?;
+        lab.agent_mut("web-1")?.daemon.start()?;
+        lab.wait_in_sync(SOON)?;
+        as_kept(lab)?;
+        lab.kctl(&[&["protect", "remove"], &kept[..]].concat())?.code(0)?;
+        for end in &ends {
+            ensure!(!connects(lab, *end)?, "{end}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn a_dry_run_names_the_peers_that_it_would_hit() -> Result<()> {
     with_lab(3, |lab| {
         let attacker = lab.place(ATTACKER)?;

@@ -21,9 +21,9 @@ use sha2::{Digest, Sha256};
 use crate::cargo::project;
 
 const TARGET: &str = "bpfel-unknown-none";
-/// The programs: what the agent embeds, and what the benchmarks compare with. Beside each object lies
-/// what it was built from.
-const OBJECTS: [(&str, &str); 7] = [
+/// The programs: what the agent embeds, what the benchmarks compare with, and what tests send with. Beside
+/// each object lies what it was built from.
+const OBJECTS: [(&str, &str); 8] = [
     ("kctl", "agent-kernel/bpf/kctl.bpf"),
     ("trace", "agent-kernel/bpf/trace.bpf"),
     ("tcp", "agent-kernel/bpf/tcp.bpf"),
@@ -31,6 +31,7 @@ const OBJECTS: [(&str, &str); 7] = [
     ("tasks", "agent-kernel/benches/reads/tasks.bpf"),
     ("opens", "agent-kernel/benches/events/opens.bpf"),
     ("bench", "agent-kernel/benches/filter/peers.bpf"),
+    ("flood", "flood/flood.bpf"),
 ];
 /// What the objects are made of.
 const SOURCES: [&str; 5] = [
@@ -230,7 +231,7 @@ impl Toolchain {
             .args(["build", "--release", "--locked", "--target", TARGET])
             .env("RUSTC_WRAPPER", &wrapper)
             // The target is unstable: assembly for it, in aya-ebpf and in our program.
-            .env("RUSTC_BOOTSTRAP", "aya_ebpf,kctl,trace,tcp,counters,tasks,opens,bench")
+            .env("RUSTC_BOOTSTRAP", "aya_ebpf,kctl,trace,tcp,counters,tasks,opens,bench,flood")
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join(std::ffi::OsStr::new("\x1f")));
         if self.build_std {
             build.args(["-Z", "build-std=core"]).env("RUSTC_BOOTSTRAP", "1");

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
 /// Programs that the lab and the tests run, each with its package.
-const LAB: [(&str, &str); 20] = [
+const LAB: [(&str, &str); 21] = [
     ("bpftool", "bpftool"),
     ("conntrack", "conntrack"),
     ("curl", "curl"),
@@ -26,6 +26,7 @@ const LAB: [(&str, &str); 20] = [
     ("python3", "python3"),
     ("setpriv", "util-linux"),
     ("ss", "iproute2"),
+    ("strace", "strace"),
     ("tmux", "tmux"),
 ];
 

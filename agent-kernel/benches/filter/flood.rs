@@ -1,12 +1,13 @@
 //! Packets that are dropped in a second of processor time, over a pair of interfaces: what sends them and
 //! what drops them run on one CPU, one after the other.
 
-use crate::lists::{Family, List, Sources};
-use crate::peers::Peers;
+use crate::lists::{Family, List};
+use crate::peers::{Peers, frame};
 use crate::world::{World, run, try_run};
 use crate::{fill, median};
 use aya::programs::XdpMode;
 use aya::programs::links::FdLink;
+use kctl_flood::{Sender, Sources, Sums};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use std::fmt::Write as _;
@@ -26,6 +27,7 @@ const THERE: &str = "flood1";
 pub(crate) fn compare(world: &World) {
     let list = List::singles(Family::V4, SIZE);
     let mut peers = Peers::load(0, &List::singles(Family::V4, 0));
+    let mut sender = Sender::new(frame(Family::V4), Sums::Header).expect("root: the program");
     println!(
         "\n{SIZE} IPv4 addresses, a flood from them       million packets/s   of the path of XDP_DROP"
     );
@@ -33,14 +35,14 @@ pub(crate) fn compare(world: &World) {
     pair();
     let link = peers.drop_all().attach(HERE, XdpMode::Driver).expect("attached");
     let link = peers.drop_all().take_link(link).expect("just attached");
-    let least = measure(&mut peers, &list);
+    let least = measure(&mut sender);
     drop(FdLink::try_from(link).expect("a link"));
     row("XDP_DROP", least, least);
 
     pair();
     let (mut filter, _) = world.filled(&list);
     filter.attach(HERE);
-    let ours = measure(&mut peers, &list);
+    let ours = measure(&mut sender);
     row("kctl", ours, least);
     let (sent, dropped) = (u64::from(FRAMES) * (ROUNDS as u64 + 1), filter.dropped());
     if sent != dropped {
@@ -56,7 +58,7 @@ pub(crate) fn compare(world: &World) {
     ] {
         pair();
         match start(world, &list) {
-            Ok(()) => row(name, measure(&mut peers, &list), least),
+            Ok(()) => row(name, measure(&mut sender), least),
             Err(why) => println!("{name:<44}not measured: {why}"),
         }
         if let Some(stop) = stop {
@@ -83,13 +85,13 @@ fn pair() {
 }
 
 /// Million packets in a second of processor time, median.
-fn measure(peers: &mut Peers, list: &List) -> f64 {
-    let sources: Sources = list.hits().expect("a list");
+fn measure(sender: &mut Sender) -> f64 {
+    let sources = Sources::Numbered { first: 0, count: SIZE.into() };
     let ifindex = nix::net::if_::if_nametoindex(THERE).expect("it is there");
     let mut figures = Vec::new();
     for round in 0..=ROUNDS {
         let start = used();
-        peers.send(ifindex, &sources, FRAMES);
+        sender.send(ifindex, &sources, FRAMES).expect("frames are sent");
         let took = used() - start;
         // The first window warms everything up.
         if round > 0 {

@@ -1,4 +1,4 @@
-//! Lists of sources, and which of all sources are on one. Sources are numbered; agent-ebpf/src/bench.rs
+//! Lists of sources, and which of all sources are on one. Sources are numbered; agent-ebpf/src/sources.rs
 //! makes the same ones of the same numbers.
 
 use agent_kernel::filter::{Rule, RuleKey, Until};

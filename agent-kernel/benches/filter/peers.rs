@@ -5,7 +5,7 @@ use crate::median;
 use agent_kernel::filter::{Filter, Hook};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, ProgramArray};
-use aya::programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use std::net::IpAddr;
 
@@ -14,8 +14,9 @@ const WINDOW: u32 = 4096;
 /// Windows in a run.
 const WINDOWS: u32 = 65;
 
-/// State of the generator, sources made so far, number of the first, and how many there are.
-type State = [u64; 4];
+/// State of the generator, sources made so far, number of the first, how many there are, and none that take
+/// turns.
+type State = [u64; 5];
 
 /// What is run for each source.
 pub(crate) enum Lookup<'a> {
@@ -49,7 +50,7 @@ impl Peers {
             loader.map_max_entries(map, size.max(1));
         }
         let mut ebpf = loader.load(object).expect("root: the programs");
-        for name in ["source_frags", "empty", "parse", "hash", "lpm", "send", "drop"] {
+        for name in ["source_frags", "empty", "parse", "hash", "lpm", "drop"] {
             xdp(&mut ebpf, name).load().expect(name);
         }
         let next = ProgramArray::try_from(ebpf.take_map("FRAGS").expect("it is there"));
@@ -112,27 +113,9 @@ impl Peers {
         xdp(&mut self.ebpf, "drop")
     }
 
-    /// Sends that many frames by an interface, to the other end of its pair.
-    pub(crate) fn send(&mut self, ifindex: u32, sources: &Sources, frames: u32) {
-        self.set(sources);
-        let frame = frame(sources.family);
-        let mut context = [0_u8; 24];
-        let len = u32::try_from(frame.len()).expect("a short frame");
-        context[4..8].copy_from_slice(&len.to_ne_bytes());
-        context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
-        let options = TestRunOptions {
-            data_in: Some(&frame),
-            ctx_in: Some(&context),
-            repeat: frames,
-            attrs: TestRunAttrs::new().xdp_live_frames(64),
-            ..TestRunOptions::default()
-        };
-        xdp(&mut self.ebpf, "send").test_run(options).expect("frames are sent");
-    }
-
     fn set(&mut self, sources: &Sources) {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let state = [self.random | 1, 0, sources.first, sources.count];
+        let state = [self.random | 1, 0, sources.first, sources.count, 0];
         self.state.set(0, state, 0).expect("set");
     }
 

@@ -7,7 +7,7 @@ use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use std::path::Path;
 
 /// The XDP mode of kt0 as ip(8) sees it: 1 in the driver, 2 in the stack.
-fn mode_of_kt0() -> i64 {
+pub(crate) fn mode_of_kt0() -> i64 {
     json("ip -j -d link show dev kt0")[0]["xdp"]["mode"].as_i64().unwrap_or(0)
 }
 

@@ -6,6 +6,7 @@ mod changes;
 mod detect;
 mod differential;
 mod ip;
+mod killed;
 mod layouts;
 mod lists;
 mod named;

@@ -8,13 +8,15 @@ use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TestRun, Xdp};
 use aya::programs::{TestRunOptions, TestRunResult};
 use aya_obj::generated::bpf_prog_type;
 use aya_obj::programs::XdpAttachType;
+use kctl_flood::{Sender, Sent, Sources, Sums};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::Read as _;
 use std::marker::PhantomData;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -144,6 +146,46 @@ impl Drop for Flood {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Datagrams from two addresses of the peer in turn, as fast as the machine gives. Those that pass are counted
+/// (`kctl_flood::passed`) and go no further.
+pub(crate) fn storm(sources: [Ipv4Addr; 2]) -> kctl_flood::Flood {
+    kctl_flood::count_passed(sources).expect("counted");
+    let link = json("ip -j link show dev kt0");
+    let bytes = link[0]["address"].as_str().expect("an address").split(':');
+    let bytes: Vec<u8> = bytes.map(|it| u8::from_str_radix(it, 16).expect("a byte")).collect();
+    let bytes = bytes.try_into().expect("six bytes");
+    let frame = kctl_flood::datagram(bytes, Ipv4Addr::new(10, 9, 0, 1));
+    let sender = Sender::new(frame, Sums::Header).expect("the program");
+    let flood = std::thread::scope(|scope| {
+        let start = scope.spawn(|| {
+            let peer = std::fs::File::open(Path::new("/run/netns").join(PEER)).expect("the peer");
+            setns(peer, CloneFlags::CLONE_NEWNET).expect("entered");
+            kctl_flood::Flood::start(sender, "kt1", Sources::InTurn(sources))
+        });
+        start.join().expect("no panic").expect("it sends")
+    });
+    goes_on(&flood);
+    flood
+}
+
+/// Waits until it has sent more.
+pub(crate) fn goes_on(storm: &kctl_flood::Flood) {
+    let before = storm.frames();
+    within("the storm goes on", || storm.frames() > before);
+}
+
+/// Ends a storm of which the first source is blocked and the second is not: not one packet of the first has
+/// passed, and none of the second is lost.
+pub(crate) fn end(storm: kctl_flood::Flood) -> Sent {
+    goes_on(&storm);
+    let sent = storm.end().expect("it sent");
+    let passed = || kctl_flood::passed().expect("counted");
+    within("all of the second source passes", || kctl_flood::all_passed(&sent, passed()));
+    let [first, second] = passed();
+    assert!(first == 0 && second <= sent.turns[1], "{sent:?}, passed {:?}", passed());
+    sent
 }
 
 /// Waits for a condition.

@@ -39,6 +39,7 @@ impl Enforcement {
             rolled_back: self.rolled_back.iter().cloned().collect(),
             auto_made: self.auto_made,
             alerts: self.alerts.clone(),
+            detection: filter.ok().map(|_| self.detection()),
         }
     }
 

@@ -5,7 +5,7 @@
 use super::{Enforcement, Refused};
 use crate::events::Clock;
 use crate::set::{Change, Held};
-use agent_kernel::filter::{Finding, Found};
+use agent_kernel::filter::{Detection, Finding, Found, Limit};
 use ipnet::IpNet;
 use kctl_blocklist::{Action, Entry, EntryKey, Selection, now_unix_ms};
 use kctl_events::Kind;
@@ -57,12 +57,48 @@ struct Block {
 impl Enforcement {
     /// Makes the program look for what is wanted.
     pub(super) fn set_detection(&mut self) {
+        let limits = self.looked_for();
         let Ok(filter) = &mut self.filter else { return };
-        let kinds = self.config.events.kinds;
-        let floods = kinds.contains(Kind::Flood);
-        let limits = self.config.detect.limits(kinds.contains(Kind::Scan), floods);
         if let Err(error) = filter.set_detection(&limits) {
             tracing::error!(%error, "detection can't be set");
+        }
+    }
+
+    /// Without what nobody would hear of and nothing follows from.
+    fn looked_for(&self) -> Detection {
+        let kinds = self.config.events.kinds;
+        self.config.detect.limits(kinds.contains(Kind::Scan), kinds.contains(Kind::Flood))
+    }
+
+    /// What is looked for, and what follows, as people see it.
+    pub(super) fn detection(&self) -> pb::DetectionStatus {
+        let config = &self.config.detect;
+        let Detection { scan, connections, flood } = self.looked_for();
+        let rule = |block: Option<Duration>, found: Option<(u32, Option<u32>, Duration)>| {
+            let Some((count, source_count, window)) = found else {
+                let action = pb::detection_status::Action::Off.into();
+                return pb::detection_status::Rule { action, ..Default::default() };
+            };
+            let action = match block {
+                Some(_) => pb::detection_status::Action::Block,
+                None => pb::detection_status::Action::Report,
+            };
+            pb::detection_status::Rule {
+                action: action.into(),
+                block_ms: block.map(milliseconds),
+                count: Some(count),
+                source_count,
+                window_ms: Some(milliseconds(window)),
+            }
+        };
+        let limit = |it: Limit| (it.count, None, it.window);
+        let flood = flood.map(|it| (it.port, Some(it.source), it.window));
+        pb::DetectionStatus {
+            portscan: Some(rule(config.portscan, scan.map(limit))),
+            connections: Some(rule(config.connections, connections.map(limit))),
+            synflood: Some(rule(config.synflood, flood)),
+            max_blocks: config.max_blocks,
+            max_blocks_per_second: config.max_blocks_per_second,
         }
     }
 

@@ -269,19 +269,12 @@ pub(super) struct KeptOpen {
 impl KeptOpen {
     pub(super) fn refuse(&self, key: &EntryKey, force: bool) -> Result<(), Refused> {
         if key.action == Action::Protect {
-            return match key.service {
-                _ if key.interface.is_some() => Err(Refused::new(
+            return match key.interface {
+                None => Ok(()),
+                Some(_) => Err(Refused::new(
                     RefusedKind::Invalid,
                     "a never-block entry holds for every interface; leave --interface out",
                 )),
-                Some(_) if key.prefix.prefix_len() > 0 => Err(Refused::new(
-                    RefusedKind::Invalid,
-                    format!(
-                        "{}: a protected port is one of every source; leave the prefix out",
-                        key.prefix
-                    ),
-                )),
-                _ => Ok(()),
             };
         }
         if force {

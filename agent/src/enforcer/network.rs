@@ -6,6 +6,7 @@ use crate::set;
 use agent_kernel::filter::{Attachment, Filter, Rule};
 use agent_kernel::netlink;
 use ipnet::IpNet;
+use kctl_blocklist::Service;
 use kctl_proto::agent::v1 as pb;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -93,13 +94,14 @@ impl Enforcement {
         self.guarded = Some(defaults);
     }
 
-    /// Whether packets of a source pass whatever is blocked.
-    pub(crate) fn is_guarded(&self, source: IpAddr) -> bool {
+    /// Whether packets of a source to a port pass whatever is blocked.
+    pub(crate) fn is_guarded(&self, source: IpAddr, to: Service) -> bool {
         let Ok(filter) = &self.filter else { return false };
         let longest = IpNet::from(source).max_prefix_len();
         let mut prefixes = (0..=longest).filter_map(|len| IpNet::new(source, len).ok());
         filter.guards() > 0
-            && prefixes.any(|prefix| filter.rule(&set::guard(prefix.trunc())).is_some())
+            && (prefixes.any(|prefix| filter.rule(&set::guard(prefix.trunc())).is_some())
+                || self.set.protects_service(source, to))
     }
 
     /// What is to be said of interfaces that changed entries name.

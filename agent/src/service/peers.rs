@@ -33,6 +33,12 @@ struct Key {
     pid: u32,
 }
 
+impl Key {
+    fn service(&self) -> Service {
+        Service::port(self.port, Some(self.protocol))
+    }
+}
+
 impl Wanted {
     /// Looks at every socket that has a peer, but for peers that the never-block list has.
     pub(super) async fn peers(
@@ -52,8 +58,11 @@ impl Wanted {
             Ok(found)
         });
         let found = found.await?;
-        let hit = enforcer.run(move |it| {
-            found.into_iter().filter(|(key, _)| !it.is_guarded(key.address)).collect::<Vec<_>>()
+        let hit = enforcer.run(move |it| -> Vec<_> {
+            found
+                .into_iter()
+                .filter(|(key, _)| !it.is_guarded(key.address, key.service()))
+                .collect()
         });
         Ok(told(hit.await.map_err(to_status)?))
     }

@@ -132,7 +132,8 @@ pub(super) async fn rows_over(
                     .await
             };
             let response = connection.call(connection.wait(READ_TIMEOUT), call).await?;
-            Ok(response.hosts.into_iter().map(HostRow::from).collect())
+            let row = |host| HostRow::from(host).with_escalation(response.escalates);
+            Ok(response.hosts.into_iter().map(row).collect())
         }
     }
 }

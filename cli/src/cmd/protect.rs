@@ -27,7 +27,7 @@ pub(crate) struct ProtectArgs {
 
 #[derive(Debug, Subcommand)]
 enum ProtectCommand {
-    /// Never block these sources, or anybody's packets to a port
+    /// Never block these sources, their packets to a port, or anybody's to a port
     Add(AddArgs),
     /// Let them be blocked again
     Remove(RemoveArgs),
@@ -40,9 +40,8 @@ struct What {
     /// Source addresses or prefixes
     #[arg(value_name = "PREFIX", required_unless_present = "port")]
     prefixes: Vec<String>,
-    /// This port, or the ports of a range, for every source
+    /// Only packets to this port, or to those of a range; without prefixes those of every source
     #[arg(long, value_name = "N[-M][/tcp|udp]", value_parser = parse_service)]
-    #[arg(conflicts_with = "prefixes")]
     port: Option<Service>,
     /// Record it although no known host is selected
     #[arg(long)]
@@ -124,7 +123,7 @@ async fn remove(global: &Global, args: RemoveArgs) -> anyhow::Result<Exit> {
 
 impl What {
     async fn prefixes(&self) -> anyhow::Result<Vec<String>> {
-        if self.port.is_some() {
+        if self.prefixes.is_empty() {
             return Ok(vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()]);
         }
         prefixes::read(&self.prefixes, None).await

@@ -1,6 +1,6 @@
 //! One known host.
 
-use super::{InterfaceView, cell, labels_text, modes, some};
+use super::{InterfaceView, cell, detection::DetectionView, labels_text, modes, some};
 use crate::{
     output::{Format, Table, plain},
     time::{relative, rfc3339},
@@ -28,6 +28,7 @@ pub(crate) struct HostRow {
     /// Why it is not in sync, and what to do.
     reason: Option<String>,
     pub(crate) filter: FilterView,
+    detection: Option<DetectionView>,
     store_id: Option<String>,
     addresses: Vec<String>,
     protected: Vec<String>,
@@ -138,6 +139,7 @@ impl HostRow {
                 local_entries: known.then_some(status.local_entries),
                 suspended_entries: known.then_some(status.suspended_entries),
             },
+            detection: status.detection.map(DetectionView::from),
             store_id: store.map(|store| store.store_id),
             addresses: status.addresses,
             protected: status.protected,
@@ -146,6 +148,14 @@ impl HostRow {
             rolled_back: status.rolled_back.into_iter().map(RolledBackView::from).collect(),
             alerts: status.alerts,
         }
+    }
+
+    /// Notes whether the controller raises what the host's detection blocks to every host.
+    pub(crate) fn with_escalation(mut self, escalates: bool) -> Self {
+        if let Some(detection) = &mut self.detection {
+            detection.escalate = Some(escalates);
+        }
+        self
     }
 
     fn sync_text(&self) -> &'static str {
@@ -285,6 +295,9 @@ pub(crate) fn description(row: &HostRow, now_unix_ms: i64) -> String {
     fact("protected:", row.protected.join(", "));
     let ports: Vec<_> = row.management_ports.iter().map(u32::to_string).collect();
     fact("kept ports:", ports.join(", "));
+    for line in row.detection.iter().flat_map(DetectionView::lines) {
+        fact("detection:", line);
+    }
     for alert in &row.alerts {
         let since = relative(alert.since_unix_ns / 1_000_000, now_unix_ms);
         fact("alert:", format!("{}, since {since}", super::event::alert(&AlertView::from(alert))));

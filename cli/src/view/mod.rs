@@ -3,6 +3,7 @@
 
 pub(crate) mod change;
 pub(crate) mod cpufreq;
+pub(crate) mod detection;
 pub(crate) mod disk;
 pub(crate) mod entry;
 pub(crate) mod event;

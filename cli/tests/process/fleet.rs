@@ -178,9 +178,16 @@ async fn unblock_tells_what_still_covers_the_address() {
 }
 
 #[tokio::test]
-async fn protect_takes_a_port_of_everybody() {
+async fn protect_takes_a_port_of_everybody_or_of_some() {
     let change = vec![accepted(1), result("web-1", HostStatus::Applied)];
     let fleet = Fleet::start(changes(change)).await;
+    let (code, _) = fleet.json("protect add 10.0.0.0/24 --port 5432-5433 --all-hosts").await;
+    assert_eq!(code, 0);
+    let asked = fleet.answers.blocked.lock().expect("lock").remove(0);
+    assert_eq!(
+        (asked.port, asked.port_last, asked.prefixes),
+        (5432, 5433, vec!["10.0.0.0/24".to_owned()])
+    );
     let (code, _) = fleet.json("protect add --port 22/tcp --all-hosts").await;
     assert_eq!(code, 0);
     let asked = fleet.answers.blocked.lock().expect("lock").remove(0);

@@ -56,15 +56,6 @@ impl Block {
                 "interface: a never-block entry holds for every one; leave it out".to_owned(),
             ));
         }
-        if action == Action::Protect && service.is_some() {
-            let narrow = prefixes.iter().find(|prefix| prefix.prefix_len() > 0);
-            if let Some(prefix) = narrow {
-                return Err(Error::Invalid(format!(
-                    "{prefix}: a never-block entry takes a prefix or a port, not both; a port is for \
-                     0.0.0.0/0 and ::/0"
-                )));
-            }
-        }
         let expires_unix_ms = match request.ttl_ms {
             Some(0) => return Err(Error::Invalid("ttl: must be at least 1 ms".to_owned())),
             Some(_) if action == Action::Protect => {

@@ -4,7 +4,8 @@
 
 use super::{Api, READ_WAIT, listing::host_blocklist};
 use crate::{
-    audit::Audited, change::block::Block, reachable::Reachable, registry::HostView, status::Error,
+    audit::Audited, change::block::Block, config::Escalation, reachable::Reachable,
+    registry::HostView, status::Error,
 };
 use kctl_blocklist::{AUTO_SOURCE, Action, Entry, EntryKey, Selection, now_unix_ms};
 use kctl_proto::{agent::v1 as pb, controller::v1 as api};
@@ -12,15 +13,11 @@ use std::{
     collections::{HashMap, HashSet},
     time::Duration,
 };
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How often hosts' statuses are looked at.
 const TICK: Duration = Duration::from_millis(500);
-/// New entries at one look, at most; the others wait for the next.
-const AT_ONCE: usize = 5;
-/// Entries of hosts' detections at a time, at most.
-const MOST: usize = 1_000;
 
 /// What is known of one host.
 #[derive(Default)]
@@ -32,10 +29,13 @@ struct Seen {
 }
 
 /// Raises entries until it is cancelled.
-pub(crate) async fn run(api: Api, cancel: CancellationToken) {
+pub(crate) async fn run(api: Api, limits: Escalation, cancel: CancellationToken) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen: HashMap<String, Seen> = HashMap::new();
+    // New entries that may be made; the others wait for a later look.
+    let per_second = f64::from(limits.max_blocks_per_second);
+    let (mut left, mut looked) = (per_second, Instant::now());
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -43,12 +43,14 @@ pub(crate) async fn run(api: Api, cancel: CancellationToken) {
         }
         let hosts = api.registry.hosts();
         seen.retain(|name, _| hosts.iter().any(|host| host.name == *name));
-        let mut left = AT_ONCE;
+        let now = Instant::now();
+        let more = now.duration_since(looked).as_secs_f64() * per_second;
+        (left, looked) = ((left + more).min(per_second), now);
         for host in hosts {
             let seen = seen.entry(host.name.clone()).or_default();
             let made = host.status.as_ref().map_or(0, |status| status.auto_made);
-            if left > 0 && seen.made != made && host.session.is_some() {
-                match look(&api, &host, seen, &mut left).await {
+            if left >= 1.0 && seen.made != made && host.session.is_some() {
+                match look(&api, &host, seen, limits.max_blocks, &mut left).await {
                     Ok(true) => seen.made = made,
                     Ok(false) => {}
                     Err(why) => tracing::warn!(host = host.name, why, "detection: not asked"),
@@ -63,7 +65,8 @@ async fn look(
     api: &Api,
     host: &HostView,
     seen: &mut Seen,
-    left: &mut usize,
+    max_blocks: usize,
+    left: &mut f64,
 ) -> Result<bool, String> {
     let Some(session) = &host.session else { return Ok(false) };
     let asked = timeout(READ_WAIT, host_blocklist(session.channel.clone(), true)).await;
@@ -79,19 +82,19 @@ async fn look(
         if seen.settled.contains(&id(&entry)) {
             continue;
         }
-        if *left == 0 {
+        if *left < 1.0 {
             return Ok(false);
         }
         seen.settled.insert(id(&entry));
-        if raise(api, host, entry).await {
-            *left -= 1;
+        if raise(api, host, entry, max_blocks).await {
+            *left -= 1.0;
         }
     }
     Ok(true)
 }
 
 /// Makes a host's entry one of every host; whether that took a revision.
-async fn raise(api: &Api, host: &HostView, entry: Entry) -> bool {
+async fn raise(api: &Api, host: &HostView, entry: Entry, max_blocks: usize) -> bool {
     let now = now_unix_ms();
     let (prefix, source) = (entry.key.prefix, entry.key.source.clone());
     let key = EntryKey { selection: Selection::All, ..entry.key };
@@ -119,10 +122,10 @@ async fn raise(api: &Api, host: &HostView, entry: Entry) -> bool {
     let ttl = ttl.map(|ms| format!(" for {ms} ms")).unwrap_or_default();
     let what = format!("block {prefix}{ttl} because {:?}", request.reason);
     let audited = Audited::of_detection(&host.name, &source, what);
-    let block = if automatic < MOST {
+    let block = if automatic < max_blocks {
         checked(api, request, source, now)
     } else {
-        Err(Error::Precondition(format!("there are {MOST} automatic entries already")))
+        Err(Error::Precondition(format!("there are {max_blocks} automatic entries already")))
     };
     let block = match block {
         Ok(block) => block,

@@ -30,7 +30,7 @@ impl HostsService for Api {
         let desired = self.store.desired();
         let desired = desired.borrow();
         let hosts = hosts.iter().map(|host| host.to_proto(&desired)).collect();
-        Ok(Response::new(api::ListHostsResponse { hosts }))
+        Ok(Response::new(api::ListHostsResponse { hosts, escalates: self.escalates }))
     }
 
     async fn remove_hosts(

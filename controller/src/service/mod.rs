@@ -41,6 +41,8 @@ pub(crate) struct Api {
     pub(crate) ca: Ca,
     /// Addresses that the configuration says are ours.
     pub(crate) addresses: Arc<BTreeSet<IpAddr>>,
+    /// What a host's detection blocks becomes an entry of every host.
+    pub(crate) escalates: bool,
     /// Changes that go on without their caller.
     pub(crate) tasks: TaskTracker,
 }

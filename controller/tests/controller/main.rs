@@ -3,6 +3,7 @@
 
 mod audit;
 mod converge;
+mod escalation;
 mod events;
 mod feeds;
 mod fleet;

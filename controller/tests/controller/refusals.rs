@@ -217,10 +217,10 @@ async fn a_block_that_cuts_somebody_off_changes_nothing_unless_forced() {
     refused(none, InvalidArgument, "none given").await;
     let protect = api::BlockRequest {
         action: pb::Action::Protect.into(),
-        port: 22,
+        interface: "eth0".to_owned(),
         ..block("10.0.0.0/8", all())
     };
-    refused(protect, InvalidArgument, "not both").await;
+    refused(protect, InvalidArgument, "every one").await;
     let dry = api::BlockRequest { dry_run: true, ..block("10.0.0.5", all()) };
     let dry = api.block(dry).await.expect("checked");
     assert_eq!((dry.accepted.revision, dry.hosts.len()), (0, 0));
@@ -228,7 +228,17 @@ async fn a_block_that_cuts_somebody_off_changes_nothing_unless_forced() {
 
     let protect =
         api::BlockRequest { action: pb::Action::Protect.into(), ..block("10.2.0.1", all()) };
-    api.block(protect).await.expect("accepted");
+    api.block(protect.clone()).await.expect("accepted");
+    // A port of some sources is kept open to them, and to nobody else.
+    let tcp = pb::Protocol::Tcp.into();
+    let prefixes = vec!["10.3.0.1".to_owned()];
+    let port = api::BlockRequest { port: 80, protocol: tcp, prefixes, ..protect };
+    api.block(port).await.expect("accepted");
+    let whole = api::BlockRequest { dry_run: true, ..block("10.3.0.1", all()) };
+    api.block(whole).await.expect("not refused");
+    let everyone = block("0.0.0.0/0", all());
+    let port = api::BlockRequest { port: 80, protocol: tcp, dry_run: true, ..everyone };
+    api.block(port).await.expect("not refused");
     refused(block("10.2.0.0/16", all()), FailedPrecondition, "never-block list").await;
     let forced = api::BlockRequest { force: true, ..block("0.0.0.0/0", all()) };
     let forced = api.block(forced).await.expect("accepted");

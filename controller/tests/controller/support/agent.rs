@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) status: pb::HostStatus,
     pub(crate) store: pb::StoreState,
     pub(crate) entries: BTreeMap<EntryKey, Entry>,
+    /// Those that it made itself.
+    pub(crate) own: Vec<Entry>,
     /// Heads of feeds by name; their entries are among the others.
     feeds: BTreeMap<String, FeedHead>,
     /// How many prefixes of feeds came and went with each change, in order.
@@ -166,6 +168,7 @@ impl Agent {
                 ..Default::default()
             },
             entries: BTreeMap::new(),
+            own: Vec::new(),
             feeds: BTreeMap::new(),
             fed: Vec::new(),
             hits: Vec::new(),
@@ -337,6 +340,7 @@ impl blocklist::BlocklistService for Agent {
             entries: state
                 .entries
                 .values()
+                .chain(&state.own)
                 .filter(|entry| !entry.key.source.starts_with("feed:"))
                 .map(|entry| entry.to_proto(now))
                 .collect(),
