@@ -58,7 +58,8 @@ async fn serve(config: &Config, enforcer: Enforcer) -> anyhow::Result<()> {
     )
     .await?;
     events::start(config, &events, &enforcer, &tasks, &cancel).await;
-    alerts::start(config, counters, &events, &enforcer, &tasks, &cancel);
+    let fleet = lifeline.fleet_alerts();
+    alerts::start(config, fleet, counters, &events, &enforcer, &tasks, &cancel);
     let nudges = network::watch(&enforcer, &tasks, &cancel).await;
     let listener = socket::bind(&config.socket)?;
     tasks.spawn(socket::serve(listener, routes.clone(), cancel.clone()));

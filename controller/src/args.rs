@@ -112,6 +112,17 @@ pub(crate) struct Options {
     )]
     pub(crate) detect_max_blocks_per_second: Option<u32>,
 
+    /// A threshold of alerts, or a time of them, for every host that says nothing of its own: "disk=95 clear
+    /// 90", "cpu=off", "for=1m"; keys and values are those of [alerts] (docs/alerts.md). Repeatable
+    #[arg(
+        long = "alert",
+        global = true,
+        env = "KCTL_CONTROLLER_ALERTS",
+        value_name = "KEY=VALUE",
+        value_delimiter = ','
+    )]
+    pub(crate) alerts: Vec<String>,
+
     /// Disk for the events of the past, all its files together; 0 switches the history off, else at least
     /// 16MiB [default: 256MiB]
     #[arg(long, global = true, env = "KCTL_CONTROLLER_HISTORY_BYTES", value_name = "BYTES")]

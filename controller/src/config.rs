@@ -1,16 +1,18 @@
 //! What the controller was told: flags over environment over file.
 
+use crate::alerts::FleetAlerts;
 use crate::args::{Args, Options};
 use crate::events::{SMALLEST_BYTES, kept_kinds};
 use crate::limits::Limits;
 use anyhow::{Context as _, bail};
-use kctl_events::{Kind, Kinds};
+use kctl_events::{Kind, Kinds, alert};
 use kctl_rpc::{
     metrics::{MetricsConfig, MetricsListen},
     valid_name,
 };
 use serde::Deserialize;
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
@@ -53,6 +55,9 @@ struct File {
     detect: DetectFile,
     #[serde(default)]
     metrics: MetricsFile,
+    /// Keys as in agent.toml.
+    #[serde(default)]
+    alerts: BTreeMap<String, alert::Said>,
 }
 
 /// `[metrics]`.
@@ -134,6 +139,7 @@ pub(crate) struct Config {
     /// What a host's detection blocks becomes an entry of every host; absent for not at all.
     pub(crate) escalation: Option<Escalation>,
     pub(crate) metrics: MetricsConfig,
+    pub(crate) alerts: FleetAlerts,
 }
 
 impl Config {
@@ -194,6 +200,7 @@ impl Config {
                 options.metrics_listen.or(file.metrics.listen).unwrap_or(METRICS),
                 options.metrics_token_file.or(file.metrics.token_file),
             )?,
+            alerts: FleetAlerts::new(&options.alerts, &file.alerts)?,
             life: life(options.certificate_life.or(file.certificate_life))?,
             history: history(
                 options.history_bytes.or(file.events.history_bytes),

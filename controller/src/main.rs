@@ -3,6 +3,7 @@
 //! It owns desired state and the certificate authority, and must not know the kernel: hosts are
 //! reached only through `kctl.agent.v1`.
 
+mod alerts;
 mod args;
 mod audit;
 mod auth;

@@ -64,7 +64,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 
     let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
     let registry = Registry::new(store.records());
-    let sessions = Sessions::new(store.clone(), registry.clone(), ca.clone(), cancel.clone());
+    let alerts = config.alerts.clone();
+    let sessions =
+        Sessions::new(store.clone(), registry.clone(), ca.clone(), alerts, cancel.clone());
     let (kept, history_thread) = open_history(&config, &data_dir.events_path())?.unzip();
     let events = Events::start(registry.clone(), kept, BOUND, &tracker, cancel.clone());
     let api = Api {

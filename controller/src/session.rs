@@ -2,6 +2,7 @@
 //! connection counts when there are two. What goes over it meanwhile is `follow`'s.
 
 use crate::{
+    alerts::FleetAlerts,
     authority::Ca,
     follow::{Follower, Link, pong},
     pki::Signed,
@@ -43,6 +44,7 @@ pub(crate) struct Sessions {
     store: Store,
     registry: Registry,
     ca: Ca,
+    alerts: FleetAlerts,
     numbers: Arc<AtomicU64>,
     shutdown: CancellationToken,
 }
@@ -79,9 +81,10 @@ impl Sessions {
         store: Store,
         registry: Registry,
         ca: Ca,
+        alerts: FleetAlerts,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { store, registry, ca, numbers: Arc::default(), shutdown }
+        Self { store, registry, ca, alerts, numbers: Arc::default(), shutdown }
     }
 
     /// Serves one connection until it ends.
@@ -166,6 +169,8 @@ impl Sessions {
             old.cancel.cancel();
         }
         tracing::info!(host = %agent.name, peer = %agent.peer, session = number, "host: connected");
+        // A host that is gone by now hears nothing any more.
+        let _ = requests.send(self.alerts.told()).await;
         let (ca, store) = (self.ca.clone(), self.store.clone());
         let renewal = Renewal::new(agent.name, agent.certificate, ca, store, requests.clone());
         let link = Link { inbound, requests, adopt, renewal, cancel };

@@ -62,6 +62,14 @@ impl Daemon {
         Ok(())
     }
 
+    /// Takes an argument and its value away, from its next start on.
+    pub fn without(&mut self, flag: &str) -> Result<()> {
+        let at = self.command.iter().position(|word| word == flag);
+        let at = at.with_context(|| format!("{flag}: not given"))?;
+        self.command.drain(at..at + 2);
+        Ok(())
+    }
+
     /// Lets the process see a wall clock that is off, "+60s", from its next start on. Other clocks are
     /// right.
     pub fn shift_clock(&mut self, by: &str) -> Result<()> {

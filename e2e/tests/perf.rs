@@ -40,17 +40,23 @@ fn every_call_is_counted_once_on_its_host_also_by_an_agent_that_comes_again() ->
         };
         assert_eq!(since(&counted(lab)?), [1_000, 20_000, 300_000]);
 
-        let daemon = &mut lab.agent_mut("web-2")?.daemon;
-        daemon.kill9()?;
-        daemon.start()?;
+        // While no agent runs the kernel counts on, also for one that was asked to end.
+        lab.agent_mut("web-1")?.daemon.terminate()?;
+        lab.agent_mut("web-2")?.daemon.kill9()?;
+        call(lab, "web-1", 200)?;
+        call(lab, "web-2", 70_000)?;
+        for host in ["web-1", "web-2"] {
+            lab.agent_mut(host)?.daemon.start()?;
+        }
         lab.wait_in_sync(SOON)?;
         call(lab, "web-2", 500)?;
-        assert_eq!(since(&counted(lab)?), [1_000, 20_500, 300_000]);
+        assert_eq!(since(&counted(lab)?), [1_200, 90_500, 300_000]);
 
         let removed = lab.agent("web-3")?.bpffs().to_owned();
         lab.agent_mut("web-3")?.daemon.terminate()?;
         let said = lab.kctl_agent("web-3", &["detach"])?.code(0)?;
-        ensure!(said.stdout.contains("counters_cpu"), "{said}");
+        ensure!(said.stdout.contains("removed map counters_cpu"), "{said}");
+        ensure!(said.stdout.contains("removed counting program sys_enter"), "{said}");
         ensure!(!removed.exists(), "{}", removed.display());
         Ok(())
     })
@@ -145,6 +151,60 @@ fn rates_are_told_interval_by_interval_and_a_dead_host_is_a_row() -> Result<()> 
         ensure!(partial.stdout.contains("not connected"), "{partial}");
         let rows = lab.json(&with(&["--host", "web-1"]))?;
         ensure!(rows[0]["syscalls"].is_null() && rows[0]["tcp"].is_object(), "{rows}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_host_that_comes_back_or_joins_is_shown_by_a_perf_that_runs() -> Result<()> {
+    with_lab(2, |lab| {
+        let mut lines = lab.lines(&["perf", "--interval", "200ms"])?;
+        let told = |lines: &[Value], host: &str| {
+            lines.iter().filter(|it| it["host"] == host && it["error"].is_null()).count()
+        };
+        let failed = |lines: &[Value], host: &str| {
+            lines.iter().filter(|it| it["host"] == host && it["error"].is_object()).count()
+        };
+        let both = |lines: &[Value]| HOSTS[..2].iter().all(|host| told(lines, host) >= 2);
+        lines.wait_for("both hosts", SOON, both)?;
+
+        // One dies, and comes back; the other goes on.
+        lab.agent_mut("web-2")?.daemon.kill9()?;
+        lines.wait_for("web-2 is away", SOON, |lines| failed(lines, "web-2") == 1)?;
+        let before = lines.events()?;
+        lab.agent_mut("web-2")?.daemon.start()?;
+        let goes_on = |lines: &[Value]| {
+            HOSTS[..2].iter().all(|host| told(lines, host) >= told(&before, host) + 3)
+        };
+        lines.wait_for("both hosts again", SOON, goes_on)?;
+
+        // One freezes, and goes on.
+        lab.agent("web-2")?.daemon.stop()?;
+        lines.wait_for("web-2 is silent", SOON, |lines| failed(lines, "web-2") >= 2)?;
+        let before = lines.events()?;
+        lab.agent("web-2")?.daemon.cont()?;
+        let goes_on = |lines: &[Value]| {
+            HOSTS[..2].iter().all(|host| told(lines, host) >= told(&before, host) + 3)
+        };
+        lines.wait_for("both hosts again", SOON, goes_on)?;
+
+        // All of them end as they are asked to, and come back; and one more.
+        for host in &HOSTS[..2] {
+            lab.agent_mut(host)?.daemon.terminate()?;
+        }
+        let before = lines.wait_for("all are away", SOON, |lines| {
+            let last = |host| lines.iter().rfind(|it| it["host"] == host);
+            HOSTS[..2].iter().all(|host| last(*host).is_some_and(|it| it["error"].is_object()))
+        })?;
+        for host in &HOSTS[..2] {
+            lab.agent_mut(host)?.daemon.start()?;
+        }
+        lab.join_hosts(1)?;
+        let all =
+            |lines: &[Value]| HOSTS.iter().all(|host| told(lines, host) >= told(&before, host) + 3);
+        lines.wait_for("all three", SOON, all)?;
+        let (_, said, status) = lines.interrupt()?;
+        ensure!(status.success() && said.is_empty(), "{status}: {said}");
         Ok(())
     })
 }

@@ -241,8 +241,7 @@ fn three_hosts_are_watched_entered_filtered_and_lost() -> Result<()> {
         terminal.wait_for("the others", goes_on)?;
         terminal.press(&["End"])?;
         let why = |screen: &str| screen.contains("web-3: host \"web-3\" is not connected");
-        let z = terminal.wait_for("the reason", why)?;
-        std::fs::write("/tmp/cap1", z)?;
+        terminal.wait_for("the reason", why)?;
         lab.agent_mut("web-3")?.daemon.start()?;
         terminal.wait_for("all of them", are_well)?;
 
@@ -282,12 +281,73 @@ fn whatever_ends_it_the_terminal_is_as_it_was() -> Result<()> {
             assert_eq!(terminal.settings()?, settings, "{end}");
         }
 
-        // No terminal, no fleet.
+        // No terminal, one that can't be drawn on, no fleet.
         lab.kctl(&["top"])?.code(2)?.stderr_says("kctl perf -o jsonl")?;
-        terminal.line("clear; kctl top --host web-9; echo code=$?.")?;
-        let refused =
-            |screen: &str| told(screen, "code=") == Some("1.") && screen.contains("web-9");
-        terminal.wait_for("an error", refused)?;
+        for (line, code, why) in
+            [("TERM=dumb kctl top", "2.", "TERM=dumb"), ("kctl top --host web-9", "1.", "web-9")]
+        {
+            terminal.line(&format!("clear; {line}; echo code=$?."))?;
+            let refused =
+                |screen: &str| told(screen, "code=") == Some(code) && screen.contains(why);
+            terminal.wait_for("an error", refused)?;
+        }
+        assert_eq!(terminal.settings()?, settings);
+        Ok(())
+    })
+}
+
+#[test]
+fn colours_are_left_out_where_nobody_wants_them() -> Result<()> {
+    with_lab(1, |lab| {
+        let terminal = Terminal::open(lab)?;
+        for (environment, coloured) in [("", true), ("NO_COLOR=1 ", false)] {
+            terminal.line(&format!("clear; {environment}kctl top"))?;
+            let there = |screen: &str| row(screen, "web-1").len() >= 8;
+            terminal.wait_for("the host", there)?;
+            // With the sequences that set colours and styles. Selecting one of 8 colours begins with a 3.
+            let screen = terminal.tmux(&["capture-pane", "-p", "-e"])?;
+            let sets_colour = screen.split("\u{1b}[").skip(1).any(|rest| {
+                let (codes, _) = rest.split_once('m').unwrap_or_default();
+                codes.split(';').any(|code| matches!(code.as_bytes(), [b'3' | b'4', b'0'..=b'8']))
+            });
+            assert_eq!(sets_colour, coloured, "{environment}{screen:?}");
+            terminal.press(&["q"])?;
+            terminal.wait_for("a shell", |screen| screen.contains("ready>"))?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_frozen_host_holds_nobody_up_and_a_terminal_that_is_gone_ends_it() -> Result<()> {
+    with_lab(3, |lab| {
+        let terminal = Terminal::open(lab)?;
+        let mut busy = Command::new("perl");
+        busy.args(["-e", "while (1) { syscall(110); select(undef, undef, undef, rand() / 100) }"]);
+        let _busy = ["web-1", "web-2"].map(|host| lab.spawn_on(host, &busy));
+        terminal.top("top --interval 500ms")?;
+        let all = |screen: &str| HOSTS.iter().all(|host| is_well(screen, host));
+        terminal.wait_for("three hosts", all)?;
+        lab.agent("web-3")?.daemon.stop()?;
+        // Silent first, and then nobody's any more; the others go on all the time.
+        let silent = |screen: &str| row(screen, "web-3").get(1) != Some(&"connected");
+        let seen = terminal.wait_for("a silent host", silent)?;
+        let goes_on = |seen: &str, screen: &str| {
+            ["web-1", "web-2"]
+                .iter()
+                .all(|it| is_well(screen, it) && row(screen, it) != row(seen, it))
+        };
+        terminal.wait_for("the others", |screen| silent(screen) && goes_on(&seen, screen))?;
+        let away = |screen: &str| row(screen, "web-3").get(1) == Some(&"disconnected");
+        let seen = terminal.wait_for("a lost host", away)?;
+        terminal.wait_for("the others", |screen| away(screen) && goes_on(&seen, screen))?;
+        lab.agent("web-3")?.daemon.cont()?;
+        terminal.wait_for("three hosts again", all)?;
+
+        let pid = terminal.pid()?;
+        drop(terminal);
+        let process = std::path::Path::new("/proc").join(&pid);
+        until("the end of kctl", SOON, || Ok(!process.exists()))?;
         Ok(())
     })
 }

@@ -5,6 +5,7 @@
 //! the programs, their maps, and what a reading says. It knows neither rates on the wire nor thresholds.
 
 mod call;
+mod links;
 mod pmu;
 mod procfs;
 mod programs;
@@ -27,6 +28,7 @@ use agent_records::counters as records;
 use aya::maps::{HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
 use aya::{Ebpf, util::online_cpus};
+use links::Links;
 use pmu::PmuEvents;
 use std::fmt;
 use std::path::PathBuf;
@@ -44,11 +46,12 @@ pub struct CountersConfig {
     pub proc_root: PathBuf,
     /// Where sysfs is.
     pub sys_root: PathBuf,
-    /// The filter's folder on a bpffs, for counters that outlive the agent; `None` for counters beside it.
+    /// The filter's folder on a bpffs, for counters that count on while no agent runs; `None` for counters
+    /// beside it.
     pub bpffs: Option<PathBuf>,
 }
 
-/// The counters at work. Dropping it stops the programs; what is pinned keeps its values.
+/// The counters at work. Dropping it stops the programs, unless they are pinned.
 pub struct Counters {
     wanted: Sources,
     /// What of it the programs count, or procfs tells alone.
@@ -66,7 +69,8 @@ pub struct Counters {
 struct Maps {
     counters: PerCpuArray<MapData, records::Cpu>,
     processes: Map,
-    /// Holds the programs and their links.
+    links: Links,
+    /// Holds the programs that were not there yet.
     ebpf: Ebpf,
 }
 

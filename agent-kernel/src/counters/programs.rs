@@ -1,10 +1,11 @@
 //! Loading the programs for the kernel that runs, and putting them on its tracepoints. It must not know
 //! what they count.
 
+use super::links::{Links, end_others};
 use super::source::{Asked, NEEDS, PROBES, Probe, Source, settle};
 use super::{CountersConfig, Maps};
 use crate::error::{Error, ErrorKind, named};
-use crate::filter::pin_folder;
+use crate::filter::{Pin, Pins};
 use crate::trace::{Btf, Mount, Scope, verified};
 use agent_records::counters::{Cpu, MEMBERS, Process, Settings};
 use agent_records::trace::ABSENT;
@@ -12,7 +13,8 @@ use aya::maps::{Map, MapData, MapType, PerCpuArray};
 use aya::programs::{ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use nix::libc;
-use std::path::{Path, PathBuf};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::Path;
 
 /// Built by `cargo xtask ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/counters.bpf.o");
@@ -22,14 +24,17 @@ const PASS_ON: &str = "pass_on";
 const COUNTERS: [&str; 2] = ["counters", "counters_cpu"];
 const PROCESSES: [&str; 2] = ["processes", "counters_processes"];
 
-/// Puts the programs at work; `None` when none is wanted or can be had.
+/// Puts the programs at work; `None` when none is wanted or can be had. Those that an agent before left at
+/// work and nobody wants any more end.
 pub(super) fn load(config: &CountersConfig, asked: &mut Asked) -> Result<Option<Maps>, Error> {
     settle(asked);
-    let wanted = PROBES.iter().flat_map(|probe| probe.serves).any(|source| asked.wants(*source));
-    if !wanted {
-        return Ok(None);
+    let wanted = PROBES.iter().any(|probe| is_wanted(probe, asked));
+    let loaded = if wanted { load_wanted(config, asked).map(Some) } else { Ok(None) };
+    if let Some(bpffs) = &config.bpffs {
+        let kept = loaded.iter().flatten().flat_map(|maps| maps.links.paths());
+        end_others(bpffs, &kept.collect::<Vec<_>>())?;
     }
-    match load_wanted(config, asked) {
+    match loaded {
         // The scope is what somebody asked for, and counting others instead would be wrong.
         Err(error) if error.object().starts_with("cgroup") => Err(error),
         Err(error) => {
@@ -38,7 +43,7 @@ pub(super) fn load(config: &CountersConfig, asked: &mut Asked) -> Result<Option<
             }
             Ok(None)
         }
-        loaded => loaded.map(Some),
+        loaded => loaded,
     }
 }
 
@@ -58,36 +63,63 @@ fn load_wanted(config: &CountersConfig, asked: &mut Asked) -> Result<Maps, Error
     let settings = settings(config, asked, &btf)?;
     let layout: Vec<u32> =
         MEMBERS.iter().map(|(of, member)| btf.member(of, member).unwrap_or(ABSENT)).collect();
-    let pins = Pins::new(config)?;
+    let pins = pins(config)?;
     let mut loader = EbpfLoader::new();
     loader.override_global("LAYOUT", layout.as_slice(), true);
     loader.override_global("SETTINGS", &settings, true);
     loader.map_max_entries(PROCESSES[0], config.max_processes);
-    if let Some(Pins { counters, processes }) = &pins {
-        loader.map_pin_path(COUNTERS[0], counters.as_path());
-        loader.map_pin_path(PROCESSES[0], processes.as_path());
+    let paths =
+        pins.as_ref().map(|pins| [COUNTERS, PROCESSES].map(|map| (map[0], path(pins, map))));
+    for (map, path) in paths.iter().flatten() {
+        loader.map_pin_path(map, path.as_path());
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| Error::wrapped(NAME, error))?;
     verified(|| program(&mut ebpf, PASS_ON).load())
         .map_err(|error| Error::wrapped(object(PASS_ON), error))?;
-    for probe in PROBES.iter().filter(|probe| is_wanted(probe, asked)).collect::<Vec<_>>() {
-        let program = program(&mut ebpf, probe.program);
+    let ids = [id(&ebpf, COUNTERS[0])?, id(&ebpf, PROCESSES[0])?];
+    let counters = PerCpuArray::try_from(take(&mut ebpf, COUNTERS[0]))
+        .map_err(|error| Error::wrapped("map counters", error))?;
+    let processes = take(&mut ebpf, PROCESSES[0]);
+    let mut links = Links::new(pins, version(&layout, &settings));
+    attach(&mut ebpf, &mut links, ids, asked);
+    settle(asked);
+    Ok(Maps { counters, processes, links, ebpf })
+}
+
+/// Puts each program that is wanted onto its tracepoint, or takes over the one that is there.
+fn attach(ebpf: &mut Ebpf, links: &mut Links, maps: [u32; 2], asked: &mut Asked) {
+    let wanted = PROBES.iter().filter(|probe| is_wanted(probe, asked));
+    let new: Vec<_> = wanted.filter(|probe| !links.adopt(probe, maps)).collect();
+    for probe in &new {
+        let program = program(ebpf, probe.program);
         if let Err(error) = verified(|| program.load()) {
             let error = Error::wrapped(object(probe.program), error);
             probe.serves.iter().for_each(|source| refused(asked, *source, &error));
         }
     }
-    let counters = PerCpuArray::try_from(take(&mut ebpf, COUNTERS[0]))
-        .map_err(|error| Error::wrapped("map counters", error))?;
-    let processes = take(&mut ebpf, PROCESSES[0]);
-    for probe in PROBES.iter().filter(|probe| is_wanted(probe, asked)).collect::<Vec<_>>() {
-        if let Err(error) = program(&mut ebpf, probe.program).attach(probe.tracepoint) {
-            let error = Error::wrapped(object(probe.program), error);
+    for probe in new {
+        if is_wanted(probe, asked)
+            && let Err(error) = links.attach(program(ebpf, probe.program), probe)
+        {
             probe.serves.iter().for_each(|source| refused(asked, *source, &error));
         }
     }
-    settle(asked);
-    Ok(Maps { counters, processes, ebpf })
+}
+
+/// The kernel's, of a map that was not taken yet.
+fn id(ebpf: &Ebpf, name: &str) -> Result<u32, Error> {
+    let Some(Map::PerCpuArray(data) | Map::LruHashMap(data)) = ebpf.map(name) else {
+        unreachable!("the object has these maps, and they are of these kinds");
+    };
+    let info = data.info().map_err(|error| Error::wrapped(named("map", name), error))?;
+    Ok(info.id())
+}
+
+/// Of what the programs do: with another object, another kernel or other wishes it is another one.
+fn version(layout: &[u32], settings: &Settings) -> String {
+    let mut hasher = DefaultHasher::new();
+    (OBJECT, layout, format!("{settings:?}")).hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }
 
 /// Whether anything that it serves is still wanted.
@@ -142,25 +174,19 @@ fn settings(config: &CountersConfig, asked: &Asked, btf: &Btf) -> Result<Setting
     Ok(settings)
 }
 
-/// Where the maps are pinned, so that their values outlive the agent.
-struct Pins {
-    counters: PathBuf,
-    processes: PathBuf,
+/// Where everything is pinned, so that values outlive the agent; `None` where there is no such folder.
+fn pins(config: &CountersConfig) -> Result<Option<Pins>, Error> {
+    let Some(pins) = config.bpffs.as_deref().and_then(|bpffs| Pins::open(bpffs).ok()) else {
+        return Ok(None);
+    };
+    // aya takes what is pinned without looking whether it fits.
+    fits(&path(&pins, COUNTERS), MapType::PerCpuArray, size_of::<Cpu>(), 1)?;
+    fits(&path(&pins, PROCESSES), MapType::LruHash, size_of::<Process>(), config.max_processes)?;
+    Ok(Some(pins))
 }
 
-impl Pins {
-    /// `None` where there is no such folder.
-    fn new(config: &CountersConfig) -> Result<Option<Self>, Error> {
-        let Some(folder) = config.bpffs.as_deref().and_then(|bpffs| pin_folder(bpffs).ok()) else {
-            return Ok(None);
-        };
-        let pins =
-            Self { counters: folder.join(COUNTERS[1]), processes: folder.join(PROCESSES[1]) };
-        // aya takes what is pinned without looking whether it fits.
-        fits(&pins.counters, MapType::PerCpuArray, size_of::<Cpu>(), 1)?;
-        fits(&pins.processes, MapType::LruHash, size_of::<Process>(), config.max_processes)?;
-        Ok(Some(pins))
-    }
+fn path(pins: &Pins, map: [&str; 2]) -> std::path::PathBuf {
+    pins.path(&Pin::Map(map[1].to_owned()))
 }
 
 /// Takes a pin away that is of another form: of another version, or another size of table.

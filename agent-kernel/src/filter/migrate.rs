@@ -141,7 +141,7 @@ impl Old {
     pub(super) fn end(self, pins: &Pins) -> Result<(), Error> {
         for pin in self.pins.list()? {
             match &pin {
-                Pin::Link(..) => self.pins.hand_over(&pin, pins)?,
+                Pin::Link(..) | Pin::Counting(..) => self.pins.hand_over(&pin, pins)?,
                 Pin::Map(_) => self.pins.remove(&pin)?,
             }
         }

@@ -35,7 +35,7 @@ use counts::Counts;
 use detect::Detector;
 use link::Links;
 use migrate::Old;
-use pins::{Pin, Pins};
+pub(crate) use pins::{Pin, Pins};
 pub use program::Hook;
 use program::Program;
 pub(crate) use program::{LOAD_ATTEMPTS, interrupted};
@@ -356,8 +356,8 @@ pub fn has_tcx() -> bool {
     !asked.is_err_and(|error| error.kind() == std::io::ErrorKind::InvalidInput)
 }
 
-/// Takes every link, map and pin of the filter below `bpffs` away, with no agent running, and says
-/// what it removed: `link eth0`, `map records`.
+/// Takes every link, map and pin of the filter below `bpffs` away, and those of the counters beside it,
+/// with no agent running, and says what it removed: `link eth0`, `map records`.
 pub fn detach(bpffs: &Path) -> Result<Vec<String>, Error> {
     let mut removed = Vec::new();
     for pins in Pins::existing(bpffs)? {
@@ -367,6 +367,10 @@ pub fn detach(bpffs: &Path) -> Result<Vec<String>, Error> {
                     link::detach(&pins, &pin)?;
                     let kind = if *hook == Hook::Xdp { "" } else { "tcx " };
                     removed.push(format!("{kind}link {interface}"));
+                }
+                Pin::Counting(program, _) => {
+                    pins.remove(&pin)?;
+                    removed.push(format!("counting program {program}"));
                 }
                 Pin::Map(name) => {
                     pins.remove(&pin)?;

@@ -12,23 +12,27 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// What the names of links begin with.
 const LINKS: [(Hook, &str); 3] =
     [(Hook::Xdp, "link-"), (Hook::Tcx, "tcx-"), (Hook::TcxIp, "tcxip-")];
+/// And those of links of counting programs.
+const COUNTING: &str = "count-";
 
 /// One layout's folder.
 #[derive(Debug, Clone)]
-pub(super) struct Pins(PathBuf);
+pub(crate) struct Pins(PathBuf);
 
 /// What is pinned.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Pin {
+pub(crate) enum Pin {
     /// The link of an interface's hook.
     Link(Hook, String),
+    /// The link of a counting program: its name, and which version of it.
+    Counting(String, String),
     /// A map.
     Map(String),
 }
 
 impl Pins {
     /// Makes the folder, and mounts a bpffs where one belongs and none is.
-    pub(super) fn open(bpffs: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(bpffs: &Path) -> Result<Self, Error> {
         if !on_bpffs(bpffs)? {
             mount_below(bpffs)?;
         }
@@ -39,7 +43,7 @@ impl Pins {
     }
 
     /// The folders of every layout below `bpffs`, this one's or an older agent's.
-    pub(super) fn existing(bpffs: &Path) -> Result<Vec<Self>, Error> {
+    pub(crate) fn existing(bpffs: &Path) -> Result<Vec<Self>, Error> {
         let mut found = Vec::new();
         for name in names(bpffs)? {
             let layout = name.strip_prefix('v').is_some_and(|rest| rest.parse::<u32>().is_ok());
@@ -64,35 +68,44 @@ impl Pins {
             .map_err(|error| Error::io(named("pin", path.display()), error))
     }
 
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.0
     }
 
-    pub(super) fn path(&self, pin: &Pin) -> PathBuf {
+    pub(crate) fn path(&self, pin: &Pin) -> PathBuf {
         match pin {
             Pin::Link(hook, interface) => {
                 let (_, prefix) = LINKS.iter().find(|(it, _)| it == hook).expect("all are there");
                 self.0.join(format!("{prefix}{}", escape(interface)))
+            }
+            Pin::Counting(program, version) => {
+                self.0.join(format!("{COUNTING}{program}-{version}"))
             }
             Pin::Map(name) => self.0.join(name),
         }
     }
 
     /// Everything that is pinned, in order.
-    pub(super) fn list(&self) -> Result<Vec<Pin>, Error> {
+    pub(crate) fn list(&self) -> Result<Vec<Pin>, Error> {
         let link = |name: &str| {
             let of = |(hook, prefix): &(Hook, &str)| Some((*hook, name.strip_prefix(prefix)?));
             let (hook, interface) = LINKS.iter().find_map(of)?;
             Some(Pin::Link(hook, unescape(interface)))
         };
-        let names = names(&self.0)?.into_iter();
-        let mut pins: Vec<Pin> = names.map(|name| link(&name).unwrap_or(Pin::Map(name))).collect();
+        let counting = |name: &str| {
+            let (program, version) = name.strip_prefix(COUNTING)?.rsplit_once('-')?;
+            Some(Pin::Counting(program.to_owned(), version.to_owned()))
+        };
+        let pin = |name: String| {
+            link(&name).or_else(|| counting(&name)).unwrap_or_else(|| Pin::Map(name))
+        };
+        let mut pins: Vec<Pin> = names(&self.0)?.into_iter().map(pin).collect();
         pins.sort();
         Ok(pins)
     }
 
     /// Takes a pin away; what it held lives on while something else holds it.
-    pub(super) fn remove(&self, pin: &Pin) -> Result<(), Error> {
+    pub(crate) fn remove(&self, pin: &Pin) -> Result<(), Error> {
         let path = self.path(pin);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

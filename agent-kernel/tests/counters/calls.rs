@@ -32,7 +32,7 @@ fn a_million_calls_are_a_million_on_both_processors_at_once() {
     assert!(own.iter().all(|own| (1_000_002..1_000_010).contains(own)), "{own:?}");
     assert_eq!(counted.syscalls, Some(own.iter().sum()));
     let all = counted.calls.expect("counted");
-    assert_eq!(all.calls.values().sum::<u64>() + all.other, own.iter().sum());
+    assert_eq!(all.calls.values().sum::<u64>() + all.other, own.iter().sum::<u64>());
 }
 
 #[test]

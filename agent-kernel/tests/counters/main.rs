@@ -5,3 +5,4 @@ mod calls;
 mod host;
 mod processes;
 mod support;
+mod tcp;

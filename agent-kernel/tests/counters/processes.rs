@@ -3,6 +3,7 @@
 use super::support::{Actor, Cgroup, World, calls, config, open};
 use agent_kernel::counters::{Counters, CountersConfig, Source};
 use agent_kernel::trace::Scope;
+use std::collections::BTreeSet;
 
 const SYSCALLS: [Source; 3] = [Source::Syscalls, Source::BySyscall, Source::ByProcess];
 
@@ -44,7 +45,7 @@ fn more_processes_than_room_are_told_and_the_sums_are_right() {
 }
 
 #[test]
-fn counters_go_on_where_those_before_stopped() {
+fn the_kernel_counts_on_while_nobody_reads_and_others_go_on_from_there() {
     let cgroup = Cgroup::new();
     let bpffs = Bpffs::new();
     let config = CountersConfig {
@@ -54,31 +55,46 @@ fn counters_go_on_where_those_before_stopped() {
     let mut actor = Actor::new(&cgroup);
     let read = |counters: &mut Counters| counters.read().expect("a reading");
     let mut first = open(&config);
-    actor.does("syscall(110) for 1 .. 1_000");
     let before = read(&mut first);
+    actor.does("syscall(110) for 1 .. 1_000");
     let mut ended = Actor::new(&cgroup);
     ended.does("1");
-    assert!(
-        read(&mut first).counted.processes.expect("counted").processes.contains_key(&ended.pid())
-    );
+    let table = read(&mut first).counted.processes.expect("counted");
+    assert!(table.processes.contains_key(&ended.pid()));
+    let links = bpffs.links();
+    assert_eq!(links.len(), 2, "{links:?}");
     drop(first);
+    actor.does("syscall(110) for 1 .. 20_000");
     let pid = ended.pid();
     drop(ended);
     let mut second = open(&config);
-    actor.does("syscall(110) for 1 .. 1_000");
+    assert_eq!(bpffs.links(), links, "what counts is left as it is");
+    actor.does("syscall(110) for 1 .. 300_000");
     let after = read(&mut second);
     let counted = after.since(&before).1;
-    assert_eq!(calls(&counted, "getppid"), 1_000);
+    assert_eq!(calls(&counted, "getppid"), 321_000);
     let processes = counted.processes.expect("counted").processes;
-    assert!((1_000..1_010).contains(&processes[&actor.pid()].syscalls));
+    assert!((321_000..321_020).contains(&processes[&actor.pid()].syscalls), "{processes:?}");
     let table = after.counted.processes.expect("counted");
-    assert!(!table.processes.contains_key(&pid), "who ended meanwhile leaves");
+    assert!(!table.processes.contains_key(&pid), "who ended meanwhile has left");
     drop(second);
-    // Another size of the table is another table.
-    let mut third = open(&CountersConfig { max_processes: 512, ..config });
+    // Another size of the table is another table, and others programs; the sums stay.
+    let mut third = open(&CountersConfig { max_processes: 512, ..config.clone() });
+    let third_links = bpffs.links();
+    assert!(third_links.len() == 2 && third_links.iter().all(|it| !links.contains(it)));
     actor.does("syscall(110) for 1 .. 1_000");
-    let processes = read(&mut third).counted.processes.expect("counted").processes;
+    let last = read(&mut third);
+    assert_eq!(calls(&last.since(&before).1, "getppid"), 322_000);
+    let processes = last.counted.processes.expect("counted").processes;
     assert!((1_000..1_010).contains(&processes[&actor.pid()].syscalls));
+    drop(third);
+    // Less is wanted: what nobody wants ends, and with all of it taken away everything does.
+    let sources = [Source::Syscalls].into_iter().collect();
+    drop(open(&CountersConfig { sources, ..config.clone() }));
+    assert_eq!(bpffs.links().len(), 1);
+    let removed = agent_kernel::filter::detach(&bpffs.0).expect("detached");
+    assert!(removed.contains(&"counting program sys_enter".to_owned()), "{removed:?}");
+    assert!(!bpffs.0.exists());
 }
 
 /// A folder on a bpffs, gone with the test.
@@ -87,6 +103,27 @@ struct Bpffs(std::path::PathBuf);
 impl Bpffs {
     fn new() -> Self {
         Self(format!("/sys/fs/bpf/kctl-counters-{}", std::process::id()).into())
+    }
+
+    /// What is pinned and at work, as bpftool(8) has it: numbers of links, and of their programs.
+    fn links(&self) -> BTreeSet<(u64, u64)> {
+        let mut links = BTreeSet::new();
+        for layout in std::fs::read_dir(&self.0).expect("a folder").flatten() {
+            for pin in std::fs::read_dir(layout.path()).expect("a folder").flatten() {
+                let mut show = std::process::Command::new("bpftool");
+                let shown = show.args(["-j", "link", "show", "pinned"]).arg(pin.path()).output();
+                let shown = shown.expect("bpftool");
+                // A map is no link.
+                let Ok(link) = serde_json::from_slice::<serde_json::Value>(&shown.stdout) else {
+                    continue;
+                };
+                if link["type"] == "raw_tracepoint" {
+                    let number = |key: &str| link[key].as_u64().expect("a number");
+                    links.insert((number("id"), number("prog_id")));
+                }
+            }
+        }
+        links
     }
 }
 

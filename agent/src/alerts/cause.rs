@@ -1,9 +1,9 @@
 //! Who or what most likely made a value too high.
 
-use super::what::What;
 use crate::text::{comm, text};
 use agent_kernel::counters::{Counted, ProcessCounts};
 use agent_kernel::proc::{CpuSample, Order, Query, memory, processes};
+use kctl_events::alert::What;
 use kctl_proto::agent::v1 as pb;
 use std::path::Path;
 

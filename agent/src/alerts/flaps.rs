@@ -25,6 +25,10 @@ impl Flaps {
         Self { window, links: HashMap::new() }
     }
 
+    pub(super) fn set(&mut self, window: Duration) {
+        self.window = window;
+    }
+
     /// The links as they are now; each one's name, and its changes within the window. Of a link that was
     /// not seen before there are none.
     pub(super) fn take(&mut self, now: Instant, links: &[Link]) -> Vec<(String, u64)> {

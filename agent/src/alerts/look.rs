@@ -3,8 +3,7 @@
 use super::cause::Evidence;
 use super::flaps::Flaps;
 use super::state::{Alerts, Look, Moment, Value};
-use super::what::What;
-use crate::config::AlertConfig;
+use super::thresholds::Thresholds;
 use crate::events::now_unix_ns;
 use crate::text::text;
 use agent_kernel::Error;
@@ -14,6 +13,7 @@ use agent_kernel::proc::{
     CpuSample, CpuTimes, Mount, Usages, conntrack_room, cpu_sample, cpu_times, memory,
     memory_pressure, mounts,
 };
+use kctl_events::alert::{COUNT, What};
 use kctl_proto::agent::v1 as pb;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ const MOST_MOUNTS: usize = 256;
 /// Looks, and remembers what it takes to see a rate.
 #[derive(Debug)]
 pub(super) struct Looker {
-    config: AlertConfig,
+    thresholds: Thresholds,
     proc_root: PathBuf,
     alerts: Alerts,
     /// The counters at the look before.
@@ -36,22 +36,34 @@ pub(super) struct Looker {
     flaps: Flaps,
     usages: Usages,
     /// A failure was logged; the same again says nothing new.
-    failed: [bool; super::what::COUNT],
+    failed: [bool; COUNT],
 }
 
 impl Looker {
-    pub(super) fn new(config: AlertConfig, proc_root: PathBuf) -> Self {
+    pub(super) fn new(thresholds: Thresholds, proc_root: PathBuf) -> Self {
         Self {
-            alerts: Alerts::new(config.clone()),
-            flaps: Flaps::new(config.link_window),
-            config,
+            alerts: Alerts::new(thresholds.clone()),
+            flaps: Flaps::new(thresholds.link_window),
+            thresholds,
             proc_root,
             before: None,
             cpu: None,
             cpu_sample: None,
             usages: Usages::default(),
-            failed: [false; super::what::COUNT],
+            failed: [false; COUNT],
         }
+    }
+
+    /// Goes on with other thresholds. What fires and is not looked at any more is over with the next look.
+    pub(super) fn set(&mut self, thresholds: Thresholds) {
+        self.alerts.set(thresholds.clone());
+        self.flaps.set(thresholds.link_window);
+        self.thresholds = thresholds;
+    }
+
+    /// Whether nothing is too high.
+    pub(super) fn is_silent(&self) -> bool {
+        self.alerts.is_empty()
     }
 
     /// What fires now.
@@ -64,8 +76,10 @@ impl Looker {
         let now = Moment { at: Instant::now(), unix_ns: now_unix_ns() };
         let counted = self.counted(reading);
         let mut look = Look::default();
-        let thresholds = self.config.thresholds;
-        for what in What::all().filter(|what| thresholds[*what as usize].is_some()) {
+        for what in What::all() {
+            if self.thresholds.of(what).is_none() {
+                continue;
+            }
             if what.is_counted() {
                 match counted.as_ref().and_then(|(seconds, it)| rate(what, *seconds, it)) {
                     Some(rate) => look.values.push(of_host(what, Some(rate))),

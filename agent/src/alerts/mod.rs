@@ -7,9 +7,7 @@ mod cause;
 mod flaps;
 mod look;
 mod state;
-mod what;
-
-pub(crate) use what::{COUNT, Threshold, What};
+mod thresholds;
 
 use crate::config::Config;
 use crate::counters::Counters;
@@ -18,24 +16,30 @@ use crate::events::{Content, Events, Source, now_unix_ns};
 use kctl_events::Kind;
 use kctl_proto::agent::v1::{self as pb, event::Payload};
 use look::Looker;
-use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use std::collections::HashMap;
+use std::time::Duration;
+use thresholds::Thresholds;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Looks whose alerts wait to be told.
 const WAITING: usize = 4;
 
-/// Starts to look, unless there is nothing to look at or nobody wants alerts; it ends with `cancel`.
+/// What the controller says for the fleet, by key.
+type Fleet = watch::Receiver<HashMap<String, String>>;
+
+/// Starts to look, unless nobody wants alerts; it ends with `cancel`.
 pub(crate) fn start(
     config: &Config,
+    fleet: Fleet,
     counters: Counters,
     events: &Events,
     enforcer: &Enforcer,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) {
-    let wanted = config.alerts.thresholds.iter().any(Option::is_some);
-    if !wanted || !config.events.kinds.contains(Kind::Alert) {
+    if !config.events.kinds.contains(Kind::Alert) {
         return;
     }
     let (tell, told) = mpsc::channel(WAITING);
@@ -47,7 +51,8 @@ pub(crate) fn start(
             () = teller => {}
         }
     });
-    let (stopped, watch) = (cancel.clone(), watch(config, counters, enforcer.clone(), tell));
+    let stopped = cancel.clone();
+    let watch = watch(config, fleet, counters, enforcer.clone(), tell);
     tasks.spawn(async move {
         tokio::select! {
             () = stopped.cancelled() => {}
@@ -59,20 +64,35 @@ pub(crate) fn start(
 /// Looks, again and again.
 fn watch(
     config: &Config,
+    mut fleet: Fleet,
     counters: Counters,
     enforcer: Enforcer,
     tell: mpsc::Sender<Vec<pb::AlertEvent>>,
 ) -> impl Future<Output = ()> + use<> {
-    let thresholds = config.alerts.thresholds;
-    let counts = What::all().any(|it| it.is_counted() && thresholds[it as usize].is_some());
-    let mut looker = Looker::new(config.alerts.clone(), config.proc_root.clone());
-    let mut interval = tokio::time::interval(config.alerts.interval);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let own = config.alerts.clone();
+    let mut chosen = Thresholds::new(&own, &fleet.borrow_and_update());
+    let mut looker = Looker::new(chosen.clone(), config.proc_root.clone());
+    let mut pace = pace(chosen.interval);
     async move {
         loop {
-            interval.tick().await;
+            tokio::select! {
+                _ = pace.tick() => {}
+                Ok(()) = fleet.changed() => {
+                    let said = Thresholds::new(&own, &fleet.borrow_and_update());
+                    if said != chosen {
+                        tracing::info!("the controller has other thresholds of alerts for the fleet");
+                        pace = self::pace(said.interval);
+                        looker.set(said.clone());
+                        chosen = said;
+                    }
+                    continue;
+                }
+            }
+            if chosen.is_empty() && looker.is_silent() {
+                continue;
+            }
             // What can't be counted is in the host's status already.
-            let reading = if counts { counters.read().await.ok() } else { None };
+            let reading = if chosen.count() { counters.read().await.ok() } else { None };
             let looked = tokio::task::spawn_blocking(move || (looker.look(reading), looker)).await;
             let Ok((found, back)) = looked else {
                 tracing::error!(
@@ -94,6 +114,12 @@ fn watch(
             }
         }
     }
+}
+
+fn pace(interval: Duration) -> Interval {
+    let mut pace = tokio::time::interval(interval);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pace
 }
 
 fn log(alert: &pb::AlertEvent) {

@@ -1,8 +1,8 @@
 //! When an alert begins and when it is over. It knows the values that it is told and the time that it is
 //! told, and nothing else.
 
-use super::what::What;
-use crate::config::AlertConfig;
+use super::thresholds::Thresholds;
+use kctl_events::alert::What;
 use kctl_proto::agent::v1 as pb;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub(super) struct Moment {
 /// What is too high, and since when.
 #[derive(Debug)]
 pub(super) struct Alerts {
-    config: AlertConfig,
+    thresholds: Thresholds,
     rows: BTreeMap<(What, String), Row>,
 }
 
@@ -54,8 +54,18 @@ struct Row {
 }
 
 impl Alerts {
-    pub(super) fn new(config: AlertConfig) -> Self {
-        Self { config, rows: BTreeMap::new() }
+    pub(super) fn new(thresholds: Thresholds) -> Self {
+        Self { thresholds, rows: BTreeMap::new() }
+    }
+
+    /// Goes on with others: they count from the next moment on.
+    pub(super) fn set(&mut self, thresholds: Thresholds) {
+        self.thresholds = thresholds;
+    }
+
+    /// Whether nothing is too high.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
     }
 
     /// Takes the values of a moment; what has begun or is over with it. Asks for the cause of what begins.
@@ -89,7 +99,7 @@ impl Alerts {
         number: f64,
         cause: &mut impl FnMut(What) -> Option<pb::AlertCause>,
     ) -> Option<pb::AlertEvent> {
-        let threshold = self.config.thresholds[value.what as usize]?;
+        let threshold = self.thresholds.of(value.what)?;
         let key = (value.what, value.object.clone());
         let has_room = self.rows.len() < MOST;
         if !self.rows.contains_key(&key) && (number < threshold.at || !has_room) {
@@ -97,7 +107,8 @@ impl Alerts {
         }
         let new = || Row { since: now, firing: None, below: None };
         let row = self.rows.entry(key.clone()).or_insert_with(new);
-        let lasts = if value.what.is_of_a_window() { Duration::ZERO } else { self.config.lasting };
+        let lasts =
+            if value.what.is_of_a_window() { Duration::ZERO } else { self.thresholds.lasting };
         match &row.firing {
             None if number < threshold.at => {
                 self.rows.remove(&key);
@@ -152,7 +163,6 @@ fn over(row: Row, value: Option<f64>) -> Option<pb::AlertEvent> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::AlertConfig;
 
     /// A clock that stands until it is told.
     struct World {
@@ -166,14 +176,9 @@ mod tests {
     impl World {
         /// CPU from 90 % on, over below 80 %, for 30 s; links from 6 changes on, over below 3.
         fn new() -> Self {
-            let mut config = AlertConfig::of_tests(Duration::from_secs(30));
-            let set = |config: &mut AlertConfig, what: What, at, clear_below| {
-                config.thresholds[what as usize] =
-                    Some(super::super::what::Threshold { at, clear_below });
-            };
-            set(&mut config, What::Cpu, 90.0, 80.0);
-            set(&mut config, What::Link, 6.0, 3.0);
-            Self { alerts: Alerts::new(config), begin: Instant::now() }
+            let of = [(What::Cpu, 90.0, 80.0), (What::Link, 6.0, 3.0)];
+            let thresholds = Thresholds::of_tests(Duration::from_secs(30), &of);
+            Self { alerts: Alerts::new(thresholds), begin: Instant::now() }
         }
 
         fn take(&mut self, second: u64, look: &Look) -> Vec<pb::AlertEvent> {
@@ -265,6 +270,22 @@ mod tests {
         let told = world.take(5, &Look::default());
         assert_eq!((states(&told), told[0].value), (vec![CLEARED], None));
         assert_eq!(told[0].object, "eth0");
+    }
+
+    #[test]
+    fn other_thresholds_count_from_then_on_and_what_is_off_is_over() {
+        let mut world = World::new();
+        assert_eq!(world.cpu(0, 95.0), NOTHING);
+        assert_eq!(world.cpu(30, 95.0), [FIRING]);
+        let higher = Thresholds::of_tests(Duration::from_secs(10), &[(What::Cpu, 99.0, 97.0)]);
+        world.alerts.set(higher);
+        assert_eq!(world.cpu(31, 96.0), NOTHING);
+        assert_eq!(world.cpu(41, 96.0), [CLEARED]);
+        assert_eq!(world.cpu(42, 99.0), NOTHING);
+        assert_eq!(world.cpu(52, 99.0), [FIRING]);
+        world.alerts.set(Thresholds::of_tests(Duration::from_secs(10), &[]));
+        assert_eq!(states(&world.take(53, &Look::default())), [CLEARED]);
+        assert!(world.alerts.is_empty());
     }
 
     #[test]

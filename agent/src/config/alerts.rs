@@ -1,13 +1,8 @@
 //! What the agent is told of alerts: from where on a value is too high, and for how long it has to be.
 
-use super::duration::duration;
-use crate::alerts::{COUNT, Threshold, What};
-use anyhow::bail;
 use clap::Args;
+use kctl_events::alert::{Said, Settings, What};
 use serde::Deserialize;
-use std::convert::Infallible;
-use std::str::FromStr;
-use std::time::Duration;
 
 /// The table `[alerts]` of the file, and its flags.
 #[derive(Debug, Default, Args, Deserialize)]
@@ -51,180 +46,75 @@ pub(crate) struct AlertOptions {
         env = "KCTL_AGENT_ALERT_LINK_WINDOW",
         value_name = "DURATION"
     )]
-    link_window: Option<String>,
+    link_window: Option<Said>,
     /// How long a value has to be too high to be told, and low enough to be over [default: 30s]
     #[arg(long = "alert-for", env = "KCTL_AGENT_ALERT_FOR", value_name = "DURATION")]
-    r#for: Option<String>,
+    r#for: Option<Said>,
     /// How often values are looked at [default: 5s]
     #[arg(long = "alert-interval", env = "KCTL_AGENT_ALERT_INTERVAL", value_name = "DURATION")]
-    interval: Option<String>,
-}
-
-/// A level as it was said: a file may have a number.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged, expecting = "must be a number, \"off\" or \"N clear M\"")]
-enum Said {
-    Number(f64),
-    Text(String),
-}
-
-impl FromStr for Said {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self::Text(text.to_owned()))
-    }
-}
-
-/// Checked.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct AlertConfig {
-    /// By the number of what they are of; `None` for off.
-    pub(crate) thresholds: [Option<Threshold>; COUNT],
-    pub(crate) interval: Duration,
-    /// How long a value has to be too high, and low enough.
-    pub(crate) lasting: Duration,
-    /// In which changes of a link add up.
-    pub(crate) link_window: Duration,
+    interval: Option<Said>,
 }
 
 impl AlertOptions {
-    /// With what the file says, and the defaults.
-    pub(super) fn resolve(self, file: Self) -> anyhow::Result<AlertConfig> {
-        let mut thresholds = [None; COUNT];
-        for (what, said) in [
-            (What::Syscalls, self.syscalls.or(file.syscalls)),
-            (What::Faults, self.faults.or(file.faults)),
-            (What::Switches, self.switches.or(file.switches)),
-            (What::Cpu, self.cpu.or(file.cpu)),
-            (What::Memory, self.memory.or(file.memory)),
-            (What::MemoryPressure, self.memory_pressure.or(file.memory_pressure)),
-            (What::Disk, self.disk.or(file.disk)),
-            (What::Conntrack, self.conntrack.or(file.conntrack)),
-            (What::Link, self.link.or(file.link)),
+    /// With what the file says.
+    pub(super) fn resolve(self, file: Self) -> anyhow::Result<Settings> {
+        let mut settings = Settings::default();
+        for (key, said) in [
+            (What::Syscalls.name(), self.syscalls.or(file.syscalls)),
+            (What::Faults.name(), self.faults.or(file.faults)),
+            (What::Switches.name(), self.switches.or(file.switches)),
+            (What::Cpu.name(), self.cpu.or(file.cpu)),
+            (What::Memory.name(), self.memory.or(file.memory)),
+            (What::MemoryPressure.name(), self.memory_pressure.or(file.memory_pressure)),
+            (What::Disk.name(), self.disk.or(file.disk)),
+            (What::Conntrack.name(), self.conntrack.or(file.conntrack)),
+            (What::Link.name(), self.link.or(file.link)),
+            ("link-window", self.link_window.or(file.link_window)),
+            ("for", self.r#for.or(file.r#for)),
+            ("interval", self.interval.or(file.interval)),
         ] {
-            thresholds[what as usize] = level(what, said)?;
-        }
-        let time = |name: &str, text: Option<String>, default, least, most| {
-            let Some(text) = text else { return Ok(Duration::from_secs(default)) };
-            match duration(&text) {
-                Some(time) if (least..=most).contains(&time) => Ok(time),
-                _ => bail!("alerts {name} {text:?}: must be a time of {least:?} to {most:?}"),
+            if let Some(said) = said {
+                settings.set(key, &said.to_string())?;
             }
-        };
-        let (tenth, hour) = (Duration::from_millis(100), Duration::from_secs(3_600));
-        let interval = self.interval.or(file.interval);
-        let lasting = self.r#for.or(file.r#for);
-        let link_window = self.link_window.or(file.link_window);
-        Ok(AlertConfig {
-            thresholds,
-            interval: time("interval", interval, 5, tenth, Duration::from_secs(300))?,
-            lasting: time("for", lasting, 30, Duration::ZERO, hour)?,
-            link_window: time("link-window", link_window, 60, Duration::from_secs(1), hour)?,
-        })
-    }
-}
-
-/// `None` for off.
-fn level(what: What, said: Option<Said>) -> anyhow::Result<Option<Threshold>> {
-    let threshold = match said {
-        None => {
-            let processors = std::thread::available_parallelism().map_or(1, usize::from);
-            what.threshold(what.default_at(u32::try_from(processors).unwrap_or(u32::MAX)))
         }
-        Some(Said::Number(at)) => what.threshold(at),
-        Some(Said::Text(text)) => {
-            let words: Vec<_> = text.split_whitespace().collect();
-            let number = |word: &str| word.parse::<f64>().ok();
-            let parsed = match words[..] {
-                ["off"] => return Ok(None),
-                [at] => number(at).map(|at| what.threshold(at)),
-                [at, "clear", below] => number(at)
-                    .zip(number(below))
-                    .map(|(at, clear_below)| Threshold { at, clear_below }),
-                _ => None,
-            };
-            let Some(threshold) = parsed else {
-                bail!("alerts {} {text:?}: must be off, N, or N clear M", what.name());
-            };
-            threshold
-        }
-    };
-    let Threshold { at, clear_below } = threshold;
-    let most = if what.unit() == "%" { 100.0 } else { 1e15 };
-    // What is no number is in no range.
-    if !(at > 0.0 && at <= most) {
-        bail!("alerts {} {at}: must be above 0 and at most {most}", what.name());
-    }
-    if !(clear_below > 0.0 && clear_below <= at) {
-        bail!("alerts {} clear {clear_below}: must be above 0 and at most {at}", what.name());
-    }
-    Ok(Some(threshold))
-}
-
-#[cfg(test)]
-impl AlertConfig {
-    /// With nothing to look at.
-    pub(crate) fn of_tests(lasting: Duration) -> Self {
-        let (interval, link_window) = (Duration::from_secs(5), Duration::from_secs(60));
-        Self { thresholds: [None; COUNT], interval, lasting, link_window }
+        Ok(settings)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kctl_events::alert::{Level, Threshold};
+    use std::time::Duration;
 
-    fn parse(file: &str) -> anyhow::Result<AlertConfig> {
+    fn parse(file: &str) -> anyhow::Result<Settings> {
         AlertOptions::default().resolve(toml::from_str(file)?)
     }
 
     #[test]
-    fn everything_has_a_threshold_unless_somebody_says_otherwise() {
-        let config = parse("").expect("valid");
-        assert!(config.thresholds.iter().all(Option::is_some));
-        let seconds = |time: Duration| time.as_secs();
-        assert_eq!((seconds(config.interval), seconds(config.lasting)), (5, 30));
-        assert_eq!(seconds(config.link_window), 60);
-    }
-
-    #[test]
-    fn a_file_says_all_of_it() {
-        let config = parse(
-            "syscalls = 10000\nfaults = \"off\"\nswitches = \"5000 clear 1000\"\ncpu = 99.5\n\
+    fn a_file_says_all_of_it_and_a_flag_wins() {
+        let file = "syscalls = 10000\nfaults = \"off\"\nswitches = \"5000 clear 1000\"\ncpu = 99.5\n\
              memory = \"off\"\nmemory-pressure = \"50\"\ndisk = \"95 clear 95\"\nconntrack = 1\n\
-             link = 2\nlink-window = \"5m\"\nfor = \"0s\"\ninterval = \"100ms\"\n",
-        );
-        let config = config.expect("valid");
-        let of = |what: What| config.thresholds[what as usize].map(|it| (it.at, it.clear_below));
-        assert_eq!(of(What::Syscalls), Some((10_000.0, 8_000.0)));
-        assert_eq!((of(What::Faults), of(What::Memory)), (None, None));
-        assert_eq!(of(What::Switches), Some((5_000.0, 1_000.0)));
-        assert_eq!(of(What::MemoryPressure), Some((50.0, 25.0)));
-        assert_eq!(of(What::Disk), Some((95.0, 95.0)));
-        assert_eq!(config.link_window, Duration::from_secs(300));
-        assert_eq!((config.lasting, config.interval.as_millis()), (Duration::ZERO, 100));
+             link = 2\nlink-window = \"5m\"\nfor = \"0s\"\ninterval = \"100ms\"\n";
+        let settings = parse(file).expect("valid");
+        assert!(What::all().all(|what| settings.level(what).is_some()));
+        let at = |at, clear_below| Some(Level::At(Threshold { at, clear_below }));
+        assert_eq!(settings.level(What::Cpu), at(99.5, 99.5 * 0.9));
+        assert_eq!(settings.level(What::Switches), at(5_000.0, 1_000.0));
+        assert_eq!(settings.lasting(), Some(Duration::ZERO));
+        assert_eq!(parse("").expect("valid"), Settings::default());
+        let flags = AlertOptions { cpu: Some(Said::Text("off".to_owned())), ..Default::default() };
+        let settings = flags.resolve(toml::from_str(file).expect("toml")).expect("valid");
+        assert_eq!(settings.level(What::Cpu), Some(Level::Off));
     }
 
     #[test]
     fn nonsense_is_refused_by_name() {
         for (file, word) in [
             ("cpu = 101", "cpu"),
-            ("cpu = 0", "cpu"),
             ("cpu = true", "cpu"),
-            ("disk = \"full\"", "disk"),
             ("disk = \"90 clear 91\"", "disk clear 91"),
-            ("disk = \"90 clear 0\"", "disk clear 0"),
-            ("disk = \"90 below 80\"", "disk"),
-            ("disk = \"\"", "disk"),
-            ("link = \"nan\"", "link"),
-            ("link = -1", "link"),
-            ("syscalls = \"inf\"", "syscalls"),
-            ("interval = \"50ms\"", "interval"),
-            ("interval = \"ten\"", "interval"),
             ("for = \"2h\"", "for"),
-            ("for = \"-1s\"", "for"),
-            ("link-window = \"0s\"", "link-window"),
             ("colour = 1", "colour"),
         ] {
             let error = format!("{:#}", parse(file).expect_err(file));

@@ -7,7 +7,6 @@ mod duration;
 mod events;
 mod metrics;
 
-pub(crate) use alerts::AlertConfig;
 pub(crate) use counters::CounterConfig;
 pub(crate) use detect::DetectConfig;
 pub(crate) use events::{EventConfig, Scope};
@@ -21,6 +20,7 @@ use counters::CounterOptions;
 use detect::DetectOptions;
 use events::EventOptions;
 use glob::Pattern;
+use kctl_events::alert;
 use kctl_rpc::metrics::MetricsConfig;
 use metrics::MetricsOptions;
 use serde::Deserialize;
@@ -208,7 +208,8 @@ pub(crate) struct Config {
     pub(crate) counters: CounterConfig,
     pub(crate) detect: DetectConfig,
     pub(crate) metrics: MetricsConfig,
-    pub(crate) alerts: AlertConfig,
+    /// What this host says of alerts; where it says nothing, the fleet may.
+    pub(crate) alerts: alert::Settings,
 }
 
 /// Which interfaces to filter.

@@ -4,6 +4,7 @@ use crate::{enforcer::Enforcer, status::to_status};
 use futures_util::{Stream, StreamExt as _};
 use kctl_proto::agent::v1::session_response::Message;
 use kctl_proto::agent::v1::{self as pb, host_service_server::HostService};
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -19,6 +20,8 @@ pub(crate) struct Lifeline {
     renewed: watch::Sender<Option<pb::Renewed>>,
     /// Counts how often the controller wanted a new certificate to be asked for.
     renew: watch::Sender<u64>,
+    /// What the controller says of alerts for the fleet.
+    alerts: watch::Sender<HashMap<String, String>>,
 }
 
 impl Lifeline {
@@ -29,7 +32,13 @@ impl Lifeline {
             csr: watch::Sender::default(),
             renewed: watch::Sender::default(),
             renew: watch::Sender::new(0),
+            alerts: watch::Sender::default(),
         }
+    }
+
+    /// What the controller says of alerts for the fleet, by key; nothing before it was there.
+    pub(crate) fn fleet_alerts(&self) -> watch::Receiver<HashMap<String, String>> {
+        self.alerts.subscribe()
     }
 
     /// Changes when the controller wants a new certificate to be asked for.
@@ -48,7 +57,7 @@ impl Lifeline {
 
     /// Takes what the controller says.
     fn take(&self, request: pb::SessionRequest) {
-        let pb::SessionRequest { pong, renewed, renew } = request;
+        let pb::SessionRequest { pong, renewed, renew, alerts } = request;
         if pong > 0 {
             self.pong.send_replace(pong);
         }
@@ -57,6 +66,9 @@ impl Lifeline {
         }
         if renew {
             self.renew.send_modify(|count| *count += 1);
+        }
+        if let Some(alerts) = alerts {
+            self.alerts.send_replace(alerts.settings);
         }
     }
 

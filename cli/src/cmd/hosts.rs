@@ -98,16 +98,6 @@ pub(crate) async fn local_status(connection: &Connection) -> anyhow::Result<agen
     response.status.context("the agent did not tell its status")
 }
 
-/// Names of the selected hosts that are known.
-pub(super) async fn names(
-    global: &Global,
-    target: &Target,
-    selection: Option<agent::Selection>,
-) -> anyhow::Result<Vec<String>> {
-    let rows = rows(global, target, selection).await?;
-    Ok(rows.into_iter().map(|row| row.name).collect())
-}
-
 async fn rows(
     global: &Global,
     target: &Target,

@@ -1,9 +1,10 @@
 //! `perf`: what kernels are busy with, interval by interval.
 
+mod asks;
 mod rounds;
 
 use super::hosts;
-use super::read::{ReadArgs, asks, pieces};
+use super::read::{ReadArgs, asks};
 use crate::{
     args::Global,
     connect::Target,
@@ -11,10 +12,11 @@ use crate::{
     output::Format,
     time::{milliseconds, parse_duration},
 };
+use asks::Asks;
 use clap::{Args, ValueEnum};
-use kctl_proto::{Piece, agent::v1 as agent};
+use kctl_proto::agent::v1 as agent;
 use rounds::{Rounds, Shown};
-use std::time::Duration;
+use std::cell::RefCell;
 
 /// Arguments of `perf`.
 #[derive(Debug, Args)]
@@ -86,25 +88,22 @@ pub(crate) async fn run(global: &Global, args: PerfArgs) -> anyhow::Result<Exit>
         pid: args.pid.unwrap_or_default(),
         top: args.top,
     };
-    let hosts = hosts::names(global, &target, selection.clone()).await?;
+    let connection = target.connect(global).await?;
+    let known = hosts::rows_over(&connection, &target, selection.clone()).await?;
+    let known = known.into_iter().map(|host| host.name).collect();
     let shown = match by {
         By::Host => Shown::Hosts,
         By::Syscall => Shown::Syscalls,
         By::Process => Shown::Processes,
     };
-    let mut rounds = Rounds::new(format, shown, hosts);
-    let interval = Duration::from_millis(args.interval.into());
-    let told = pieces(global, &target, selection, &request, interval, |host, piece| match piece {
-        Piece::Part(part) => rounds.part(host, part.counters.unwrap_or_default()),
-        Piece::Error(error) => rounds.failed(host, error),
-        Piece::End => rounds.ended(&host),
-    });
+    let rounds = RefCell::new(Rounds::new(format, shown, known));
+    let asks = Asks { connection: &connection, target: &target, request, rounds: &rounds };
     tokio::select! {
         biased;
         Ok(()) = tokio::signal::ctrl_c() => {}
-        told = told => told?,
+        told = asks.run(selection) => told?,
     }
-    rounds.finish(args.read.strict())
+    rounds.into_inner().finish(args.read.strict())
 }
 
 /// In milliseconds.

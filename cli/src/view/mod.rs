@@ -33,6 +33,13 @@ pub(crate) struct ErrorView {
     pub(crate) message: String,
 }
 
+impl ErrorView {
+    /// Whether it is about a way to the host, or its time, rather than about what was asked.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self.code.as_str(), "UNAVAILABLE" | "DEADLINE_EXCEEDED" | "UNKNOWN" | "CANCELLED")
+    }
+}
+
 impl From<pb::Error> for ErrorView {
     fn from(error: pb::Error) -> Self {
         Self { code: error.code, message: error.message }

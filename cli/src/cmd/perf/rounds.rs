@@ -40,6 +40,8 @@ pub(super) struct Rounds {
     /// For one document.
     rows: Vec<Row>,
     evicted: BTreeSet<String>,
+    /// Anybody has told anything.
+    told: bool,
 }
 
 impl Rounds {
@@ -55,6 +57,7 @@ impl Rounds {
             failed: BTreeMap::new(),
             rows: Vec::new(),
             evicted: BTreeSet::new(),
+            told: false,
         }
     }
 
@@ -71,6 +74,9 @@ impl Rounds {
             ));
         }
         self.hosts.insert(host.clone());
+        self.told = true;
+        self.failed.remove(&host);
+        self.live.insert(host.clone());
         if !self.format.for_people() {
             return self.tell(HostRow { host, result: Ok(vec![view]) });
         }
@@ -79,27 +85,41 @@ impl Rounds {
         if is_late {
             self.print()?;
         }
-        self.live.insert(host.clone());
         self.waiting.entry(host).or_default().push_back(view);
         self.print_if_whole()
     }
 
-    /// A host tells nothing more.
+    /// A host tells nothing more, unless it comes back.
     pub(super) fn failed(&mut self, host: String, error: agent::Error) -> anyhow::Result<()> {
         self.hosts.insert(host.clone());
         self.live.remove(&host);
         let error = ErrorView::from(error);
-        self.failed.insert(host.clone(), error.clone());
-        if !self.format.for_people() {
-            return self.tell(HostRow { host, result: Err(error) });
+        let before = self.failed.insert(host.clone(), error.clone());
+        let is_new = before.as_ref() != Some(&error);
+        match self.format.for_people() {
+            false if is_new => self.tell(HostRow { host, result: Err(error) }),
+            // Nobody is left whose next interval would show it.
+            true if is_new && self.told && self.live.is_empty() => self.print(),
+            _ => self.print_if_whole(),
         }
-        self.print_if_whole()
     }
 
     /// A host has told everything.
     pub(super) fn ended(&mut self, host: &str) -> anyhow::Result<()> {
         self.live.remove(host);
-        if self.format.for_people() { self.print_if_whole() } else { Ok(()) }
+        self.print_if_whole()
+    }
+
+    /// Whether a host that is there is to be asked: it tells nothing, and has not said that it can't. It is
+    /// waited for then.
+    pub(super) fn takes_in(&mut self, host: &str) -> bool {
+        let may = self.failed.get(host).is_none_or(ErrorView::may_pass);
+        may && self.live.insert(host.to_owned())
+    }
+
+    /// Whether a host that went away is waited for: one that may come back, once any has told something.
+    pub(super) fn waits(&self) -> bool {
+        self.told && self.failed.values().any(ErrorView::may_pass)
     }
 
     /// Prints the rest; the exit code.
@@ -107,7 +127,7 @@ impl Rounds {
         if self.format.for_people() {
             let left = |rounds: &Self| rounds.waiting.values().any(|waiting| !waiting.is_empty());
             // Nobody told anything: then that is the table.
-            if left(&self) || (!self.failed.is_empty() && self.failed.len() == self.hosts.len()) {
+            if left(&self) || (!self.failed.is_empty() && !self.told) {
                 self.print()?;
             }
             if self.hosts.is_empty() {
@@ -170,5 +190,34 @@ impl Rounds {
         }
         text.push('\n');
         output::print(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(code: &str) -> agent::Error {
+        agent::Error { code: code.to_owned(), message: "why".to_owned() }
+    }
+
+    #[test]
+    fn a_host_that_went_away_is_waited_for_and_one_that_can_not_tell_is_not() {
+        let names = ["a", "b"].map(str::to_owned);
+        let mut rounds = Rounds::new(Format::Json, Shown::Hosts, names.to_vec());
+        rounds.failed("a".to_owned(), error("UNAVAILABLE")).expect("no output yet");
+        assert!(!rounds.waits(), "nobody has told anything");
+        assert!(!rounds.takes_in("b"), "it is asked already");
+        rounds.part("b".to_owned(), agent::Counters::default()).expect("no output yet");
+        assert!(rounds.waits());
+        assert!(rounds.takes_in("a") && !rounds.takes_in("a"));
+        rounds.failed("a".to_owned(), error("UNAVAILABLE")).expect("no output yet");
+        assert_eq!(rounds.rows.len(), 2, "the same again is nothing new");
+        assert!(rounds.takes_in("a"));
+        rounds.part("a".to_owned(), agent::Counters::default()).expect("no output yet");
+        assert!(!rounds.waits() && rounds.failed.is_empty());
+        rounds.failed("a".to_owned(), error("FAILED_PRECONDITION")).expect("no output yet");
+        assert!(!rounds.waits() && !rounds.takes_in("a"));
+        assert!(rounds.takes_in("c"), "it joined meanwhile");
     }
 }

@@ -10,7 +10,7 @@ mod state;
 
 use super::hosts;
 use crate::{
-    args::{Global, HostSelection},
+    args::{Global, HostSelection, env},
     connect::Target,
     exit::{Exit, usage},
     output::Format,
@@ -52,6 +52,10 @@ pub(crate) struct TopArgs {
 pub(crate) async fn run(global: &Global, args: TopArgs) -> anyhow::Result<Exit> {
     if !stdin().is_terminal() || !stdout().is_terminal() || global.format()? != Format::Table {
         let why = "top draws on a terminal; for a script there is \"kctl perf -o jsonl\"";
+        return Err(usage(why));
+    }
+    if env("TERM").is_some_and(|kind| kind == "dumb") {
+        let why = "top moves about on a terminal, and TERM=dumb says that this one can't; there is \"kctl perf\"";
         return Err(usage(why));
     }
     let target = Target::of(global)?;
@@ -171,6 +175,9 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::pty::{OpenptyResult, Winsize, openpty};
+    use nix::sys::termios::tcgetattr;
+    use std::{io::Read as _, process::Command};
 
     #[test]
     fn intervals_have_limits() {
@@ -178,5 +185,41 @@ mod tests {
         for text in ["61s", "499ms", "x"] {
             assert!(parse_interval(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back_before_it_says_why() {
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let OpenptyResult { master, slave } = openpty(&size, None).expect("a terminal");
+        let before = tcgetattr(&master).expect("settings");
+        let end = || slave.try_clone().expect("the terminal");
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        let name = "cmd::top::tests::panics_on_the_screen";
+        command.args([name, "--exact", "--ignored", "--nocapture"]).env("RUST_BACKTRACE", "0");
+        command.stdin(end()).stdout(end()).stderr(end());
+        let mut child = command.spawn().expect("this program");
+        drop((command, slave));
+        let mut said = Vec::new();
+        let mut shown = std::fs::File::from(master.try_clone().expect("the terminal"));
+        // Nobody has it any more: EIO.
+        let _ = shown.read_to_end(&mut said);
+        assert!(!child.wait().expect("it ends").success());
+        let said = String::from_utf8(said).expect("text");
+        let at = |text: &str| said.rfind(text).unwrap_or_else(|| panic!("{text:?} in {said:?}"));
+        // It entered the other screen, drew, left it, and only then said why; the cursor is there again.
+        let places = ["\u{1b}[?1049h", "drawn", "\u{1b}[?1049l", "a bug"].map(at);
+        assert!(places.is_sorted(), "{said:?}");
+        assert!(at("\u{1b}[?25l") < at("\u{1b}[?25h"), "{said:?}");
+        assert_eq!(tcgetattr(&master).expect("settings"), before);
+    }
+
+    /// Runs in the terminal of the test above.
+    #[test]
+    #[ignore = "what another test runs"]
+    fn panics_on_the_screen() {
+        let mut screen = Screen::open().expect("a terminal");
+        let draw = |frame: &mut ratatui::Frame| frame.render_widget("drawn", frame.area());
+        screen.terminal.draw(draw).expect("drawn");
+        panic!("a bug");
     }
 }

@@ -3,7 +3,7 @@
 /// A value that is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
-pub(crate) enum What {
+pub enum What {
     /// System calls.
     Syscalls,
     /// Page faults.
@@ -25,15 +25,15 @@ pub(crate) enum What {
 }
 
 /// How many there are.
-pub(crate) const COUNT: usize = 9;
+pub const COUNT: usize = 9;
 
 /// From where on a value is too high.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Threshold {
+pub struct Threshold {
     /// It fires from here on.
-    pub(crate) at: f64,
+    pub at: f64,
     /// It is over only below this, which is at most the same.
-    pub(crate) clear_below: f64,
+    pub clear_below: f64,
 }
 
 /// Name, unit, default, whether that is of one processor, and the part of a threshold below which it is
@@ -56,7 +56,7 @@ const TABLE: [Row; COUNT] = [
 
 impl What {
     /// All of them.
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
+    pub fn all() -> impl Iterator<Item = Self> {
         TABLE.into_iter().map(|(what, ..)| what)
     }
 
@@ -65,33 +65,33 @@ impl What {
     }
 
     /// As configurations and events call it.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         self.row().1
     }
 
     /// Of the value.
-    pub(crate) fn unit(self) -> &'static str {
+    pub fn unit(self) -> &'static str {
         self.row().2
     }
 
     /// Whether it is counted, and so comes from the counters.
-    pub(crate) fn is_counted(self) -> bool {
+    pub fn is_counted(self) -> bool {
         matches!(self, Self::Syscalls | Self::Faults | Self::Switches)
     }
 
     /// Whether it is a sum over a window: then nothing else has to last.
-    pub(crate) fn is_of_a_window(self) -> bool {
+    pub fn is_of_a_window(self) -> bool {
         self == Self::Link
     }
 
     /// What it is on a host of so many processors.
-    pub(crate) fn default_at(self, processors: u32) -> f64 {
+    pub fn default_at(self, processors: u32) -> f64 {
         let (_, _, _, at, is_of_one, _) = self.row();
         if is_of_one { at * f64::from(processors) } else { at }
     }
 
     /// With the clearing level that follows.
-    pub(crate) fn threshold(self, at: f64) -> Threshold {
+    pub fn threshold(self, at: f64) -> Threshold {
         Threshold { at, clear_below: at * self.row().5 }
     }
 }

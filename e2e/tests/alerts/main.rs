@@ -2,55 +2,21 @@
 //! a kernel: system calls, page faults and switches are those of the host's cgroup, links those of its
 //! network namespace, and file systems those of the machine.
 
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+mod fleet;
+mod support;
+mod values;
+
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use kctl_e2e::{EventReader, Lab, with_lab};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use kctl_e2e::{EventReader, with_lab};
 use serde_json::Value;
-
-/// Generous: debug builds, and a machine that may be busy with other tests.
-const SOON: Duration = Duration::from_secs(60);
-const HOST: &str = "web-1";
+use support::{Disk, HOST, SOON, firing, follow, states, with_thresholds};
 
 /// Maps a mebibyte, has the kernel fill it with zeros, and gives it back.
 const FAULTS: &str = "open(my $zero, '<', '/dev/zero'); while (1) { \
     my $at = syscall(9, 0, 1 << 20, 3, 0x22, -1, 0); \
     syscall(0, fileno($zero), $at, 1 << 20); syscall(11, $at, 1 << 20) }";
-
-/// The host's agent with these thresholds, which has no others.
-fn with_thresholds(lab: &mut Lab, chosen: &[(&str, &str)], lasting: &str) -> Result<()> {
-    let daemon = &mut lab.agent_mut(HOST)?.daemon;
-    daemon.terminate()?;
-    for (flag, level) in chosen {
-        daemon.replace(flag, level)?;
-    }
-    daemon.arg(format!("--alert-for={lasting}"));
-    daemon.arg("--alert-interval=100ms");
-    daemon.start()?;
-    lab.wait_in_sync(SOON).map(drop)
-}
-
-/// A reader of the alerts from now on.
-fn follow(lab: &Lab) -> Result<EventReader> {
-    let mut reader = lab.events(&["-f", "--last", "1", "--type", "alert"])?;
-    // A host that connects is told in every stream.
-    reader.wait_for("the stream", SOON, |lines| !lines.is_empty())?;
-    Ok(reader)
-}
-
-/// The states that were told of a name and an object.
-fn states<'a>(events: &'a [Value], name: &str, object: &Value) -> Vec<&'a str> {
-    let alerts = events.iter().map(|event| &event["alert"]);
-    let of = alerts.filter(|it| it["name"] == name && it["object"] == *object);
-    of.filter_map(|it| it["state"].as_str()).collect()
-}
-
-/// What the controller says that fires.
-fn firing(lab: &Lab) -> Result<Vec<Value>> {
-    let host = lab.host(HOST)?;
-    host["alerts"].as_array().cloned().with_context(|| host.to_string())
-}
 
 #[test]
 fn a_load_fires_once_and_is_over_once_and_its_process_is_named() -> Result<()> {
@@ -112,59 +78,6 @@ fn a_load_fires_once_and_is_over_once_and_its_process_is_named() -> Result<()> {
         ensure!(csv.stdout.contains(",alert,") && csv.stdout.contains("cleared"), "{csv}");
         Ok(())
     })
-}
-
-/// A small file system that the host sees.
-struct Disk {
-    path: PathBuf,
-}
-
-/// Of its 100 blocks of 64 KiB.
-const BLOCK: usize = 64 << 10;
-
-impl Disk {
-    fn mount(lab: &Lab, name: &str) -> Result<Self> {
-        let path = lab.scratch().join(name);
-        fs::create_dir(&path)?;
-        let size = format!("size={}", 100 * BLOCK);
-        mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))?;
-        Ok(Self { path })
-    }
-
-    fn fill(&self, percent: usize) -> Result<()> {
-        let file = self.path.join("file");
-        let bytes = u64::try_from(percent * BLOCK)?;
-        let opened = fs::OpenOptions::new().create(true).truncate(false).write(true).open(file)?;
-        opened.set_len(bytes)?;
-        nix::fcntl::fallocate(
-            &opened,
-            nix::fcntl::FallocateFlags::empty(),
-            0,
-            i64::try_from(bytes.max(1))?,
-        )?;
-        Ok(())
-    }
-
-    fn object(&self) -> Value {
-        self.path.display().to_string().into()
-    }
-
-    /// Waits until the agent has looked at everything after this call.
-    fn wait_for_a_look(&self, events: &mut EventReader) -> Result<()> {
-        let seen = states(&events.events()?, "disk", &self.object()).len();
-        for (percent, count) in [(99, seen + 1), (1, seen + 2)] {
-            self.fill(percent)?;
-            let told = |events: &[Value]| states(events, "disk", &self.object()).len() == count;
-            events.wait_for("a look", SOON, told)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = umount2(&self.path, MntFlags::MNT_DETACH);
-    }
 }
 
 #[test]
