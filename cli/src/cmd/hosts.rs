@@ -5,7 +5,7 @@ use crate::{
     args::{Global, HostSelection, host_name},
     connect::{Connection, READ_TIMEOUT, Target},
     exit::{Exit, usage},
-    output::{self, Table, note},
+    output::{self, Table, note, warn},
     time::milliseconds,
     view::{
         ErrorView,
@@ -143,6 +143,11 @@ async fn list(global: &Global, args: &ListArgs) -> anyhow::Result<Exit> {
     let selection = args.selection.for_read(&target)?;
     let rows = rows(global, &target, selection).await?;
     output::rows(format, "hosts", &rows, || table(&rows, format, now_unix_ms()))?;
+    if format.for_people() {
+        let skewed = rows.iter().filter_map(|row| Some((&row.name, row.version_skew.as_ref()?)));
+        let warnings: Vec<_> = skewed.map(|(name, why)| format!("host {name:?}: {why}")).collect();
+        warn(&warnings);
+    }
     Ok(Exit::Done)
 }
 

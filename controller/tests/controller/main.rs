@@ -14,4 +14,5 @@ mod refusals;
 mod revocation;
 mod roles;
 mod signal;
+mod skew;
 mod support;
