@@ -6,12 +6,14 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
 /// Programs that the lab and the tests run, each with its package.
-const LAB: [(&str, &str); 20] = [
+const LAB: [(&str, &str); 23] = [
     ("bpftool", "bpftool"),
     ("conntrack", "conntrack"),
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("faketime", "faketime"),
+    ("fish", "fish"),
+    ("groff", "groff-base"),
     ("ip", "iproute2"),
     ("losetup", "mount"),
     ("lsblk", "util-linux"),
@@ -27,6 +29,7 @@ const LAB: [(&str, &str); 20] = [
     ("setpriv", "util-linux"),
     ("ss", "iproute2"),
     ("tmux", "tmux"),
+    ("zsh", "zsh"),
 ];
 
 /// Programs that the benchmarks compare with.

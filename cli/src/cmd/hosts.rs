@@ -1,6 +1,6 @@
 //! `hosts`: every known host, one in detail, removal and adoption.
 
-use super::wants_controller;
+use super::{completion::Names, wants_controller};
 use crate::{
     args::{Global, HostSelection, host_name},
     connect::{Connection, READ_TIMEOUT, Target},
@@ -57,14 +57,14 @@ struct ListArgs {
 #[derive(Debug, Args)]
 struct DescribeArgs {
     /// Hosts; none with --agent
-    #[arg(value_name = "NAME", value_parser = host_name)]
+    #[arg(value_name = "NAME", value_parser = host_name, add = Names::Hosts.candidates())]
     names: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 struct RemoveArgs {
     /// Hosts
-    #[arg(value_name = "NAME", required = true, value_parser = host_name)]
+    #[arg(value_name = "NAME", required = true, value_parser = host_name, add = Names::Hosts.candidates())]
     names: Vec<String>,
     /// First take the filter off the hosts, which must be connected for it
     #[arg(long)]
@@ -74,7 +74,7 @@ struct RemoveArgs {
 #[derive(Debug, Args)]
 struct AdoptArgs {
     /// Hosts
-    #[arg(value_name = "NAME", required = true, value_parser = host_name)]
+    #[arg(value_name = "NAME", required = true, value_parser = host_name, add = Names::Hosts.candidates())]
     names: Vec<String>,
 }
 
