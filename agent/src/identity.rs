@@ -5,7 +5,7 @@ use anyhow::{Context as _, bail};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use kctl_proto::controller::v1::{JoinRequest, join_service_client::JoinServiceClient};
 use kctl_rpc::{
-    ALPN_AGENT, Credentials, Identity, channel_over, client_config, dial, join_config,
+    ALPN_AGENT, Credentials, DialError, Identity, channel_over, client_config, dial, join_config,
     new_key_and_csr,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
@@ -39,37 +39,35 @@ struct Stored {
 }
 
 /// The stored proof, or a new one for a token.
+///
+/// A host that was in before, whose certificate is over, waits for what brings it back: a clock that is set
+/// right, or a token. Until then it filters as it was told last.
 pub(crate) async fn obtain(
     config: &Config,
     controller: &str,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Proof> {
     let path = config.state_dir.join(FILE);
-    if let Some(proof) = stored(&path)? {
-        return Ok(proof);
-    }
-    let token = match &config.token {
-        Some(Token::Text(token)) => token.clone(),
-        Some(Token::File(path)) => std::fs::read_to_string(path)
-            .with_context(|| format!("token file {}", path.display()))?,
-        None => bail!(
-            "this host has not joined a controller yet; make a token with \"kctl token create\" and give it with --token-file"
-        ),
-    };
-    let token = token.trim().to_owned();
-    let ca = pinned_ca(&token, config.ca_file.as_deref())?;
-    let mut delay = Duration::from_millis(200);
+    let (mut delay, mut told) = (Duration::from_millis(200), String::new());
     loop {
-        match join(config, controller, &token, ca).await {
-            Ok(new) => {
-                write(&path, &new)?;
-                tracing::info!(controller = new.controller, name = config.name, "joined");
-                return stored(&path)?.context("the stored identity can't be read back");
-            }
-            Err(error) if is_final(&error) => {
-                return Err(error.context(format!("joining {controller} as {:?}", config.name)));
-            }
-            Err(error) => tracing::warn!("joining {controller}: {error:#}; trying again"),
+        let stored = stored(&path)?;
+        let is_over = match stored {
+            Some(proof) if !kctl_rpc::is_expired(&proof.credentials.chain[0]) => return Ok(proof),
+            over => over.is_some(),
+        };
+        let error = match join_anew(config, controller, &path).await {
+            Ok(proof) => return Ok(proof),
+            Err(error) if !is_over && !may_pass(&error) => return Err(error),
+            Err(error) if is_over => error.context(
+                "the stored certificate is over, by this host's clock; set the clock right, or put a token of \
+                 \"kctl token create --host NAME\" into the --token-file",
+            ),
+            Err(error) => error,
+        };
+        let error = format!("{error:#}");
+        if error != told {
+            tracing::warn!(path = %path.display(), error, "not joined; trying again");
+            told = error;
         }
         tokio::select! {
             () = cancel.cancelled() => bail!("stopped before joining"),
@@ -77,6 +75,26 @@ pub(crate) async fn obtain(
         }
         delay = (delay * 2).min(Duration::from_secs(5));
     }
+}
+
+/// Gets a certificate for the token, and stores it.
+async fn join_anew(config: &Config, controller: &str, path: &Path) -> anyhow::Result<Proof> {
+    let token = match &config.token {
+        Some(Token::Text(token)) => token.clone(),
+        Some(Token::File(path)) => std::fs::read_to_string(path)
+            .with_context(|| format!("token file {}", path.display()))?,
+        None => bail!(
+            "this host has no certificate of a controller; make a token with \"kctl token create\" and give it with --token-file"
+        ),
+    };
+    let token = token.trim().to_owned();
+    let ca = pinned_ca(&token, config.ca_file.as_deref())?;
+    let new = join(config, controller, &token, ca)
+        .await
+        .with_context(|| format!("joining {controller} as {:?}", config.name))?;
+    write(path, &new)?;
+    tracing::info!(controller = new.controller, name = config.name, "joined");
+    stored(path)?.context("the stored identity can't be read back")
 }
 
 /// Stores a new certificate for a new key, when it is one for this host that counts.
@@ -97,6 +115,11 @@ pub(crate) fn renewed(
     if kctl_rpc::is_expired(&credentials.chain[0]) {
         bail!("the new certificate is over by this host's clock; set it right");
     }
+    if kctl_rpc::is_early(&credentials.chain[0]) {
+        bail!(
+            "the new certificate does not count yet by this host's clock; set it right, or that of the controller"
+        );
+    }
     // Certificate and key fit together.
     client_config(&credentials, &old.controller, ALPN_AGENT)?;
     let path = state_dir.join(FILE);
@@ -104,17 +127,18 @@ pub(crate) fn renewed(
     stored(&path)?.context("the stored identity can't be read back")
 }
 
-/// Whether trying again can't help: the controller answered no, or is not ours.
-fn is_final(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<tonic::Status>().is_some_and(|status| {
-        matches!(
+/// Whether trying again can help: the controller did not answer no, and is ours.
+fn may_pass(error: &anyhow::Error) -> bool {
+    if let Some(status) = error.downcast_ref::<tonic::Status>() {
+        return !matches!(
             status.code(),
             Code::Unauthenticated
                 | Code::AlreadyExists
                 | Code::InvalidArgument
                 | Code::PermissionDenied
-        )
-    })
+        );
+    }
+    error.is::<DialError>() || error.is::<tonic::transport::Error>()
 }
 
 async fn join(
@@ -172,7 +196,7 @@ fn ca_of_file(path: &Path) -> anyhow::Result<[u8; 32]> {
     Ok(kctl_rpc::ca_sha256(&certificate))
 }
 
-/// The stored proof; none when there is none, or when its certificate is over.
+/// The stored proof; none when there is none. Its certificate may be over.
 fn stored(path: &Path) -> anyhow::Result<Option<Proof>> {
     let context = || format!("identity {}", path.display());
     let text = match std::fs::read_to_string(path) {
@@ -186,13 +210,6 @@ fn stored(path: &Path) -> anyhow::Result<Option<Proof>> {
     };
     let credentials = Credentials::from_pem(&stored.ca, &stored.certificate, &stored.key)
         .with_context(context)?;
-    if kctl_rpc::is_expired(&credentials.chain[0]) {
-        tracing::warn!(
-            path = %path.display(),
-            "the stored certificate is over, by this host's clock; it takes a new token: \"kctl token create --host NAME\""
-        );
-        return Ok(None);
-    }
     let controller = stored.controller.parse().with_context(context)?;
     Ok(Some(Proof { credentials, controller }))
 }

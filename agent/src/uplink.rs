@@ -4,7 +4,7 @@ use crate::enforcer::Enforcer;
 use crate::identity::Proof;
 use crate::service::Lifeline;
 use anyhow::Context as _;
-use kctl_rpc::{ALPN_AGENT, Peer, Validity, client_config, dial, serve_over};
+use kctl_rpc::{ALPN_AGENT, DialError, Peer, Validity, client_config, dial, serve_over};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -149,6 +149,10 @@ impl Uplink<'_> {
             Some(validity) if validity.not_before > now => {
                 error.context("this host's certificate does not count yet; set the clock right")
             }
+            _ if error.downcast_ref::<DialError>().is_some_and(DialError::is_of_time) => error.context(
+                "the controller's certificate is over or does not count yet, by this host's clock; set the \
+                 clock right that is wrong, this one or that of the controller",
+            ),
             _ => error,
         }
     }

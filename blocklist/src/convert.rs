@@ -26,16 +26,20 @@ pub fn now_unix_ms() -> i64 {
 
 impl Service {
     /// Port 0 without protocol is no service: every packet.
-    /// A last port of 0 is that of a single one.
+    /// A last port of 0 is that of a single one. The protocol is as it came: one that this version does not
+    /// know must not become every protocol.
     pub fn from_proto(
         port: u32,
         port_last: u32,
-        protocol: pb::Protocol,
+        protocol: i32,
     ) -> Result<Option<Self>, InvalidEntry> {
-        let protocol = match protocol {
-            pb::Protocol::Unspecified => None,
-            pb::Protocol::Tcp => Some(Protocol::Tcp),
-            pb::Protocol::Udp => Some(Protocol::Udp),
+        let protocol = match pb::Protocol::try_from(protocol) {
+            Ok(pb::Protocol::Unspecified) => None,
+            Ok(pb::Protocol::Tcp) => Some(Protocol::Tcp),
+            Ok(pb::Protocol::Udp) => Some(Protocol::Udp),
+            Err(_) => {
+                return Err(InvalidEntry::Field("protocol: is not known to this version of kctl"));
+            }
         };
         let last = if port_last == 0 { port } else { port_last };
         match (u16::try_from(port), u16::try_from(last), protocol) {
@@ -78,13 +82,14 @@ const INTERFACE: &str =
     "interface: must be a name of 1 to 15 bytes without blanks, \"/\" and \":\"";
 
 impl Action {
-    /// `None` for unspecified.
-    pub fn from_proto(action: pb::Action) -> Option<Self> {
-        match action {
-            pb::Action::Unspecified => None,
-            pb::Action::Drop => Some(Self::Drop),
-            pb::Action::Monitor => Some(Self::Monitor),
-            pb::Action::Protect => Some(Self::Protect),
+    /// As it came: `None` for unspecified, an error for what only a newer version knows.
+    pub fn from_proto(action: i32) -> Result<Option<Self>, InvalidEntry> {
+        match pb::Action::try_from(action) {
+            Ok(pb::Action::Unspecified) => Ok(None),
+            Ok(pb::Action::Drop) => Ok(Some(Self::Drop)),
+            Ok(pb::Action::Monitor) => Ok(Some(Self::Monitor)),
+            Ok(pb::Action::Protect) => Ok(Some(Self::Protect)),
+            Err(_) => Err(InvalidEntry::Field("action: is not known to this version of kctl")),
         }
     }
 }
@@ -131,10 +136,10 @@ impl TryFrom<pb::EntryKey> for EntryKey {
     type Error = InvalidEntry;
 
     fn try_from(key: pb::EntryKey) -> Result<Self, InvalidEntry> {
-        let service = Service::from_proto(key.port, key.port_last, key.protocol())?;
+        let service = Service::from_proto(key.port, key.port_last, key.protocol)?;
         let interface = interface_from_proto(key.interface.clone())?;
         let action =
-            Action::from_proto(key.action()).ok_or(InvalidEntry::Field("action: is missing"))?;
+            Action::from_proto(key.action)?.ok_or(InvalidEntry::Field("action: is missing"))?;
         let valid_source = |source: &str| {
             source.len() <= 256
                 && source.contains(':')
@@ -230,8 +235,17 @@ mod tests {
     }
 
     #[test]
+    fn what_only_a_newer_version_knows_is_refused() {
+        let error = Service::from_proto(22, 0, 132).expect_err("SCTP, say").to_string();
+        assert!(error.contains("protocol") && error.contains("this version"), "{error}");
+        let error = Action::from_proto(9).expect_err("to slow down, say").to_string();
+        assert!(error.contains("action") && error.contains("this version"), "{error}");
+        assert_eq!(Action::from_proto(0), Ok(None));
+    }
+
+    #[test]
     fn malformed_parts_are_named() {
-        let protocol = pb::Protocol::Tcp;
+        let protocol = pb::Protocol::Tcp.into();
         assert!(
             Service::from_proto(0, 0, protocol).expect_err("no port").to_string().contains("port")
         );
@@ -240,7 +254,7 @@ mod tests {
         }
         let single = Service::port(22, Some(Protocol::Tcp));
         assert_eq!(Service::from_proto(22, 22, protocol), Ok(Some(single)));
-        assert_eq!(Service::to_proto(Some(single)), (22, 0, protocol));
+        assert_eq!(Service::to_proto(Some(single)), (22, 0, pb::Protocol::Tcp));
         for name in [".", "a b", "a/b", "eth0:1", "sixteen-bytes-xx", "a\n"] {
             assert!(interface_from_proto(name.to_owned()).is_err(), "{name:?}");
         }

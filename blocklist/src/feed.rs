@@ -67,7 +67,7 @@ impl FeedHead {
     /// Reads a head whose time left was measured at `now_unix_ms`.
     pub fn from_proto(head: pb::FeedHead, now_unix_ms: i64) -> Result<Self, InvalidEntry> {
         let action =
-            Action::from_proto(head.action()).ok_or(InvalidEntry::Field("action: is missing"))?;
+            Action::from_proto(head.action)?.ok_or(InvalidEntry::Field("action: is missing"))?;
         let ends =
             |ttl_ms: u64| now_unix_ms.saturating_add(i64::try_from(ttl_ms).unwrap_or(i64::MAX));
         let selection =

@@ -3,8 +3,10 @@
 
 use crate::{
     cmd::{
-        audit, block, blocklist, ca, cat, context, cpufreq, disks, events, hosts, ipc, modules,
-        net, perf, proc, protect, ps, signal, stats, sysctl, sysinfo, token, top, user, version,
+        audit, block, blocklist, ca, cat,
+        completion::{self, Names},
+        context, cpufreq, disks, events, hosts, ipc, man, modules, net, perf, proc, protect, ps,
+        signal, stats, sysctl, sysinfo, token, top, user, version,
     },
     connect::Target,
     exit::usage,
@@ -36,7 +38,7 @@ pub(crate) struct Cli {
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Context of the configuration file to use [env: KCTL_CONTEXT]
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", add = Names::Contexts.candidates())]
     pub(crate) context: Option<String>,
     /// Address of the controller, instead of the context's [env: KCTL_SERVER]
     #[arg(long, global = true, value_name = "HOST[:7443]")]
@@ -152,6 +154,10 @@ pub(crate) enum Command {
     Ca(ca::CaArgs),
     /// Controllers that this configuration knows
     Context(context::ContextArgs),
+    /// What makes bash, zsh or fish complete commands, and names of hosts, users, feeds and contexts
+    Completion(completion::CompletionArgs),
+    /// Write the manual pages into a folder
+    Man(man::ManArgs),
     /// Versions of kctl and of what it speaks to
     Version(version::VersionArgs),
 }
@@ -173,6 +179,7 @@ pub(crate) struct HostSelection {
     all_hosts: bool,
     /// These hosts
     #[arg(long, value_name = "NAME[,NAME…]", value_delimiter = ',', value_parser = host_name)]
+    #[arg(add = Names::Hosts.candidates())]
     host: Vec<String>,
     /// Hosts whose labels match: role=web,zone!=b
     #[arg(short = 'l', long, value_name = "KEY=VALUE[,…]")]
@@ -345,6 +352,8 @@ mod tests {
             "kctl ca rotate",
             "kctl ca finish --force",
             "kctl context import admin.toml --name prod",
+            "kctl completion bash",
+            "kctl man /tmp/man",
             "kctl version --client",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -371,6 +380,7 @@ mod tests {
             "kctl audit --head 7:00",
             "kctl protect add --all-hosts",
             "kctl hosts -o xml",
+            "kctl completion csh",
             "kctl net",
             "kctl sysinfo --interval 1m",
             "kctl disks --interval 1m",

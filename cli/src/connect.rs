@@ -7,7 +7,7 @@ use crate::{
     witness::{Cause, Witness},
 };
 use anyhow::{Context as _, anyhow};
-use kctl_rpc::{ALPN_API, Channel, Credentials, DialError, Identity};
+use kctl_rpc::{ALPN_API, Channel, Credentials, DialError, Identity, VERSION, unknown_call};
 use std::{error::Error as _, future::Future, io::ErrorKind, path::PathBuf, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{Code, Response, Status, Streaming};
@@ -171,11 +171,7 @@ fn unreachable(error: &DialError, server: &str, controller: &str) -> anyhow::Err
             "this is not the controller of the context: its certificate comes from another CA; \
              import the context of this controller, or a new one where its CA was replaced"
         }
-        // The words of rustls about what the other end shows; an alert is about what we show.
-        DialError::Handshake { .. }
-            if text.contains("peer certificate: certificate expired")
-                || text.contains("peer certificate: certificate not valid yet") =>
-        {
+        DialError::Handshake { .. } if error.is_of_time() => {
             "its certificate is over or has not begun by the clock of this machine: is the clock right, \
              and that of the controller?"
         }
@@ -338,8 +334,12 @@ impl Connection {
             return self.peer.broken(status);
         }
         let peer = &self.peer.name;
+        if let Some(call) = unknown_call(status) {
+            return anyhow!(
+                "{peer}: does not know {call} of kctl {VERSION}; is it older? upgrade it"
+            );
+        }
         match (status.code(), status.message()) {
-            (Code::Unimplemented, _) => anyhow!("{peer}: does not know this call; is it older?"),
             (code, "") => anyhow!("{peer}: {}", code.description()),
             (Code::Unauthenticated | Code::PermissionDenied, why) => anyhow!("{peer}: {why}"),
             (_, why) => anyhow!("{why}"),

@@ -18,6 +18,7 @@ use exit::Exit;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    cmd::completion::answer();
     let given = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&given).unwrap_or_else(|error| error.exit());
     // One thread: a command waits for one connection, and starting more would cost it milliseconds.

@@ -11,14 +11,15 @@ use crate::{
     data_dir::{Admin, DataDir},
     pki::{Authority, Issued, PkiError, Signed},
     status::Error,
-    store::{Model, Records, Store, Write},
+    store::{Fingerprint, Model, Store, Write},
 };
 use anyhow::Context as _;
 use kctl_rpc::{Credentials, Identity, Validity};
 use rustls_pki_types::CertificateDer;
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -200,7 +201,9 @@ impl Ca {
     /// certificates that are over.
     pub(crate) async fn keep(self, store: Store, cancel: CancellationToken) {
         let mut changes = self.watch();
+        let mut chores = Chores::default();
         loop {
+            chores.tell_of_end(&self);
             if let Err(error) = self.renew().await {
                 tracing::error!(%error, "controller: its certificate can't be renewed");
             }
@@ -209,7 +212,7 @@ impl Ca {
                 tracing::error!(error, "controller: admin.toml can't be renewed");
                 None
             });
-            if let Err(error) = forget_ended(&store).await {
+            if let Err(error) = chores.forget_ended(&store).await {
                 tracing::warn!(%error, "store: certificates that are over stay known");
             }
             changes.mark_unchanged();
@@ -233,7 +236,7 @@ impl Ca {
             .chain
             .first()
             .and_then(Validity::of)
-            .is_none_or(|validity| validity.renew_at() <= SystemTime::now());
+            .is_none_or(|validity| validity.is_due());
         if !over {
             return Ok(());
         }
@@ -252,21 +255,60 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(200);
 /// The user of admin.toml.
 const ADMIN: &str = "admin";
 
-/// Certificates that ended this long ago are forgotten.
-const FORGET_AFTER_MS: i64 = 86_400_000;
+const DAY: Duration = Duration::from_secs(86_400);
+/// So long before its end somebody has to think of another CA.
+const NOTICE: Duration = Duration::from_secs(90 * 86_400);
 
-async fn forget_ended(store: &Store) -> Result<(), Error> {
-    let now = kctl_blocklist::now_unix_ms();
-    let ended = move |model: &Records| {
-        let issued = model.issued.iter();
-        let over =
-            issued.filter(|(_, it)| it.not_after_unix_ms.saturating_add(FORGET_AFTER_MS) < now);
-        over.map(|(sha256, _)| Write::ForgetIssued(*sha256)).collect::<Vec<_>>()
-    };
-    if ended(&store.records().borrow()).is_empty() {
-        return Ok(());
+/// What is done now and then, by a clock that does not jump.
+#[derive(Default)]
+struct Chores {
+    /// Certificates that are over, and since when they were seen so.
+    over: BTreeMap<Fingerprint, Instant>,
+    told_of_end: Option<Instant>,
+}
+
+impl Chores {
+    /// Says once a day that the CA ends, when it does so soon.
+    fn tell_of_end(&mut self, ca: &Ca) {
+        let trust = ca.trust();
+        let end = crate::pki::der_of(trust.signing.pem()).ok().as_ref().and_then(Validity::of);
+        let Some(Validity { not_after, .. }) = end else { return };
+        let left = not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        if left > NOTICE || self.told_of_end.is_some_and(|told| told.elapsed() < DAY) {
+            return;
+        }
+        self.told_of_end = Some(Instant::now());
+        let days = left.as_secs() / DAY.as_secs();
+        let next = match ca.given {
+            true => {
+                "it is that of --ca-file: see \"A certificate authority of your own\" in docs/deploy.md"
+            }
+            false => "replace it, beginning with `kctl ca rotate`",
+        };
+        tracing::warn!(days, "CA: it ends in so many days; {next}");
     }
-    store.write(move |model| Ok((ended(&model.records), ()))).await.map(drop)
+
+    /// Forgets certificates that have been over for a day of this process: a clock that is ahead for a while
+    /// makes nobody unknown.
+    async fn forget_ended(&mut self, store: &Store) -> Result<(), Error> {
+        let now = kctl_blocklist::now_unix_ms();
+        let records = store.records();
+        let over: BTreeSet<_> = {
+            let records = records.borrow();
+            let issued = records.issued.iter().filter(|(_, it)| it.not_after_unix_ms < now);
+            issued.map(|(sha256, _)| *sha256).collect()
+        };
+        self.over.retain(|sha256, _| over.contains(sha256));
+        for sha256 in over {
+            self.over.entry(sha256).or_insert_with(Instant::now);
+        }
+        let long = self.over.iter().filter(|(_, since)| since.elapsed() >= DAY);
+        let forgotten: Vec<_> = long.map(|(sha256, _)| Write::ForgetIssued(*sha256)).collect();
+        if forgotten.is_empty() {
+            return Ok(());
+        }
+        store.write(move |_| Ok((forgotten, ()))).await.map(drop)
+    }
 }
 
 fn trust(

@@ -1,9 +1,6 @@
 //! Asks many hosts at once, each with the same deadline; a host's failure is an answer like any other.
 
-use crate::{
-    registry::HostView,
-    status::{error_data, host_error},
-};
+use crate::{registry::HostView, status::error_data};
 use futures_util::{
     Stream, StreamExt as _,
     stream::{self, FuturesUnordered},
@@ -57,7 +54,7 @@ where
                 let result = match called {
                     None => Err(error_data(Code::Unavailable, host.not_connected())),
                     Some(call) => match timeout(limit, call).await {
-                        Ok(result) => result.map_err(|status| host_error(&status)),
+                        Ok(result) => result.map_err(|status| host.error(&status)),
                         Err(_) => Err(no_answer(&host.name, limit)),
                     },
                 };
@@ -86,9 +83,9 @@ where
             None => Next::Failed(error_data(Code::Unavailable, host.not_connected())),
             Some(session) => Next::Call(Box::pin(call(session.channel.clone()))),
         };
-        Box::pin(stream::unfold((host.name, next), move |(host, next)| async move {
+        Box::pin(stream::unfold((host, next), move |(host, next)| async move {
             let (piece, next) = next.piece(&host, limit).await?;
-            Some((T::new(host.clone(), piece), (host, next)))
+            Some((T::new(host.name.clone(), piece), (host, next)))
         }))
     });
     stream::select_all(told)
@@ -106,17 +103,17 @@ impl<F, P> Next<F, P>
 where
     F: Future<Output = Result<Response<Streaming<P>>, Status>> + Unpin,
 {
-    async fn piece(self, host: &str, limit: Duration) -> Option<(Piece<P>, Self)> {
+    async fn piece(self, host: &HostView, limit: Duration) -> Option<(Piece<P>, Self)> {
         let said = async {
             let mut parts = match self {
                 Self::Call(call) => {
-                    call.await.map_err(|status| Some(host_error(&status)))?.into_inner()
+                    call.await.map_err(|status| Some(host.error(&status)))?.into_inner()
                 }
                 Self::Parts(parts) => parts,
                 Self::Failed(error) => return Err(Some(error)),
                 Self::Nothing => return Err(None),
             };
-            let part = parts.message().await.map_err(|status| Some(host_error(&status)))?;
+            let part = parts.message().await.map_err(|status| Some(host.error(&status)))?;
             Ok((part, parts))
         };
         match timeout(limit, said).await {
@@ -124,7 +121,7 @@ where
             Ok(Ok((None, _))) => Some((Piece::End, Self::Nothing)),
             Ok(Err(Some(error))) => Some((Piece::Error(error), Self::Nothing)),
             Ok(Err(None)) => None,
-            Err(_) => Some((Piece::Error(no_answer(host, limit)), Self::Nothing)),
+            Err(_) => Some((Piece::Error(no_answer(&host.name, limit)), Self::Nothing)),
         }
     }
 }

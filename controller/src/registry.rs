@@ -4,12 +4,12 @@
 //! of how a session works.
 
 use crate::{
-    status::Error,
+    status::{Error, error_data, host_error},
     store::{Desired, Records},
 };
 use kctl_blocklist::Selection;
 use kctl_proto::{agent::v1 as pb, controller::v1 as api};
-use kctl_rpc::Channel;
+use kctl_rpc::{Channel, VERSION, unknown_call, version_skew};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -18,6 +18,7 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 /// How far a host has come.
 #[derive(Debug, Clone)]
@@ -270,7 +271,27 @@ impl HostView {
             in_sync: reason.is_empty(),
             reason,
             peer: self.session.as_ref().map(|session| session.peer.to_string()).unwrap_or_default(),
+            version_skew: version_skew(
+                ("kctl-agent", self.agent_version()),
+                ("kctl-controller", VERSION),
+            )
+            .unwrap_or_default(),
         }
+    }
+
+    /// As it told last; empty when it never did.
+    pub(crate) fn agent_version(&self) -> &str {
+        self.status.as_ref().map_or("", |status| &status.agent_version)
+    }
+
+    /// What the host answered to a call, as data.
+    pub(crate) fn error(&self, status: &Status) -> pb::Error {
+        let Some(call) = unknown_call(status) else { return host_error(status) };
+        let (host, version) = (&self.name, self.agent_version());
+        let message = format!(
+            "host {host:?}: kctl-agent {version} does not know {call} of kctl-controller {VERSION}: upgrade it"
+        );
+        error_data(status.code(), message)
     }
 }
 

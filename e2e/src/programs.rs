@@ -81,12 +81,17 @@ impl Lab {
 
     /// Starts a kctl command that goes on, with `-o jsonl`, on the workstation.
     pub fn lines(&self, args: &[&str]) -> Result<EventReader> {
+        self.lines_as(&self.admin_config(), args)
+    }
+
+    /// The same with another configuration.
+    pub fn lines_as(&self, config: &Path, args: &[&str]) -> Result<EventReader> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("lines-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let file = |end| self.directory.path().join(format!("{name}.{end}"));
         let args = [args, &["-o", "jsonl"]].concat();
         EventReader::start(file("jsonl"), file("err"), |stdout, stderr| {
-            self.spawn_kctl(&args, stdout, stderr)
+            self.spawn(config, &args, stdout, stderr)
         })
     }
 
@@ -97,7 +102,17 @@ impl Lab {
         stdout: impl Into<Stdio>,
         stderr: impl Into<Stdio>,
     ) -> Result<Child> {
-        let kctl = self.workstation_kctl(&self.admin_config())?;
+        self.spawn(&self.admin_config(), args, stdout, stderr)
+    }
+
+    fn spawn(
+        &self,
+        config: &Path,
+        args: &[&str],
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+    ) -> Result<Child> {
+        let kctl = self.workstation_kctl(config)?;
         let mut command = Command::new(&kctl.binary);
         command.args(args).env("KCTL_CONFIG", &kctl.config).stdin(Stdio::null());
         command.stdout(stdout).stderr(stderr);

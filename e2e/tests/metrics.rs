@@ -12,40 +12,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use kctl_e2e::{
-    ATTACKER, CONTROLLER, Daemon, Foreign, Lab, WORKSTATION, block_attacker, ping, until, with_lab,
+    ATTACKER, Answer, CONTROLLER, Daemon, Foreign, Lab, WORKSTATION, block_attacker, curl, metrics,
+    metrics_url, ping, sample, until, with_lab,
 };
 
 const SOON: Duration = Duration::from_secs(60);
-const AGENT: &str = "http://127.0.0.1:7481";
-const CONTROLLER_URL: &str = "http://127.0.0.1:7480";
-
-/// What curl got.
-#[derive(Debug)]
-struct Answer {
-    /// 0 without any.
-    status: u16,
-    body: String,
-}
-
-fn curl(lab: &Lab, place: &str, args: &[&str]) -> Result<Answer> {
-    let mut command = Command::new("curl");
-    command.args(["-s", "--max-time", "30", "--noproxy", "*", "-w", "\n%{http_code}"]).args(args);
-    let output = lab.place(place)?.namespace.output(command)?;
-    let (body, status) = output.stdout.rsplit_once('\n').context("a status")?;
-    Ok(Answer { status: status.parse()?, body: body.to_owned() })
-}
-
-fn page(lab: &Lab, place: &str, url: &str) -> Result<String> {
-    let answer = curl(lab, place, &[&format!("{url}/metrics")])?;
-    ensure!(answer.status == 200, "{answer:?}");
-    Ok(answer.body)
-}
-
-/// The value of a sample, with its labels as they are written.
-fn sample(page: &str, name: &str) -> Result<f64> {
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    Ok(line.with_context(|| format!("{name} in {page}"))?.parse()?)
-}
 
 /// Types by name.
 fn told(page: &str) -> BTreeMap<String, String> {
@@ -80,9 +51,9 @@ fn documented(parts: &[&str]) -> Result<BTreeMap<String, String>> {
 #[test]
 fn what_is_served_is_what_is_documented_and_counts_what_happens() -> Result<()> {
     with_lab(1, |lab| {
-        let before = page(lab, "web-1", AGENT)?;
+        let before = metrics(lab, "web-1")?;
         assert_eq!(told(&before), documented(&["Both:", "The agent:"])?);
-        let controller = page(lab, CONTROLLER, CONTROLLER_URL)?;
+        let controller = metrics(lab, CONTROLLER)?;
         assert_eq!(told(&controller), documented(&["Both:", "The controller:"])?);
         for text in [&before, &controller] {
             ensure!(text.ends_with("# EOF\n"), "{text}");
@@ -94,11 +65,11 @@ fn what_is_served_is_what_is_documented_and_counts_what_happens() -> Result<()> 
         }
         drops_are_those_that_ping_lost(lab)?;
 
-        let controller = page(lab, CONTROLLER, CONTROLLER_URL)?;
+        let controller = metrics(lab, CONTROLLER)?;
         assert_eq!(sample(&controller, "kctl_controller_hosts{state=\"connected\"}")?, 1.0);
         assert_eq!(sample(&controller, "kctl_controller_host_in_sync{host=\"web-1\"}")?, 1.0);
         let revision = sample(&controller, "kctl_controller_revision")?;
-        assert_eq!(revision, sample(&page(lab, "web-1", AGENT)?, "kctl_agent_revision")?);
+        assert_eq!(revision, sample(&metrics(lab, "web-1")?, "kctl_agent_revision")?);
         let of_store = sample(&controller, "kctl_controller_disk_bytes{file=\"store\"}")?;
         ensure!(of_store >= fs::metadata(lab.data_dir().join("store.db"))?.len() as f64);
         let block = "method=\"kctl.controller.v1.BlocklistService/Block\",code=\"OK\"";
@@ -107,7 +78,7 @@ fn what_is_served_is_what_is_documented_and_counts_what_happens() -> Result<()> 
 
         lab.cut("web-1")?;
         until("the host is told as disconnected", SOON, || {
-            let page = page(lab, CONTROLLER, CONTROLLER_URL)?;
+            let page = metrics(lab, CONTROLLER)?;
             Ok(sample(&page, "kctl_controller_host_connected{host=\"web-1\"}")? == 0.0)
         })?;
         Ok(())
@@ -117,7 +88,7 @@ fn what_is_served_is_what_is_documented_and_counts_what_happens() -> Result<()> 
 fn drops_are_those_that_ping_lost(lab: &Lab) -> Result<()> {
     block_attacker(lab)?;
     let dropped = || -> Result<(f64, f64)> {
-        let page = page(lab, "web-1", AGENT)?;
+        let page = metrics(lab, "web-1")?;
         Ok((
             sample(&page, "kctl_agent_filter_packets_total{verdict=\"dropped\"}")?,
             sample(&page, "kctl_agent_filter_bytes_total{verdict=\"dropped\"}")?,
@@ -145,7 +116,9 @@ fn probes_say_what_is_and_only_get_is_served() -> Result<()> {
         agent.arg("--mode");
         agent.arg("xdp-native");
         agent.start()?;
-        let probe = |lab: &Lab, path: &str| curl(lab, "web-1", &[&format!("{AGENT}/{path}")]);
+        let probe = |lab: &Lab, path: &str| {
+            curl(lab, "web-1", &[&format!("{}/{path}", metrics_url("web-1"))])
+        };
         until("the agent is alive", SOON, || Ok(probe(lab, "healthz")?.status == 200))?;
         let ready = probe(lab, "readyz")?;
         ensure!(ready.status == 503 && ready.body.contains("XDP program"), "{ready:?}");
@@ -153,11 +126,12 @@ fn probes_say_what_is_and_only_get_is_served() -> Result<()> {
         until("the agent is ready", SOON, || Ok(probe(lab, "readyz")?.status == 200))?;
 
         for path in ["healthz", "readyz"] {
-            let answer = curl(lab, CONTROLLER, &[&format!("{CONTROLLER_URL}/{path}")])?;
+            let answer = curl(lab, CONTROLLER, &[&format!("{}/{path}", metrics_url(CONTROLLER))])?;
             assert_eq!((answer.status, answer.body.as_str()), (200, "ok\n"));
         }
         for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
-            let answer = curl(lab, "web-1", &["-X", method, &format!("{AGENT}/metrics")])?;
+            let answer =
+                curl(lab, "web-1", &["-X", method, &format!("{}/metrics", metrics_url("web-1"))])?;
             assert_eq!(answer.status, 405, "{method}");
         }
         assert_eq!(probe(lab, "")?.status, 404);
@@ -275,7 +249,7 @@ fn a_taken_port_is_a_warning_and_off_is_off() -> Result<()> {
         agent.arg("off");
         agent.start()?;
         lab.wait_in_sync(SOON)?;
-        assert_eq!(curl(lab, "web-1", &[&format!("{AGENT}/healthz")])?.status, 0);
+        assert_eq!(curl(lab, "web-1", &[&format!("{}/healthz", metrics_url("web-1"))])?.status, 0);
 
         let agent = &mut lab.agent_mut("web-1")?.daemon;
         agent.terminate()?;
@@ -305,7 +279,7 @@ fn connections_that_say_nothing_are_bounded_and_in_nobodys_way() -> Result<()> {
                 })
                 .collect()
         })??;
-        page(lab, "web-1", AGENT)?;
+        metrics(lab, "web-1")?;
         // 64 of them, and whatever the agent does besides.
         let now = open()?;
         ensure!(now < before + 100, "{before} files, then {now}");
@@ -325,9 +299,7 @@ fn connections_that_say_nothing_are_bounded_and_in_nobodys_way() -> Result<()> {
 #[test]
 fn the_alert_rules_are_good_and_ask_for_metrics_that_there_are() -> Result<()> {
     let rules = repository("charts/kctl/alert-rules.yaml");
-    let checked = Command::new("promtool").args(["check", "rules"]).arg(&rules).output();
-    let checked = checked.context("promtool: install the package prometheus")?;
-    ensure!(checked.status.success(), "{checked:?}");
+    promtool("check", &rules)?;
     let all = documented(&["Both:", "The agent:", "The controller:"])?;
     let text = fs::read_to_string(rules)?;
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -341,5 +313,53 @@ fn the_alert_rules_are_good_and_ask_for_metrics_that_there_are() -> Result<()> {
         seen += 1;
     }
     ensure!(seen > 5, "{seen}");
+    Ok(())
+}
+
+#[test]
+fn every_alert_fires_when_it_should_and_not_otherwise() -> Result<()> {
+    let tests = repository("charts/kctl/ci/alert-rules.test.yaml");
+    promtool("test", &tests)?;
+    let (tests, rules) = (fs::read_to_string(tests)?, repository("charts/kctl/alert-rules.yaml"));
+    let rules = fs::read_to_string(rules)?;
+    let names: Vec<_> =
+        rules.lines().filter_map(|it| it.trim().strip_prefix("- alert: ")).collect();
+    ensure!(names.len() > 5, "{names:?}");
+    let cases: Vec<_> = tests.split("alertname: ").skip(1).collect();
+    for name in names {
+        let of = |fires: bool| {
+            let own = |case: &&&str| case.starts_with(name) && case.contains("exp_labels") == fires;
+            cases.iter().filter(own).count()
+        };
+        ensure!(of(true) > 0 && of(false) > 0, "{name}: wants a case that fires and a quiet one");
+    }
+    Ok(())
+}
+
+/// The queries of the dashboard, as rules.
+#[test]
+fn the_dashboard_asks_what_prometheus_understands() -> Result<()> {
+    let dashboard = fs::read_to_string(repository("charts/kctl/dashboard.json"))?;
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard)?;
+    let panels = dashboard["panels"].as_array().context("panels")?;
+    let targets = panels.iter().filter_map(|it| it["targets"].as_array()).flatten();
+    let queries = targets.filter_map(|it| it["expr"].as_str());
+    let rules: Vec<_> = queries
+        .map(|it| it.replace("$__rate_interval", "5m"))
+        .enumerate()
+        .map(|(at, expr)| serde_json::json!({"record": format!("query_{at}"), "expr": expr}))
+        .collect();
+    ensure!(rules.len() > 10, "{rules:?}");
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("rules.yaml");
+    let groups = serde_json::json!({"groups": [{"name": "dashboard", "rules": rules}]});
+    fs::write(&file, groups.to_string())?;
+    promtool("check", &file)
+}
+
+fn promtool(what: &str, rules: &Path) -> Result<()> {
+    let checked = Command::new("promtool").args([what, "rules"]).arg(rules).output();
+    let checked = checked.context("promtool: install the package prometheus")?;
+    ensure!(checked.status.success(), "{checked:?}");
     Ok(())
 }

@@ -1,9 +1,15 @@
 //! Certificates that end and a CA that is replaced: no host is lost, and not one packet passes.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
-use kctl_e2e::{Lab, block_attacker, flood, nothing_passed, until, with_arguments, with_lab};
+use kctl_e2e::{EventReader, Lab, block_attacker, flood, nothing_passed, until, with_arguments};
 use serde_json::Value;
 
 /// Longer than a certificate of these tests lives, and than a slow machine takes to renew it.
@@ -32,11 +38,40 @@ fn names(value: &Value) -> Vec<&str> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
+/// The configuration of a user whose certificate outlives all this.
+fn watcher(lab: &Lab, verb: &str) -> Result<PathBuf> {
+    let file = lab.scratch().join(format!("watcher-{verb}.toml"));
+    let args = ["user", verb, "watcher", "--ttl", "1h", "--file", &file.display().to_string()];
+    lab.kctl(&args)?.code(0)?;
+    Ok(file)
+}
+
+/// Reads what becomes of hosts.
+fn watch(lab: &Lab, config: &Path) -> Result<EventReader> {
+    let watched = lab.lines_as(config, &["events", "-f", "--type", "host,exec"])?;
+    // It does not say when it has begun; that it tells of something new does.
+    until("it reads", SOON, || {
+        lab.on_host("web-1", &Command::new("true"))?;
+        Ok(!watched.events()?.is_empty())
+    })?;
+    Ok(watched)
+}
+
+/// Fails when a host was not connected for a moment.
+fn never_away(watched: EventReader) -> Result<()> {
+    let (events, said, _) = watched.interrupt()?;
+    let away = events.iter().find(|event| event["host"]["state"] == "disconnected");
+    ensure!(away.is_none(), "{away:?}");
+    ensure!(!said.contains("again"), "the reader itself was cut off: {said}");
+    Ok(())
+}
+
 #[test]
 fn hosts_renew_and_a_new_ca_takes_over_under_a_flood() -> Result<()> {
     with_arguments(3, &["--certificate-life", "24s"], |lab| {
         block_attacker(lab)?;
         let pingers = flood(lab)?;
+        let watched = watch(lab, &watcher(lab, "create")?)?;
         renewed(lab, &identities(lab)?)?;
 
         // As somebody has it on a laptop.
@@ -47,6 +82,7 @@ fn hosts_renew_and_a_new_ca_takes_over_under_a_flood() -> Result<()> {
         lab.kctl(&["ca", "rotate"])?.code(1)?.stderr_says("replaced already")?;
         renewed(lab, &before)?;
         let mut shown = Value::Null;
+        let of_new_ca = watcher(lab, "renew")?;
         until("nobody is left with the old CA", SOON, || {
             shown = lab.json(&["ca", "show"])?;
             Ok(names(&shown["hosts"]).is_empty() && names(&shown["users"]).is_empty())
@@ -55,8 +91,12 @@ fn hosts_renew_and_a_new_ca_takes_over_under_a_flood() -> Result<()> {
         ensure!(shown["old"]["sha256"] != shown["current"]["sha256"], "{shown}");
         lab.kctl(&["block", "10.99.0.1", "--all-hosts", "--timeout", "10s"])?.code(0)?;
 
+        never_away(watched)?;
+        let watched = watch(lab, &of_new_ca)?;
         lab.kctl(&["ca", "finish"])?.code(0)?;
         lab.wait_in_sync(SOON)?;
+        renewed(lab, &identities(lab)?)?;
+        never_away(watched)?;
         let shown = lab.json(&["ca", "show"])?;
         ensure!(shown["old"].is_null(), "{shown}");
         lab.kctl(&["block", "10.99.0.2", "--all-hosts", "--timeout", "10s"])?.code(0)?;
@@ -69,22 +109,5 @@ fn hosts_renew_and_a_new_ca_takes_over_under_a_flood() -> Result<()> {
         lab.wait_in_sync(SOON)?;
         lab.join_hosts(1)?;
         nothing_passed(&pingers)
-    })
-}
-
-#[test]
-fn a_clock_that_is_off_is_told_and_heals() -> Result<()> {
-    with_lab(1, |lab| {
-        lab.agent_mut("web-1")?.daemon.terminate()?;
-        let log = |lab: &Lab| Ok::<_, anyhow::Error>(lab.agent("web-1")?.daemon.log());
-        lab.agent_mut("web-1")?.daemon.shift_clock("+500d")?;
-        // Its token was for an hour, a year and a half ago by this clock; by the controller's it is good,
-        // but a host of that name is known.
-        lab.agent_mut("web-1")?.daemon.start()?;
-        until("the agent says what is wrong", SOON, || {
-            Ok(log(lab)?.contains("the stored certificate is over, by this host's clock"))
-        })
-        .with_context(|| lab.logs())?;
-        Ok(())
     })
 }

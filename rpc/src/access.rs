@@ -6,7 +6,7 @@
 //! where the arguments are known, and only ever narrows what stands here.
 
 use crate::Role;
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// Who may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,6 +245,20 @@ impl Access {
     }
 }
 
+const NO_SUCH_CALL: &str = ": no such call here; is it of a later version?";
+
 fn unknown(path: &str) -> Status {
-    Status::unimplemented(format!("{path}: no such call here; is it of a later version?"))
+    Status::unimplemented(format!("{path}{NO_SUCH_CALL}"))
+}
+
+/// What a server does not have, as its answer to a call says; `None` when it says something else.
+pub fn unknown_call(status: &Status) -> Option<&str> {
+    if status.code() != Code::Unimplemented {
+        return None;
+    }
+    match status.message() {
+        // That is what gRPC itself says.
+        "" => Some("this call"),
+        said => said.strip_suffix(NO_SUCH_CALL)?.rsplit('/').next(),
+    }
 }

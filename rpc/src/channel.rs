@@ -70,6 +70,17 @@ pub enum DialError {
     },
 }
 
+impl DialError {
+    /// Whether the other end's certificate is over or has not begun, by the clock of this machine.
+    pub fn is_of_time(&self) -> bool {
+        let text = self.to_string();
+        // The words of rustls about what the other end shows; an alert is about what we show.
+        ["certificate expired", "certificate not valid yet"]
+            .iter()
+            .any(|why| text.contains(&format!("peer certificate: {why}")))
+    }
+}
+
 /// Connects to `server` (`HOST:PORT`, tried address by address) and shakes hands, all within `limit`.
 pub async fn dial(
     server: &str,

@@ -89,6 +89,18 @@ impl Validity {
         let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
         self.not_before + life * 2 / 3
     }
+
+    /// Whether it is time for another one: also when it has not begun yet, since it was made by a clock that
+    /// was ahead.
+    pub fn is_due(&self) -> bool {
+        let now = SystemTime::now();
+        now < self.not_before || self.renew_at() <= now
+    }
+}
+
+/// Whether a certificate has not begun to count. One that can't be read never does.
+pub fn is_early(certificate: &CertificateDer<'_>) -> bool {
+    Validity::of(certificate).is_none_or(|validity| SystemTime::now() < validity.not_before)
 }
 
 /// Whether a certificate's time is over. One that can't be read counts as over.

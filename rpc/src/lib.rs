@@ -15,12 +15,15 @@ mod role;
 mod server;
 mod strangers;
 mod tls;
+mod version;
 
-pub use access::Access;
+pub use access::{Access, unknown_call};
 pub use channel::{Channel, DialError, channel_over, dial};
 pub use code::code_name;
 pub use connection::{Peer, UnixPeer, configure_tcp};
-pub use credentials::{Credentials, CredentialsError, Validity, is_expired, new_key_and_csr};
+pub use credentials::{
+    Credentials, CredentialsError, Validity, is_early, is_expired, new_key_and_csr,
+};
 pub use identity::{Identity, IdentityError, valid_name};
 pub use logging::init_logging;
 pub use role::{ROLE_METADATA, Role};
@@ -30,3 +33,4 @@ pub use tls::{
     ALPN_AGENT, ALPN_API, ALPN_JOIN, ca_sha256, client_config, join_config, join_server_config,
     metrics_config, server_config,
 };
+pub use version::{VERSION, version_skew};

@@ -1,10 +1,10 @@
 //! The table of who may call what against the compiled descriptors.
 
-use kctl_rpc::{Access, Role};
+use kctl_rpc::{Access, Role, unknown_call};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use std::collections::BTreeSet;
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// Every method that our servers have.
 fn methods() -> BTreeSet<String> {
@@ -59,7 +59,12 @@ fn what_is_not_in_the_table_is_for_nobody() {
     ] {
         let refused = Access::of(path).expect_err(path);
         assert_eq!(refused.code(), Code::Unimplemented, "{path:?}");
+        assert_eq!(unknown_call(&refused), path.rsplit('/').next(), "{path:?}");
     }
+    // A server of gRPC alone, and one that has the call and can't do it.
+    assert_eq!(unknown_call(&Status::unimplemented("")), Some("this call"));
+    assert_eq!(unknown_call(&Status::unimplemented("cpufreq: no such file")), None);
+    assert_eq!(unknown_call(&Status::not_found("")), None);
 }
 
 #[test]

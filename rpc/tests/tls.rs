@@ -6,7 +6,7 @@ use kctl_rpc::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    PublicKeyData as _, SanType,
+    PublicKeyData as _, SanType, date_time_ymd,
 };
 use rustls::{CertificateError, ClientConfig, ServerConfig};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -20,8 +20,14 @@ struct Ca {
 
 impl Ca {
     fn new() -> Self {
+        Self::until(4096)
+    }
+
+    /// One that ends with a year.
+    fn until(year: i32) -> Self {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
+        params.not_after = date_time_ymd(year, 12, 31);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         // Two CAs of one name would only differ by their signatures.
         params.distinguished_name.push(DnType::CommonName, format!("{:x?}", key.der_bytes()));
@@ -34,6 +40,19 @@ impl Ca {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(uri.try_into().expect("ascii"))];
         params.extended_key_usages = vec![usage];
+        let certificate = params.signed_by(&key, &self.issuer).expect("signs").pem();
+        Credentials::from_pem(&self.pem, &certificate, &key.serialize_pem()).expect("reads")
+    }
+
+    /// A controller's, from one year to another.
+    fn controller_within(&self, from: i32, to: i32) -> Credentials {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::default();
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(to, 1, 1);
+        params.subject_alt_names =
+            vec![SanType::URI("kctl://controller/c".try_into().expect("ascii"))];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.signed_by(&key, &self.issuer).expect("signs").pem();
         Credentials::from_pem(&self.pem, &certificate, &key.serialize_pem()).expect("reads")
     }
@@ -127,6 +146,38 @@ async fn whoever_is_not_expected_is_refused_and_told_why() {
         let client = client_config(&credentials, expected, ALPN_AGENT).expect("valid");
         let refused = shake(Arc::clone(&server), client).await.expect_err(why);
         assert!(refused.contains(why), "{refused} instead of {why}");
+    }
+}
+
+/// docs/security.md says so: it is pinned.
+#[tokio::test]
+async fn a_ca_whose_time_is_over_goes_on() {
+    let ca = Ca::until(2020);
+    let client = client_config(
+        &ca.client("kctl://host/web-1"),
+        &identity("kctl://controller/c"),
+        ALPN_AGENT,
+    );
+    shake(hosts_only(&ca.controller()), client.expect("valid")).await.expect("connects");
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_time_is_told_as_one() {
+    let ca = Ca::new();
+    for (from, to) in [(2019, 2020), (3019, 3020)] {
+        let server = hosts_only(&ca.controller_within(from, to));
+        let host = ca.client("kctl://host/web-1");
+        let client = client_config(&host, &identity("kctl://controller/c"), ALPN_AGENT);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("bound").to_string();
+        let accept = async {
+            let (tcp, _) = listener.accept().await.expect("accepts");
+            TlsAcceptor::from(server).accept(tcp).await.is_err()
+        };
+        let dialed = dial(&address, client.expect("valid"), Duration::from_secs(60));
+        let (refused, dialed) = tokio::join!(accept, dialed);
+        let error = dialed.expect_err("another time");
+        assert!(refused && error.is_of_time(), "{error}");
     }
 }
 

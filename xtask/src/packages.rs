@@ -6,12 +6,14 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
 /// Programs that the lab and the tests run, each with its package.
-const LAB: [(&str, &str); 21] = [
+const LAB: [(&str, &str); 24] = [
     ("bpftool", "bpftool"),
     ("conntrack", "conntrack"),
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("faketime", "faketime"),
+    ("fish", "fish"),
+    ("groff", "groff-base"),
     ("ip", "iproute2"),
     ("losetup", "mount"),
     ("lsblk", "util-linux"),
@@ -28,6 +30,7 @@ const LAB: [(&str, &str); 21] = [
     ("ss", "iproute2"),
     ("strace", "strace"),
     ("tmux", "tmux"),
+    ("zsh", "zsh"),
 ];
 
 /// Programs that the benchmarks compare with.

@@ -114,10 +114,10 @@ impl BlocklistService for Blocklist {
     ) -> Result<Response<pb::BlockResponse>, Status> {
         let source = local_source(&request)?;
         let request = request.into_inner();
-        let action = Action::from_proto(request.action()).unwrap_or(Action::Drop);
+        let action = Action::from_proto(request.action).map_err(invalid)?.unwrap_or(Action::Drop);
         let block = Block {
             prefixes: prefixes(&request.prefixes)?,
-            service: Service::from_proto(request.port, request.port_last, request.protocol())
+            service: Service::from_proto(request.port, request.port_last, request.protocol)
                 .map_err(invalid)?,
             interface: interface_from_proto(request.interface).map_err(invalid)?,
             action,
@@ -155,10 +155,11 @@ impl BlocklistService for Blocklist {
         let request = request.into_inner();
         let unblock = Unblock {
             prefixes: prefixes(&request.prefixes)?,
-            service: Service::from_proto(request.port, request.port_last, request.protocol())
+            service: Service::from_proto(request.port, request.port_last, request.protocol)
                 .map_err(invalid)?,
             interface: interface_from_proto(request.interface.clone()).map_err(invalid)?,
-            actions: Action::from_proto(request.action())
+            actions: Action::from_proto(request.action)
+                .map_err(invalid)?
                 .map_or(vec![Action::Drop, Action::Monitor], |action| vec![action]),
             force: request.force,
             by,
@@ -179,7 +180,7 @@ async fn read_wanted(mut messages: Streaming<pb::ListPeersRequest>) -> Result<Wa
     let (mut prefixes, mut service, mut is_first) = (Vec::new(), None, true);
     while let Some(message) = messages.message().await? {
         if is_first {
-            let protocol = message.protocol();
+            let protocol = message.protocol;
             service =
                 Service::from_proto(message.port, message.port_last, protocol).map_err(invalid)?;
         }

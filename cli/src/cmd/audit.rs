@@ -1,6 +1,6 @@
 //! `audit`: who changed what, and whether the log of it is whole.
 
-use super::wants_controller;
+use super::{completion::Names, wants_controller};
 use crate::{
     args::Global,
     connect::{Connection, READ_TIMEOUT, Target},
@@ -28,7 +28,7 @@ pub(crate) struct AuditArgs {
     #[arg(long, value_name = "DURATION|TIME", value_parser = parse_moment, conflicts_with = "follow")]
     until: Option<i64>,
     /// Only what this user did; "host:NAME" for a host
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = Names::Users.candidates())]
     user: Option<String>,
     /// Only the newest so many
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

@@ -10,7 +10,7 @@ use crate::{
     exit::{Exit, usage},
     time::{milliseconds, parse_duration},
 };
-use clap::Args;
+use clap::{Args, ValueHint};
 use kctl_blocklist::Service;
 use kctl_proto::{
     agent::v1 as agent,
@@ -49,7 +49,7 @@ pub(crate) struct BlockArgs {
     #[arg(long)]
     allow_empty: bool,
     /// Read prefixes from a file, one a line, with # comments; - is standard input
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     file: Option<String>,
     #[command(flatten)]
     selection: HostSelection,
@@ -77,7 +77,7 @@ pub(crate) struct UnblockArgs {
     #[arg(long)]
     allow_empty: bool,
     /// Read prefixes from a file, one a line, with # comments; - is standard input
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     file: Option<String>,
     #[command(flatten)]
     selection: HostSelection,

@@ -1,6 +1,6 @@
 //! `blocklist`: what is blocked where and why, its export, its recovery from hosts.
 
-use super::{feed, wants_controller};
+use super::{completion::Names, feed, wants_controller};
 use crate::{
     args::{Global, HostSelection, host_name},
     connect::{Connection, READ_TIMEOUT, Target},
@@ -79,6 +79,7 @@ struct FilterArgs {
 struct ExportArgs {
     /// Only this feed, as "import" reads it
     #[arg(long, value_name = "FEED", value_parser = feed::feed_name, conflicts_with = "source")]
+    #[arg(add = Names::Feeds.candidates())]
     name: Option<String>,
     #[command(flatten)]
     filter: FilterArgs,
@@ -88,7 +89,7 @@ struct ExportArgs {
 struct RecoverArgs {
     /// Connected hosts whose entries are taken, all of the same store
     #[arg(long, value_name = "NAME[,NAME…]", required = true, value_delimiter = ',')]
-    #[arg(value_parser = host_name)]
+    #[arg(value_parser = host_name, add = Names::Hosts.candidates())]
     from_host: Vec<String>,
 }
 

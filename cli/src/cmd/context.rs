@@ -1,6 +1,6 @@
 //! `context`: the controllers that the configuration file knows.
 
-use super::input;
+use super::{completion::Names, input};
 use crate::{
     args::{Global, env},
     config::{Config, Context},
@@ -8,7 +8,7 @@ use crate::{
     output::{self, Format, Table, note},
 };
 use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueHint};
 use kctl_rpc::{Credentials, Identity};
 use serde::Serialize;
 
@@ -36,12 +36,14 @@ enum ContextCommand {
 #[derive(Debug, Args)]
 struct NameArgs {
     /// The context
+    #[arg(add = Names::Contexts.candidates())]
     name: String,
 }
 
 #[derive(Debug, Args)]
 struct ImportArgs {
     /// The file; - is standard input
+    #[arg(value_hint = ValueHint::FilePath)]
     file: String,
     /// Call it this, instead of its name in the file
     #[arg(long)]

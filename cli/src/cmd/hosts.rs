@@ -1,11 +1,11 @@
 //! `hosts`: every known host, one in detail, removal and adoption.
 
-use super::wants_controller;
+use super::{completion::Names, wants_controller};
 use crate::{
     args::{Global, HostSelection, host_name},
     connect::{Connection, READ_TIMEOUT, Target},
     exit::{Exit, usage},
-    output::{self, Table, note},
+    output::{self, Table, note, warn},
     time::milliseconds,
     view::{
         ErrorView,
@@ -57,14 +57,14 @@ struct ListArgs {
 #[derive(Debug, Args)]
 struct DescribeArgs {
     /// Hosts; none with --agent
-    #[arg(value_name = "NAME", value_parser = host_name)]
+    #[arg(value_name = "NAME", value_parser = host_name, add = Names::Hosts.candidates())]
     names: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 struct RemoveArgs {
     /// Hosts
-    #[arg(value_name = "NAME", required = true, value_parser = host_name)]
+    #[arg(value_name = "NAME", required = true, value_parser = host_name, add = Names::Hosts.candidates())]
     names: Vec<String>,
     /// First take the filter off the hosts, which must be connected for it
     #[arg(long)]
@@ -74,7 +74,7 @@ struct RemoveArgs {
 #[derive(Debug, Args)]
 struct AdoptArgs {
     /// Hosts
-    #[arg(value_name = "NAME", required = true, value_parser = host_name)]
+    #[arg(value_name = "NAME", required = true, value_parser = host_name, add = Names::Hosts.candidates())]
     names: Vec<String>,
 }
 
@@ -134,6 +134,11 @@ async fn list(global: &Global, args: &ListArgs) -> anyhow::Result<Exit> {
     let selection = args.selection.for_read(&target)?;
     let rows = rows(global, &target, selection).await?;
     output::rows(format, "hosts", &rows, || table(&rows, format, now_unix_ms()))?;
+    if format.for_people() {
+        let skewed = rows.iter().filter_map(|row| Some((&row.name, row.version_skew.as_ref()?)));
+        let warnings: Vec<_> = skewed.map(|(name, why)| format!("host {name:?}: {why}")).collect();
+        warn(&warnings);
+    }
     Ok(Exit::Done)
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod blocklist;
 pub(crate) mod ca;
 pub(crate) mod cat;
 mod change;
+pub(crate) mod completion;
 pub(crate) mod context;
 pub(crate) mod cpufreq;
 pub(crate) mod disks;
@@ -14,6 +15,7 @@ mod feed;
 pub(crate) mod hosts;
 mod input;
 pub(crate) mod ipc;
+pub(crate) mod man;
 pub(crate) mod modules;
 pub(crate) mod net;
 pub(crate) mod perf;
@@ -32,10 +34,13 @@ pub(crate) mod user;
 pub(crate) mod version;
 
 use crate::{
-    args::{Cli, Command},
-    connect::Target,
+    args::{Cli, Command, Global},
+    connect::{READ_TIMEOUT, Target},
     exit::{Exit, usage},
+    output,
 };
+use kctl_rpc::Channel;
+use tonic::{Response, Status};
 
 /// Does what the command line says.
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
@@ -70,6 +75,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Audit(args) => audit::run(global, args).await,
         Command::Ca(args) => ca::run(global, args).await,
         Command::Context(args) => context::run(global, args).await,
+        Command::Completion(args) => completion::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::Version(args) => version::run(global, &args).await,
     }
 }
@@ -82,4 +89,22 @@ fn wants_controller(target: &Target, command: &str) -> anyhow::Result<()> {
             Err(usage(format!("{command} is about a fleet: it wants a controller, not --agent")))
         }
     }
+}
+
+/// One call of the controller, and its answer.
+async fn ask<T>(
+    global: &Global,
+    target: &Target,
+    call: impl AsyncFnOnce(Channel) -> Result<Response<T>, Status>,
+) -> anyhow::Result<T> {
+    let connection = target.connect(global).await?;
+    let call = call(connection.channel.clone());
+    connection.call(connection.wait(READ_TIMEOUT), call).await
+}
+
+/// Says that a thing counts no longer, by what it goes by.
+fn revoked(global: &Global, thing: &str, key: &str, name: &str) -> anyhow::Result<Exit> {
+    let told = serde_json::json!({ key: name, "revoked": true });
+    output::object(global.format()?, &told, || format!("{thing} {name} revoked\n"))?;
+    Ok(Exit::Done)
 }

@@ -1,6 +1,9 @@
 //! `signal`: one signal to one process of one host.
 
-use super::read::{self, reads};
+use super::{
+    completion::Names,
+    read::{self, reads},
+};
 use crate::{
     args::{Global, host_name},
     connect::Target,
@@ -27,7 +30,7 @@ pub(crate) struct SignalArgs {
     #[arg(value_parser = parse_signal)]
     signal: String,
     /// The host
-    #[arg(long, value_name = "NAME", value_parser = host_name)]
+    #[arg(long, value_name = "NAME", value_parser = host_name, add = Names::Hosts.candidates())]
     host: Option<String>,
     /// Only if the process started then, as "kctl ps -o json" shows it
     #[arg(long, value_name = "TIME", value_parser = parse_time)]

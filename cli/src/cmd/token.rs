@@ -1,9 +1,9 @@
 //! `token`: tokens that hosts join with.
 
-use super::wants_controller;
+use super::{ask, completion::Names, revoked, wants_controller};
 use crate::{
     args::{Global, host_name},
-    connect::{Connection, READ_TIMEOUT, Target},
+    connect::Target,
     exit::Exit,
     output::{self, Table, note},
     time::{milliseconds, parse_duration, relative, rfc3339},
@@ -45,13 +45,14 @@ struct CreateArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     uses: Option<u32>,
     /// Only this host may join with it, also when the name is taken
-    #[arg(long, value_name = "NAME", value_parser = host_name)]
+    #[arg(long, value_name = "NAME", value_parser = host_name, add = Names::Hosts.candidates())]
     host: Option<String>,
 }
 
 #[derive(Debug, Args)]
 struct RevokeArgs {
     /// The token's id, from "token list"
+    #[arg(add = Names::Tokens.candidates())]
     id: String,
 }
 
@@ -66,10 +67,6 @@ pub(crate) async fn run(global: &Global, args: TokenArgs) -> anyhow::Result<Exit
     }
 }
 
-fn client(connection: &Connection) -> TokenServiceClient<kctl_rpc::Channel> {
-    TokenServiceClient::new(connection.channel.clone())
-}
-
 /// A new token with its secret.
 #[derive(Debug, Serialize)]
 struct NewToken {
@@ -82,14 +79,13 @@ struct NewToken {
 
 async fn create(global: &Global, target: &Target, args: CreateArgs) -> anyhow::Result<Exit> {
     let format = global.format()?;
-    let connection = target.connect(global).await?;
     let request = CreateTokenRequest {
         ttl_ms: milliseconds(args.ttl),
         uses: args.uses,
         host: args.host.unwrap_or_default(),
     };
-    let call = async { client(&connection).create_token(request).await };
-    let response = connection.call(connection.wait(READ_TIMEOUT), call).await?;
+    let call = async |channel| TokenServiceClient::new(channel).create_token(request).await;
+    let response = ask(global, target, call).await?;
     let info = response.info.context("the controller did not describe the token")?;
     let expires = relative(info.expires_unix_ms, now_unix_ms());
     let token = NewToken {
@@ -143,10 +139,10 @@ impl From<Token> for TokenRow {
 
 async fn list(global: &Global, target: &Target) -> anyhow::Result<Exit> {
     let format = global.format()?;
-    let connection = target.connect(global).await?;
-    let call = async { client(&connection).list_tokens(ListTokensRequest {}).await };
-    let response = connection.call(connection.wait(READ_TIMEOUT), call).await?;
-    let rows: Vec<_> = response.tokens.into_iter().map(TokenRow::from).collect();
+    let request = ListTokensRequest {};
+    let call = async |channel| TokenServiceClient::new(channel).list_tokens(request).await;
+    let tokens = ask(global, target, call).await?.tokens;
+    let rows: Vec<_> = tokens.into_iter().map(TokenRow::from).collect();
     output::rows(format, "tokens", &rows, || {
         let now = now_unix_ms();
         let mut table = Table::new(&["ID", "EXPIRES", "USES LEFT", "HOST", "CREATED BY"]);
@@ -164,20 +160,9 @@ async fn list(global: &Global, target: &Target) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// What `token revoke` did.
-#[derive(Debug, Serialize)]
-struct Revoked {
-    id: String,
-    revoked: bool,
-}
-
 async fn revoke(global: &Global, target: &Target, args: RevokeArgs) -> anyhow::Result<Exit> {
-    let format = global.format()?;
-    let connection = target.connect(global).await?;
     let request = RevokeTokenRequest { id: args.id.clone() };
-    let call = async { client(&connection).revoke_token(request).await };
-    connection.call(connection.wait(READ_TIMEOUT), call).await?;
-    let revoked = Revoked { id: args.id, revoked: true };
-    output::object(format, &revoked, || format!("token {} revoked\n", revoked.id))?;
-    Ok(Exit::Done)
+    let call = async |channel| TokenServiceClient::new(channel).revoke_token(request).await;
+    ask(global, target, call).await?;
+    revoked(global, "token", "id", &args.id)
 }

@@ -1,11 +1,11 @@
 //! `user`: who may use the controller. Keys are made here and never leave, except into the configuration
 //! that is written for a user.
 
-use super::wants_controller;
+use super::{ask, completion::Names, revoked, wants_controller};
 use crate::{
     args::{Global, env},
     config::{Config, Context},
-    connect::{Connection, READ_TIMEOUT, Target},
+    connect::Target,
     exit::Exit,
     output::{self, Table, note},
     time::{milliseconds, parse_duration, relative, rfc3339},
@@ -82,7 +82,7 @@ struct CertificateArgs {
 #[derive(Debug, Args)]
 struct RenewArgs {
     /// The user; without it oneself
-    #[arg(value_parser = user_name)]
+    #[arg(value_parser = user_name, add = Names::Users.candidates())]
     name: Option<String>,
     #[command(flatten)]
     certificate: CertificateArgs,
@@ -91,6 +91,7 @@ struct RenewArgs {
 #[derive(Debug, Args)]
 struct RevokeArgs {
     /// The user's name
+    #[arg(add = Names::Users.candidates())]
     name: String,
 }
 
@@ -111,10 +112,6 @@ pub(crate) async fn run(global: &Global, args: UserArgs) -> anyhow::Result<Exit>
         UserCommand::Renew(args) => renew(global, &target, args).await,
         UserCommand::Revoke(args) => revoke(global, &target, args).await,
     }
-}
-
-fn client(connection: &Connection) -> UserServiceClient<Channel> {
-    UserServiceClient::new(connection.channel.clone())
 }
 
 /// One row of `user list`.
@@ -173,9 +170,8 @@ async fn create(global: &Global, target: &Target, args: CreateArgs) -> anyhow::R
         ttl_ms: ttl.map(milliseconds).unwrap_or_default(),
         csr,
     };
-    let connection = target.connect(global).await?;
-    let call = async { client(&connection).create_user(request).await };
-    let made = connection.call(connection.wait(READ_TIMEOUT), call).await?;
+    let call = async |channel| UserServiceClient::new(channel).create_user(request).await;
+    let made = ask(global, target, call).await?;
     let user = made.user.context("the controller did not describe the user")?;
     let server = target.server().unwrap_or_default().to_owned();
     let context = Context {
@@ -199,9 +195,8 @@ async fn renew(global: &Global, target: &Target, args: RenewArgs) -> anyhow::Res
         ttl_ms: ttl.map(milliseconds).unwrap_or_default(),
         csr,
     };
-    let connection = target.connect(global).await?;
-    let call = async { client(&connection).renew_user(request).await };
-    let made = connection.call(connection.wait(READ_TIMEOUT), call).await?;
+    let call = async |channel| UserServiceClient::new(channel).renew_user(request).await;
+    let made = ask(global, target, call).await?;
     let user = made.user.context("the controller did not describe the user")?;
     let server = own.server.clone();
     let context = Context {
@@ -298,10 +293,10 @@ impl Drop for NewFile {
 
 async fn list(global: &Global, target: &Target) -> anyhow::Result<Exit> {
     let format = global.format()?;
-    let connection = target.connect(global).await?;
-    let call = async { client(&connection).list_users(ListUsersRequest {}).await };
-    let response = connection.call(connection.wait(READ_TIMEOUT), call).await?;
-    let rows: Vec<_> = response.users.into_iter().map(UserRow::from).collect();
+    let request = ListUsersRequest {};
+    let call = async |channel| UserServiceClient::new(channel).list_users(request).await;
+    let users = ask(global, target, call).await?.users;
+    let rows: Vec<_> = users.into_iter().map(UserRow::from).collect();
     output::rows(format, "users", &rows, || {
         let now = now_unix_ms();
         let mut table = Table::new(&["NAME", "ROLE", "SCOPE", "EXPIRES", "CREATED BY"]);
@@ -319,20 +314,9 @@ async fn list(global: &Global, target: &Target) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// What `user revoke` did.
-#[derive(Debug, Serialize)]
-struct Revoked {
-    name: String,
-    revoked: bool,
-}
-
 async fn revoke(global: &Global, target: &Target, args: RevokeArgs) -> anyhow::Result<Exit> {
-    let format = global.format()?;
-    let connection = target.connect(global).await?;
     let request = RevokeUserRequest { name: args.name.clone() };
-    let call = async { client(&connection).revoke_user(request).await };
-    connection.call(connection.wait(READ_TIMEOUT), call).await?;
-    let revoked = Revoked { name: args.name, revoked: true };
-    output::object(format, &revoked, || format!("user {} revoked\n", revoked.name))?;
-    Ok(Exit::Done)
+    let call = async |channel| UserServiceClient::new(channel).revoke_user(request).await;
+    ask(global, target, call).await?;
+    revoked(global, "user", "name", &args.name)
 }

@@ -5,12 +5,13 @@ use crate::{
     config::Config,
     connect::{READ_TIMEOUT, Target},
     exit::Exit,
-    output::{self, note, plain},
+    output::{self, note, plain, warn},
 };
 use clap::Args;
 use kctl_proto::controller::v1::{
     GetVersionRequest, controller_service_client::ControllerServiceClient,
 };
+use kctl_rpc::{VERSION, version_skew};
 use serde::Serialize;
 
 /// Arguments of `version`.
@@ -43,13 +44,20 @@ enum Server {
 /// Runs `version`.
 pub(crate) async fn run(global: &Global, args: &VersionArgs) -> anyhow::Result<Exit> {
     let format = global.format()?;
-    let client = Client { version: env!("CARGO_PKG_VERSION") };
+    let client = Client { version: VERSION };
     let server = if args.client || nowhere(global)? {
         None
     } else {
         // Half an answer is one: kctl's own version is often all that is asked for.
         server(global).await.map_err(|error| note(&format!("warning: {error:#}"))).ok()
     };
+    let skew = server.as_ref().and_then(|server| match server {
+        Server::Controller { version, .. } => {
+            version_skew(("kctl", VERSION), ("kctl-controller", version))
+        }
+        Server::Agent { version, .. } => version_skew(("kctl", VERSION), ("kctl-agent", version)),
+    });
+    warn(skew.as_slice());
     let versions = Versions { client, server };
     output::object(format, &versions, || {
         let client = format!("kctl {}\n", versions.client.version);

@@ -130,7 +130,7 @@ impl From<peers::Peer> for PeerRow {
         Self {
             sockets: peer.sockets,
             port: peer.port,
-            protocol: protocol_name(peer.protocol()),
+            protocol: protocol_name(peer.protocol),
             address: peer.address,
             process: some(peer.process),
             pid: (peer.pid != 0).then_some(peer.pid),

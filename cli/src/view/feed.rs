@@ -33,7 +33,7 @@ impl FeedRow {
         let left = |ttl: u64| now_unix_ms.saturating_add(i64::try_from(ttl).unwrap_or(i64::MAX));
         let expires_unix_ms = head.ttl_ms.map_or(0, left);
         Self {
-            action: action_name(head.action()),
+            action: action_name(head.action),
             name: head.name,
             entries: feed.entries,
             hosts: head.selection.and_then(SelectionView::of),

@@ -27,6 +27,8 @@ pub(crate) struct HostRow {
     peer: Option<String>,
     /// Why it is not in sync, and what to do.
     reason: Option<String>,
+    /// Why its agent's version does not go with the controller's, and what to do.
+    pub(crate) version_skew: Option<String>,
     pub(crate) filter: FilterView,
     detection: Option<DetectionView>,
     store_id: Option<String>,
@@ -89,6 +91,7 @@ impl From<controller::Host> for HostRow {
         row.since_unix_ms = host.since_unix_ms;
         row.peer = some(host.peer);
         row.reason = some(host.reason);
+        row.version_skew = some(host.version_skew);
         row.filter.in_sync = Some(host.in_sync);
         if state != "connected" {
             row.alerts.clear();
@@ -126,6 +129,7 @@ impl HostRow {
             boot_id: some(status.boot_id),
             peer: None,
             reason: None,
+            version_skew: None,
             filter: FilterView {
                 interfaces: filter.interfaces.into_iter().map(InterfaceView::from).collect(),
                 entries: known.then_some(filter.entries),
@@ -263,6 +267,7 @@ pub(crate) fn description(row: &HostRow, now_unix_ms: i64) -> String {
     fact("state:", format!("{}{since}", row.state));
     fact("peer:", cell(row.peer.as_ref()));
     fact("agent:", cell(row.agent_version.as_ref()));
+    fact("version:", cell(row.version_skew.as_ref()));
     fact("kernel:", cell(row.kernel.as_ref()));
     fact("boot id:", cell(row.boot_id.as_ref()));
     fact("labels:", labels_text(&row.labels));
@@ -358,6 +363,7 @@ mod tests {
             in_sync: true,
             reason: String::new(),
             peer: "10.0.0.9:4000".to_owned(),
+            version_skew: String::new(),
         }
     }
 
@@ -410,6 +416,20 @@ mod tests {
         assert!(text.contains("eth0 tcx, because XDP program 7 of somebody else"), "{text}");
         let json = serde_json::to_value(HostRow::from(host)).expect("json");
         assert_eq!(json["filter"]["interfaces"][0]["mode"], "tcx");
+    }
+
+    #[test]
+    fn what_a_newer_version_says_is_shown_and_no_error() {
+        let mut host = host();
+        host.state = 77;
+        host.version_skew = "too far apart".to_owned();
+        let row = HostRow::from(host);
+        let json = serde_json::to_value(&row).expect("json");
+        assert_eq!(
+            (&json["state"], &json["version_skew"]),
+            (&"unknown".into(), &"too far apart".into())
+        );
+        assert!(description(&row, 0).contains("too far apart"));
     }
 
     #[test]

@@ -144,17 +144,23 @@ pub(crate) fn labels_text(labels: &BTreeMap<String, String>) -> String {
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
-pub(crate) fn action_name(action: pb::Action) -> &'static str {
-    Action::from_proto(action).map_or("unknown", Action::name)
+/// Of an action as it came; one of a newer version is `unknown`.
+pub(crate) fn action_name(action: i32) -> &'static str {
+    Action::from_proto(action).ok().flatten().map_or(UNKNOWN, Action::name)
 }
 
-pub(crate) fn protocol_name(protocol: pb::Protocol) -> Option<&'static str> {
-    match protocol {
-        pb::Protocol::Unspecified => None,
-        pb::Protocol::Tcp => Some(Protocol::Tcp.name()),
-        pb::Protocol::Udp => Some(Protocol::Udp.name()),
+/// Of a protocol as it came.
+pub(crate) fn protocol_name(protocol: i32) -> Option<&'static str> {
+    match pb::Protocol::try_from(protocol) {
+        Ok(pb::Protocol::Unspecified) => None,
+        Ok(pb::Protocol::Tcp) => Some(Protocol::Tcp.name()),
+        Ok(pb::Protocol::Udp) => Some(Protocol::Udp.name()),
+        Err(_) => Some(UNKNOWN),
     }
 }
+
+/// What only a newer version has a name for.
+pub(crate) const UNKNOWN: &str = "unknown";
 
 /// `22/tcp`, `22`, `8000-8999/tcp`, or nothing.
 pub(crate) fn service_text(port: Option<u32>, last: Option<u32>, protocol: Option<&str>) -> String {

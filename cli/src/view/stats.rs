@@ -108,7 +108,7 @@ impl From<pb::Stats> for Counters {
 
 impl From<&pb::stats::PortCount> for PortRow {
     fn from(count: &pb::stats::PortCount) -> Self {
-        let protocol = protocol_name(count.protocol());
+        let protocol = protocol_name(count.protocol);
         Self { port: count.port, protocol, connections: count.connections }
     }
 }
@@ -119,8 +119,8 @@ impl From<pb::list_hits_response::Hit> for RuleRow {
             port: port(hit.port),
             port_last: port(hit.port_last),
             interface: some(hit.interface.clone()),
-            protocol: protocol_name(hit.protocol()),
-            action: action_name(hit.action()),
+            protocol: protocol_name(hit.protocol),
+            action: action_name(hit.action),
             prefix: hit.prefix,
             packets: hit.packets,
             bytes: hit.bytes,

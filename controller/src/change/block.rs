@@ -47,10 +47,11 @@ impl Block {
     ) -> Result<Self, Error> {
         let invalid = |error: &dyn std::fmt::Display| Error::Invalid(error.to_string());
         let prefixes = prefixes(&request.prefixes)?;
-        let service = Service::from_proto(request.port, request.port_last, request.protocol())
+        let service = Service::from_proto(request.port, request.port_last, request.protocol)
             .map_err(|e| invalid(&e))?;
         let interface = interface_from_proto(request.interface.clone()).map_err(|e| invalid(&e))?;
-        let action = Action::from_proto(request.action()).unwrap_or(Action::Drop);
+        let action = Action::from_proto(request.action).map_err(|e| invalid(&e))?;
+        let action = action.unwrap_or(Action::Drop);
         if action == Action::Protect && interface.is_some() {
             return Err(Error::Invalid(
                 "interface: a never-block entry holds for every one; leave it out".to_owned(),

@@ -80,7 +80,9 @@ impl Incoming {
         }
         let Self { header, prefixes } = self;
         let prefixes: Prefixes = prefixes.into_iter().collect();
-        let action = Action::from_proto(header.action()).unwrap_or(Action::Drop);
+        let action = Action::from_proto(header.action);
+        let action = action.map_err(|error| Error::Invalid(error.to_string()))?;
+        let action = action.unwrap_or(Action::Drop);
         let expires_unix_ms = match header.ttl_ms {
             Some(0) => return Err(Error::Invalid("ttl: must be at least 1 ms".to_owned())),
             Some(_) if action == Action::Protect => {

@@ -38,10 +38,10 @@ impl Unblock {
     /// Reads a request.
     pub(crate) fn parse(request: api::UnblockRequest) -> Result<Self, Error> {
         let invalid = |error: InvalidEntry| Error::Invalid(error.to_string());
-        let service = Service::from_proto(request.port, request.port_last, request.protocol())
+        let service = Service::from_proto(request.port, request.port_last, request.protocol)
             .map_err(invalid)?;
         let interface = interface_from_proto(request.interface.clone()).map_err(invalid)?;
-        let actions: &[Action] = match Action::from_proto(request.action()) {
+        let actions: &[Action] = match Action::from_proto(request.action).map_err(invalid)? {
             None => &[Action::Drop, Action::Monitor],
             Some(Action::Drop) => &[Action::Drop],
             Some(Action::Monitor) => &[Action::Monitor],

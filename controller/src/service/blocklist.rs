@@ -13,7 +13,6 @@ use crate::{
 };
 use futures_util::{StreamExt as _, stream};
 use kctl_blocklist::{Prefixes, Selection, Service, now_unix_ms};
-use kctl_proto::agent::v1::Protocol;
 use kctl_proto::controller::v1::{
     self as api, ChangeResponse, blocklist_service_server::BlocklistService,
     change_response::Message,
@@ -81,7 +80,7 @@ impl BlocklistService for Api {
         let what = format!(
             "unblock {}{}",
             list(&request.prefixes),
-            more(request.port, request.port_last, request.protocol(), &request.interface)
+            more(request.port, request.port_last, request.protocol, &request.interface)
         );
         let audited = Audited::of_user(&caller, what, hosts(&request.selection));
         let checked = Unblock::parse(request).and_then(|unblock| {
@@ -211,12 +210,12 @@ fn describe(request: &api::BlockRequest) -> String {
         reason if reason.is_empty() => reason,
         reason => format!(" because {reason:?}"),
     };
-    let more = more(request.port, request.port_last, request.protocol(), &request.interface);
+    let more = more(request.port, request.port_last, request.protocol, &request.interface);
     format!("{verb} {}{more}{ttl}{force}{reason}", list(&request.prefixes))
 }
 
 /// A refused call is told with the numbers that it came with.
-fn more(port: u32, last: u32, protocol: Protocol, interface: &str) -> String {
+fn more(port: u32, last: u32, protocol: i32, interface: &str) -> String {
     let port = match Service::from_proto(port, last, protocol) {
         Ok(None) => String::new(),
         Ok(Some(service)) => format!(" port {service}"),
@@ -233,14 +232,15 @@ pub(super) fn hosts(selection: &Option<kctl_proto::agent::v1::Selection>) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kctl_proto::agent::v1::Protocol;
 
     #[test]
     fn the_audit_log_tells_ports_as_they_are_typed() {
-        let told = |port, last, protocol| more(port, last, protocol, "");
+        let told = |port, last, protocol: Protocol| more(port, last, protocol.into(), "");
         assert_eq!(told(0, 0, Protocol::Unspecified), "");
         assert_eq!(told(22, 0, Protocol::Tcp), " port 22/tcp");
         assert_eq!(told(8_000, 8_999, Protocol::Unspecified), " port 8000-8999");
         assert_eq!(told(9, 8, Protocol::Udp), " port 9-8");
-        assert_eq!(more(0, 0, Protocol::Unspecified, "eth1"), " on eth1");
+        assert_eq!(more(0, 0, Protocol::Unspecified.into(), "eth1"), " on eth1");
     }
 }

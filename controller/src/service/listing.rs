@@ -169,7 +169,8 @@ impl Api {
             "" => None,
             text => Some(parse_prefix(text).map_err(|error| Error::Invalid(error.to_string()))?),
         };
-        let actions = Action::from_proto(request.action())
+        let actions = Action::from_proto(request.action)
+            .map_err(|error| Error::Invalid(error.to_string()))?
             .map_or_else(|| vec![Action::Drop, Action::Monitor], |action| vec![action]);
         let hosts = caller.scope.read(&self.registry, &selection)?;
         Ok(Filter {

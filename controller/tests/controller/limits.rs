@@ -1,8 +1,12 @@
 //! What one visitor can't take from the others.
 
-use crate::support::{Controller, LIMIT};
+use crate::support::{
+    Controller, LIMIT, agent::join_channel, all, block, eventually, stream::follow,
+};
 use kctl_proto::controller::v1::{
-    GetVersionRequest, controller_service_client::ControllerServiceClient,
+    BlockRequest, CreateTokenRequest, GetVersionRequest, JoinRequest,
+    controller_service_client::ControllerServiceClient, events_service_client::EventsServiceClient,
+    join_service_client::JoinServiceClient, token_service_client::TokenServiceClient,
 };
 use kctl_rpc::{ALPN_API, client_config, dial};
 use std::time::Duration;
@@ -41,6 +45,56 @@ async fn a_thousand_idle_connections_and_slow_ones_stop_nobody() {
         let ended = timeout(LIMIT, stream.read(&mut [0; 8])).await.expect("no handshake, no stay");
         assert!(!matches!(ended, Ok(1..)), "nothing is said to them");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_so_many_streams_at_once_and_gets_them_back() {
+    let folder = tempfile::tempdir().expect("temporary directory");
+    let controller = Controller::start_with(folder, "127.0.0.1:0", &["--user-streams", "2"]);
+    let admin = controller.api().await;
+    let ann = admin.user("ann", "viewer", "").await.expect("made");
+    let api = controller.api_as(&ann).await;
+    let events = EventsServiceClient::new(api.0.clone());
+    let open_one = async || events.clone().watch_events(follow()).await;
+    let mut open = vec![open_one().await.expect("one"), open_one().await.expect("two")];
+    let refused = open_one().await.map(drop).expect_err("three");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("2 calls run already"), "{refused}");
+    // On another connection it is the same; for somebody else it is not.
+    let other = EventsServiceClient::new(controller.api_as(&ann).await.0);
+    let refused = other.clone().watch_events(follow()).await.map(drop).expect_err("three");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    admin.hosts().await;
+    open.pop();
+    eventually("a place is free again", async || open_one().await.ok().map(drop)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_is_refused_and_the_connection_goes_on() {
+    let controller = Controller::start();
+    let admin = controller.api().await;
+    let too_large = |status: tonic::Status| {
+        let code = status.code();
+        assert!(matches!(code, Code::OutOfRange | Code::ResourceExhausted), "{status}");
+    };
+    let text = |bytes: usize| "x".repeat(bytes);
+    let request = BlockRequest { reason: text(33 << 20), ..block("10.0.0.5", all()) };
+    too_large(admin.block(request).await.expect_err("33 MiB"));
+    let mut tokens = TokenServiceClient::new(admin.0.clone());
+    let request = CreateTokenRequest { host: text(5 << 20), ..CreateTokenRequest::default() };
+    too_large(tokens.create_token(request).await.map(drop).expect_err("5 MiB"));
+
+    let mut client = ControllerServiceClient::new(admin.0.clone());
+    let mut request = tonic::Request::new(GetVersionRequest {});
+    request.metadata_mut().insert("x-more", text(17 << 10).parse().expect("ASCII"));
+    client.get_version(request).await.map(drop).expect_err("17 KiB of headers");
+    client.get_version(GetVersionRequest {}).await.expect("the connection goes on");
+
+    // Nobody knows who joins, so it is less there.
+    let token = admin.token(CreateTokenRequest::default()).await.token;
+    let channel = join_channel(&controller.address, &token).await;
+    let request = JoinRequest { token, name: text(65 << 10), csr: Vec::new() };
+    too_large(JoinServiceClient::new(channel).join(request).await.map(drop).expect_err("65 KiB"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,4 +15,5 @@ mod refusals;
 mod revocation;
 mod roles;
 mod signal;
+mod skew;
 mod support;

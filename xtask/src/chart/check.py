@@ -48,6 +48,7 @@ REFUSED = [
     ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
     ({"networkPolicy": {"from": "all"}}, "from"),
     ({"metrics": {"agentPort": 70000}}, "agentPort"),
+    ({"metrics": {"dashboard": {"label": {}}}}, "label"),
 ]
 
 
@@ -187,6 +188,23 @@ def notes_end_with_three_commands():
         assert part in line and "--all-hosts" in last[2], last
 
 
+def dashboard_asks_for_documented_metrics():
+    config = {it["metadata"]["name"]: it for it in rendered4({"metrics": {"dashboard": {"enabled": True}}})}["kctl-dashboard"]
+    assert config["metadata"]["labels"]["grafana_dashboard"] == "1", config["metadata"]
+    dashboard = json.loads(config["data"]["kctl.json"])
+    assert dashboard == json.loads((CHART / "dashboard.json").read_text()), "not as it is in the file"
+    table = (CHART.parent.parent / "docs/metrics.md").read_text()
+    # What Prometheus calls the samples of each.
+    suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}
+    known = {name + suffix for name, kind in re.findall(r"^\| `((?:kctl|process)_\w+)` \| (\w+) \|", table, re.M)
+             for suffix in suffixes[kind]}
+    asked = {name for panel in dashboard["panels"] for target in panel["targets"]
+             for name in re.findall(r"\b(?:kctl|process)_\w+", target["expr"])}
+    assert asked and asked <= known, asked - known
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(ids) == len(set(ids)), ids
+
+
 class Cluster(BaseHTTPRequestHandler):
     """As much of the Kubernetes API as a look at a Secret asks."""
 
@@ -252,6 +270,7 @@ def main():
     check("the memory limit follows maxEntries", memory_follows_the_entries)
     check("the README has every value with its default", readme_has_every_value)
     check("the notes end with three commands", notes_end_with_three_commands)
+    check("the dashboard asks for metrics that are documented", dashboard_asks_for_documented_metrics)
     check("an upgrade finds CA and token of before", what_was_made_is_found_again)
 
 

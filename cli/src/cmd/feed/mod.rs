@@ -4,6 +4,7 @@ mod file;
 
 use super::{
     change::{self, Request, Verb},
+    completion::Names,
     input, wants_controller,
 };
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
         feed::{FeedRow, table},
     },
 };
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, ValueHint};
 use file::{Column, Format, Line, parse_column};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use ipnet::IpNet;
@@ -47,10 +48,10 @@ const CHUNK: usize = 50_000;
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
     /// The feed that the file replaces
-    #[arg(long, value_name = "FEED", value_parser = feed_name)]
+    #[arg(long, value_name = "FEED", value_parser = feed_name, add = Names::Feeds.candidates())]
     name: String,
     /// Prefixes, one a line; - is standard input
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     file: String,
     /// What the file is: auto looks at its first line
     #[arg(long, value_enum, default_value = "auto")]

@@ -207,15 +207,23 @@ impl Agent {
     }
 
     pub(crate) async fn try_connect(&self, controller: &str) -> Result<Connected, DialError> {
+        self.try_serving(controller, self.routes()).await
+    }
+
+    /// What it serves.
+    pub(crate) fn routes(&self) -> Routes {
+        Routes::new(host::HostServiceServer::new(self.clone()))
+            .add_service(blocklist::BlocklistServiceServer::new(self.clone()))
+            .add_service(stats::StatsServiceServer::new(self.clone()))
+            .add_service(NetlinkServiceServer::new(self.clone()))
+            .add_service(EventsServiceServer::new(self.clone()))
+    }
+
+    async fn try_serving(&self, controller: &str, routes: Routes) -> Result<Connected, DialError> {
         let config =
             client_config(&self.credentials, &Controller::identity(), ALPN_AGENT).expect("config");
         let stream = dial(controller, config, LIMIT).await?;
         let peer = Peer::of_tls(stream.get_ref().1.peer_certificates(), ([0, 0, 0, 0], 0).into());
-        let routes = Routes::new(host::HostServiceServer::new(self.clone()))
-            .add_service(blocklist::BlocklistServiceServer::new(self.clone()))
-            .add_service(stats::StatsServiceServer::new(self.clone()))
-            .add_service(NetlinkServiceServer::new(self.clone()))
-            .add_service(EventsServiceServer::new(self.clone()));
         Ok(Connected(tokio::spawn(async move {
             let _ = serve_over(stream, Arc::new(peer), routes, |_, _, _| Ok(())).await;
         })))
@@ -223,7 +231,17 @@ impl Agent {
 
     /// Connects and waits until the controller sees it.
     pub(crate) async fn connect(&self, controller: &Controller, api: &Api) -> Connected {
-        let connected = self.try_connect(&controller.address).await.expect("connects");
+        self.connect_serving(controller, api, self.routes()).await
+    }
+
+    /// The same, serving something else.
+    pub(crate) async fn connect_serving(
+        &self,
+        controller: &Controller,
+        api: &Api,
+        routes: Routes,
+    ) -> Connected {
+        let connected = self.try_serving(&controller.address, routes).await.expect("connects");
         let there = kctl_proto::controller::v1::host::State::Connected;
         api.until(&self.name, |host| host.state() == there).await;
         connected
