@@ -109,7 +109,10 @@ impl Names {
         let target = &Target::of(global)?;
         Ok(match self {
             Self::Contexts => Vec::new(),
-            Self::Hosts => hosts::names(global, target, None).await?,
+            Self::Hosts => {
+                let hosts = hosts::rows(global, target, None).await?;
+                hosts.into_iter().map(|it| it.name).collect()
+            }
             Self::Feeds => {
                 let feeds = ask(global, target, async |channel| {
                     BlocklistServiceClient::new(channel).list_feeds(ListFeedsRequest {}).await

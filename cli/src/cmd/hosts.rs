@@ -98,7 +98,7 @@ pub(crate) async fn local_status(connection: &Connection) -> anyhow::Result<agen
     response.status.context("the agent did not tell its status")
 }
 
-async fn rows(
+pub(super) async fn rows(
     global: &Global,
     target: &Target,
     selection: Option<agent::Selection>,

@@ -18,7 +18,6 @@ use kctl_proto::controller::v1::{
     CreateUserRequest, ListUsersRequest, RenewUserRequest, RevokeUserRequest, User,
     user_service_client::UserServiceClient,
 };
-use kctl_rpc::Channel;
 use serde::Serialize;
 use std::{fs::OpenOptions, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 use std::{path::PathBuf, time::Duration};
