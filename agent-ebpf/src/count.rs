@@ -1,28 +1,33 @@
 //! Counters. Per-CPU ones need no atomics, because a program of the network is not interrupted by itself.
 
+use crate::lookup;
 use crate::maps;
-use agent_records::Tally;
-use agent_records::lookup::Seen;
+use agent_records::lookup::{Record, Seen};
+use agent_records::{Tally, Totals};
 use core::arch::asm;
 use core::ptr::{read_volatile, write_volatile};
 
-/// Counts a verdict.
+/// This CPU's counters.
 #[inline(always)]
-pub fn verdict(index: u32, size: Tally) {
-    if let Some(tally) = maps::VERDICTS.get_ptr_mut(index) {
-        add_own(tally, size);
-    }
+pub fn own() -> Option<*mut Totals> {
+    maps::TOTALS.get_ptr_mut(Totals::NOW)
 }
 
-/// Counts an IP protocol.
+/// Totals a verdict.
 #[inline(always)]
-pub fn protocol(number: u8, size: Tally) {
-    if let Some(tally) = maps::PROTOCOLS.get_ptr_mut(u32::from(number)) {
-        add_own(tally, size);
-    }
+pub fn verdict(totals: *mut Totals, index: usize, size: Tally) {
+    // SAFETY: a checked pointer into this CPU's own value.
+    add_own(unsafe { &raw mut (*totals).verdicts[index] }, size);
 }
 
-/// Counts a hit of a rule.
+/// Totals an IP protocol.
+#[inline(always)]
+pub fn protocol(totals: *mut Totals, number: u8, size: Tally) {
+    // SAFETY: as above.
+    add_own(unsafe { &raw mut (*totals).protocols[usize::from(number)] }, size);
+}
+
+/// Totals a hit of a rule.
 #[inline(always)]
 pub fn hit(slot: u32, size: Tally) {
     if let Some(tally) = maps::HITS.get_ptr_mut(slot) {
@@ -30,7 +35,7 @@ pub fn hit(slot: u32, size: Tally) {
     }
 }
 
-/// Counts a passed connection attempt.
+/// Totals a passed connection attempt.
 #[inline(always)]
 pub fn connection(port: u16) {
     if let Some(count) = maps::CONNECTIONS.get_ptr_mut(u32::from(port)) {
@@ -39,15 +44,16 @@ pub fn connection(port: u16) {
     }
 }
 
-/// Counts a packet in a record that belongs to this CPU.
+/// Totals a packet in a record that belongs to this CPU.
 ///
 /// # Safety
 ///
-/// `seen` points into a map's value.
+/// `record` points into a map's value.
 #[inline(always)]
-pub unsafe fn single(seen: *mut Seen, slot: u32, size: Tally) {
+pub unsafe fn single(record: *mut Record, size: Tally) {
     // SAFETY: the caller's promise; no other CPU writes there.
     unsafe {
+        let seen = &raw mut (*record).seen;
         let bytes = read_volatile(&raw const (*seen).bytes) + size.bytes;
         write_volatile(&raw mut (*seen).bytes, bytes);
         let packets = read_volatile(&raw const (*seen).packets) + size.packets as u32;
@@ -57,7 +63,7 @@ pub unsafe fn single(seen: *mut Seen, slot: u32, size: Tally) {
         }
         // Missing here before it is there: whoever reads there first never has too many.
         write_volatile(&raw mut (*seen).packets, packets - Seen::CARRY);
-        if let Some(tally) = maps::HITS.get_ptr_mut(slot) {
+        if let Some(tally) = maps::HITS.get_ptr_mut(lookup::said(record).drop_slot) {
             atomic_add(&raw mut (*tally).packets, u64::from(Seen::CARRY));
         }
     }
@@ -65,7 +71,7 @@ pub unsafe fn single(seen: *mut Seen, slot: u32, size: Tally) {
 
 #[inline(always)]
 fn add_own(tally: *mut Tally, size: Tally) {
-    // SAFETY: a checked pointer into this CPU's own value.
+    // SAFETY: as above.
     unsafe {
         (*tally).packets += size.packets;
         (*tally).bytes += size.bytes;
@@ -100,7 +106,7 @@ pub unsafe fn replace(target: *mut u64, known: u64, new: u64) -> bool {
     found == known
 }
 
-/// Counts an alarm that had no room.
+/// Totals an alarm that had no room.
 #[inline(always)]
 pub fn unalarmed() {
     if let Some(count) = maps::UNALARMED.get_ptr_mut(0) {
