@@ -1,25 +1,30 @@
 //! Counters. Per-CPU ones need no atomics, because a program of the network is not interrupted by itself.
 
+use crate::lookup;
 use crate::maps;
-use agent_records::Tally;
-use agent_records::lookup::Seen;
+use agent_records::lookup::{Record, Seen};
+use agent_records::{Tally, Totals};
 use core::arch::asm;
 use core::ptr::{read_volatile, write_volatile};
 
+/// This CPU's counters.
+#[inline(always)]
+pub fn own() -> Option<*mut Totals> {
+    maps::TOTALS.get_ptr_mut(Totals::NOW)
+}
+
 /// Counts a verdict.
 #[inline(always)]
-pub fn verdict(index: u32, size: Tally) {
-    if let Some(tally) = maps::VERDICTS.get_ptr_mut(index) {
-        add_own(tally, size);
-    }
+pub fn verdict(totals: *mut Totals, index: usize, size: Tally) {
+    // SAFETY: a checked pointer into this CPU's own value.
+    add_own(unsafe { &raw mut (*totals).verdicts[index] }, size);
 }
 
 /// Counts an IP protocol.
 #[inline(always)]
-pub fn protocol(number: u8, size: Tally) {
-    if let Some(tally) = maps::PROTOCOLS.get_ptr_mut(u32::from(number)) {
-        add_own(tally, size);
-    }
+pub fn protocol(totals: *mut Totals, number: u8, size: Tally) {
+    // SAFETY: as above.
+    add_own(unsafe { &raw mut (*totals).protocols[usize::from(number)] }, size);
 }
 
 /// Counts a hit of a rule.
@@ -43,11 +48,12 @@ pub fn connection(port: u16) {
 ///
 /// # Safety
 ///
-/// `seen` points into a map's value.
+/// `record` points into a map's value.
 #[inline(always)]
-pub unsafe fn single(seen: *mut Seen, slot: u32, size: Tally) {
+pub unsafe fn single(record: *mut Record, size: Tally) {
     // SAFETY: the caller's promise; no other CPU writes there.
     unsafe {
+        let seen = &raw mut (*record).seen;
         let bytes = read_volatile(&raw const (*seen).bytes) + size.bytes;
         write_volatile(&raw mut (*seen).bytes, bytes);
         let packets = read_volatile(&raw const (*seen).packets) + size.packets as u32;
@@ -57,7 +63,7 @@ pub unsafe fn single(seen: *mut Seen, slot: u32, size: Tally) {
         }
         // Missing here before it is there: whoever reads there first never has too many.
         write_volatile(&raw mut (*seen).packets, packets - Seen::CARRY);
-        if let Some(tally) = maps::HITS.get_ptr_mut(slot) {
+        if let Some(tally) = maps::HITS.get_ptr_mut(lookup::said(record).drop_slot) {
             atomic_add(&raw mut (*tally).packets, u64::from(Seen::CARRY));
         }
     }
@@ -65,7 +71,7 @@ pub unsafe fn single(seen: *mut Seen, slot: u32, size: Tally) {
 
 #[inline(always)]
 fn add_own(tally: *mut Tally, size: Tally) {
-    // SAFETY: a checked pointer into this CPU's own value.
+    // SAFETY: as above.
     unsafe {
         (*tally).packets += size.packets;
         (*tally).bytes += size.bytes;

@@ -13,6 +13,7 @@ use agent_records::detect::{
     Alarm, CLEARED, CONNECTIONS, FIRST_PORTS, Handshakes, Head, MAX_SCAN_PORTS, PENDING, Port,
     SCAN, SERVICE_ORDER, SOURCE_ORDER, Service, Settings, Source, TICK_SHIFT, WAYS,
 };
+use agent_records::lookup::Lookup;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns};
 use core::arch::asm;
 use core::mem::MaybeUninit;
@@ -20,17 +21,17 @@ use core::ptr::{read_volatile, write_volatile};
 
 /// A packet passes.
 #[inline(always)]
-pub fn passed<F: Family>(ctx: &impl Context, packet: &Packet<F>) {
+pub fn passed<F: Family>(ctx: &impl Context, lookup: &Lookup, packet: &Packet<F>) {
     let transport = &packet.transport;
-    let Some(flags) = transport.flags() else { return };
-    let Some(settings) = maps::DETECT.get(0) else { return };
-    let ports = u64::from(transport.source_port) << 16 | u64::from(transport.port);
+    let ports = u64::from(transport.ports);
     if transport.syn() {
-        if settings.on != 0 {
+        if lookup.detects != 0 {
             let (high, low) = F::halves(packet.source);
             detect_syn(high, low, ports, ctx.interface());
         }
-    } else if settings.suspects & bit(ports) != 0 && flags & NOT_FOLLOWED == ACK {
+    } else if lookup.suspects & bit(ports) != 0
+        && transport.flags().is_some_and(|flags| flags & NOT_FOLLOWED == ACK)
+    {
         let (high, low) = F::halves(packet.source);
         detect_ack(high, low, ports);
     }
@@ -78,7 +79,7 @@ pub extern "C" fn detect_syn(high: u64, low: u64, ports: u64, ifindex: u32) -> u
     if settings.scan_window | settings.flood_window != 0 {
         let when = u64::from(ifindex) << 32 | u64::from(now);
         let is_suspect = detect_source(high, low, ports, when, u64::from(watched));
-        if is_suspect != 0 && settings.suspects & bit(ports) == 0 {
+        if is_suspect != 0 {
             suspect(bit(ports));
         }
     }
@@ -89,9 +90,13 @@ pub extern "C" fn detect_syn(high: u64, low: u64, ports: u64, ifindex: u32) -> u
 /// the next attempt mends.
 #[inline(always)]
 fn suspect(bit: u64) {
-    if let Some(settings) = maps::DETECT.get_ptr_mut(0) {
+    if let Some(lookup) = maps::LOOKUP.get_ptr_mut(0) {
         // SAFETY: a checked pointer into a map's value.
-        unsafe { (*settings).suspects |= bit };
+        unsafe {
+            if (*lookup).suspects & bit == 0 {
+                (*lookup).suspects |= bit;
+            }
+        }
     }
 }
 

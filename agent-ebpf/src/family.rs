@@ -3,10 +3,10 @@
 use crate::context::Context;
 use crate::guard;
 use crate::lookup;
-use crate::packet::read;
+use crate::packet::{read32, read64};
 use crate::rules;
-use agent_records::lookup::{Key, Record};
-use agent_records::{Entry, mapped, mask};
+use agent_records::lookup::{Key, Lookup, Record};
+use agent_records::{mapped, mask};
 
 /// An IP version.
 pub trait Family {
@@ -21,15 +21,13 @@ pub trait Family {
     const WORDS: u32;
     /// Bits that a word has at most.
     const WORD_BITS: u32;
-    /// First word of the lengths with rules for every packet.
-    const ANY: u32;
     /// First word of the lengths with rules for a service or an interface.
     const OTHER: u32;
     /// UDP source and destination port of a DHCP reply.
     const DHCP_REPLY: (u16, u16);
 
     /// What is near a source: 0 where no rule is.
-    fn around(source: Self::Address) -> u64;
+    fn around(lookup: &Lookup, source: Self::Address) -> u64;
     /// The lengths that rules may have there, in a word of them.
     fn lengths(near: u64, word: u32) -> u64;
     /// The source without the host bits of a length that is told by its bit in a mask.
@@ -39,17 +37,18 @@ pub trait Family {
     /// What the rule of this prefix about this says; see [`rules::said`].
     fn probe(network: Self::Address, len: u32, about: u64) -> u64;
     /// What guard entries are near a source: 0 where none is.
-    fn guards_around(source: Self::Address) -> u64;
-    /// Asks the guard; see [`guard::has`].
-    fn guarded(source: Self::Address, ports: u64) -> u64;
+    fn guards_around(lookup: &Lookup, source: Self::Address) -> u64;
+    /// Asks the guard; see [`guard::knows`].
+    fn guarded(source: Self::Address, near: u64, port: u64) -> u64;
     /// The source as a key of both families.
     fn mapped(source: Self::Address) -> [u8; 16];
     /// The same in two halves in host byte order.
     fn halves(source: Self::Address) -> (u64, u64);
-    /// The destination as a key, of the header that begins there in the frame.
-    fn destination(ctx: &impl Context, start: usize) -> Option<[u8; 16]>;
-    /// The rule of a single address for every packet, and its record.
-    fn single(source: Self::Address) -> Option<(Entry, *mut Record)>;
+    /// The destination as a key in two words, of the header that begins there in the frame. Bytes would each
+    /// take a register.
+    fn destination(ctx: &impl Context, start: usize) -> Option<[u64; 2]>;
+    /// The record of the rule about a source and every packet.
+    fn single(lookup: &Lookup, source: Self::Address) -> Option<*mut Record>;
     /// Searches the family's rules of a kind; see [`rules::search`].
     fn search(source: Self::Address, near: u64, about: u64, kind: u32) -> u64;
     /// Searches those that name something; see [`rules::others`].
@@ -66,13 +65,12 @@ impl Family for V4 {
     const MAX_LEN: u32 = 32;
     const WORDS: u32 = 1;
     const WORD_BITS: u32 = 33;
-    const ANY: u32 = mask::ANY4;
     const OTHER: u32 = mask::OTHER4;
     const DHCP_REPLY: (u16, u16) = (67, 68);
 
     #[inline(always)]
-    fn around(source: u32) -> u64 {
-        lookup::around4(source)
+    fn around(lookup: &Lookup, source: u32) -> u64 {
+        lookup::around4(lookup, source)
     }
 
     #[inline(always)]
@@ -97,13 +95,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn guarded(source: u32, ports: u64) -> u64 {
-        guarded4(source, ports)
+    fn guarded(source: u32, near: u64, port: u64) -> u64 {
+        guarded4(source, near, port)
     }
 
     #[inline(always)]
-    fn guards_around(source: u32) -> u64 {
-        lookup::guards_around4(source)
+    fn guards_around(lookup: &Lookup, source: u32) -> u64 {
+        lookup::guards_around4(lookup, source)
     }
 
     #[inline(always)]
@@ -117,13 +115,16 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn destination(ctx: &impl Context, start: usize) -> Option<[u8; 16]> {
-        read(ctx, start + 16).map(mapped)
+    fn destination(ctx: &impl Context, start: usize) -> Option<[u64; 2]> {
+        // As `mapped` has it, in words.
+        Some([0, u64::from(read32(ctx, start + 16)?) << 32 | 0xffff_0000])
     }
 
     #[inline(always)]
-    fn single(source: u32) -> Option<(Entry, *mut Record)> {
-        lookup::find4(source, Key::rest(4, Self::MAX_LEN, 0))
+    fn single(lookup: &Lookup, source: u32) -> Option<*mut Record> {
+        let key = Key { high: u64::from(source), low: 0, rest: Key::SINGLE4 };
+        let home = lookup::at_home(lookup, lookup.filter_seed.single4(key.high), &key);
+        home.or_else(|| from_home(homeless4(source)))
     }
 
     #[inline(always)]
@@ -147,13 +148,12 @@ impl Family for V6 {
     const MAX_LEN: u32 = 128;
     const WORDS: u32 = 3;
     const WORD_BITS: u32 = 64;
-    const ANY: u32 = mask::ANY6;
     const OTHER: u32 = mask::OTHER6;
     const DHCP_REPLY: (u16, u16) = (547, 546);
 
     #[inline(always)]
-    fn around((high, _): (u64, u64)) -> u64 {
-        lookup::around6(high)
+    fn around(lookup: &Lookup, (high, _): (u64, u64)) -> u64 {
+        lookup::around6(lookup, high)
     }
 
     #[inline(always)]
@@ -182,13 +182,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn guarded((high, low): (u64, u64), ports: u64) -> u64 {
-        guarded6(high, low, ports)
+    fn guarded((high, low): (u64, u64), near: u64, port: u64) -> u64 {
+        guarded6(high, low, near, port)
     }
 
     #[inline(always)]
-    fn guards_around((high, _): (u64, u64)) -> u64 {
-        lookup::guards_around6(high)
+    fn guards_around(lookup: &Lookup, (high, _): (u64, u64)) -> u64 {
+        lookup::guards_around6(lookup, high)
     }
 
     #[inline(always)]
@@ -203,13 +203,15 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn destination(ctx: &impl Context, start: usize) -> Option<[u8; 16]> {
-        read(ctx, start + 24)
+    fn destination(ctx: &impl Context, start: usize) -> Option<[u64; 2]> {
+        Some([read64(ctx, start + 24)?, read64(ctx, start + 32)?])
     }
 
     #[inline(always)]
-    fn single((high, low): (u64, u64)) -> Option<(Entry, *mut Record)> {
-        lookup::find6(high, low, Key::rest(6, Self::MAX_LEN, 0))
+    fn single(lookup: &Lookup, (high, low): (u64, u64)) -> Option<*mut Record> {
+        let key = Key { high, low, rest: Key::SINGLE6 };
+        let home = lookup::at_home(lookup, lookup.filter_seed.single6(high, low), &key);
+        home.or_else(|| from_home(homeless6(high, low)))
     }
 
     #[inline(always)]
@@ -223,18 +225,40 @@ impl Family for V6 {
     }
 }
 
+/// Above a number: there is one.
+const FOUND: u64 = 1 << 32;
+
+/// The record of the rule about an IPv4 address and every packet that is not at home; its number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn homeless4(address: u32) -> u64 {
+    lookup::find4(address, Key::SINGLE4).map_or(0, |(number, _)| FOUND | u64::from(number))
+}
+
+/// The same of an IPv6 address.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn homeless6(high: u64, low: u64) -> u64 {
+    lookup::find6(high, low, Key::SINGLE6).map_or(0, |(number, _)| FOUND | u64::from(number))
+}
+
+#[inline(always)]
+fn from_home(found: u64) -> Option<*mut Record> {
+    if found & FOUND == 0 { None } else { lookup::record(found as u32) }
+}
+
 /// Asks the guard of an IPv4 source.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn guarded4(source: u32, ports: u64) -> u64 {
-    guard::has::<V4>(source, ports)
+pub extern "C" fn guarded4(source: u32, near: u64, port: u64) -> u64 {
+    guard::knows::<V4>(source, near, port)
 }
 
 /// Asks the guard of an IPv6 source.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn guarded6(high: u64, low: u64, ports: u64) -> u64 {
-    guard::has::<V6>((high, low), ports)
+pub extern "C" fn guarded6(high: u64, low: u64, near: u64, port: u64) -> u64 {
+    guard::knows::<V6>((high, low), near, port)
 }
 
 /// Searches the IPv4 rules of a kind.

@@ -2,19 +2,13 @@
 //! know packets or verdicts; agent-records tells how the table is made.
 
 use crate::maps;
+use agent_records::Entry;
 use agent_records::lookup::{
-    CLASSES6, GUARD_NEAR, Guarded, KINDS, Key, LANES, Lookup, Record, Seed, bits, guard_bit, lane,
-    near4, near6, place,
+    CLASSES6, GUARD_NEAR, HOMES, KINDS, Key, LANES, Lookup, Record, Seed, guard_bit, home, lane,
+    near, near4, near6, place, places,
 };
-use agent_records::{Entry, mask};
 use aya_ebpf::maps::Array;
 use core::ptr::read_volatile;
-
-/// Place of the bit that says that a short prefix is near an IPv4 source; at 0 is that of the others.
-const SHORT: u32 = 1;
-/// Place of the bit that says that a prefix of no class is near an IPv6 source; below it are those of the
-/// classes, in their order.
-const WIDE: u32 = 3;
 
 /// Whatever can be near.
 pub const EVERYWHERE: u64 = 0xf;
@@ -53,84 +47,83 @@ fn all(near: u64, place: u32) -> u64 {
 
 /// What is near an IPv4 source; nothing but with rules of such lengths.
 #[inline(always)]
-pub fn around4(source: u32) -> u64 {
-    let Some(lookup) = lookup() else { return 0 };
-    let lengths = lookup.masks[mask::ANY4 as usize] | lookup.masks[mask::OTHER4 as usize];
-    let mut near = 0;
-    if lengths & LENGTHS4[0] != 0 {
+pub fn around4(lookup: &Lookup, source: u32) -> u64 {
+    let can = lookup.near[0];
+    let mut found = 0;
+    if can & 1 << near::LONG != 0 {
         let hash = lookup.filter_seed.hash1(near4(source));
-        near |= passes(&maps::FILTER4, hash, lookup.filter4);
+        found |= passes(&maps::FILTER4, hash, lookup.filter4);
     }
-    if lengths & LENGTHS4[1] != 0 && is_set(&lookup.wide4, source >> 16) != 0 {
-        near |= in_exact(source >> 8) << SHORT;
+    if can & 1 << near::SHORT != 0 && is_set(&lookup.wide4, source >> 16) != 0 {
+        found |= in_exact(source >> 8) << near::SHORT;
     }
-    near
+    found
 }
 
 /// What is near an IPv6 source.
 #[inline(always)]
-pub fn around6(high: u64) -> u64 {
-    let Some(lookup) = lookup() else { return 0 };
-    let (any, port) = (mask::ANY6 as usize, mask::OTHER6 as usize);
-    let long = lookup.masks[any] | lookup.masks[port];
-    let lengths = lookup.masks[any + 1] | lookup.masks[port + 1];
-    let all = lookup.masks[any + 2] | lookup.masks[port + 2];
-    let mut near = 0;
-    if long | (lengths & LENGTHS6[0]) != 0 {
-        near |= in_class(lookup, high, 0);
+pub fn around6(lookup: &Lookup, high: u64) -> u64 {
+    let can = lookup.near[1];
+    let mut found = 0;
+    for class in 0..CLASSES6.len() {
+        if can & 1 << class != 0 {
+            let hash = lookup.filter_seed.hash1(near6(high, CLASSES6[class]));
+            found |= passes(&maps::FILTER6, hash, lookup.filter6) << class;
+        }
     }
-    if lengths & LENGTHS6[1] != 0 {
-        near |= in_class(lookup, high, 1);
+    if can & 1 << near::WIDE != 0 {
+        found |= is_set(&lookup.wide6, (high >> 48) as u32) << near::WIDE;
     }
-    if lengths & LENGTHS6[2] != 0 {
-        near |= in_class(lookup, high, 2);
-    }
-    if all | (lengths & LENGTHS6[3]) != 0 {
-        near |= is_set(&lookup.wide6, (high >> 48) as u32) << WIDE;
-    }
-    near
+    found
 }
 
 /// What guard entries are near an IPv4 source.
 #[inline(always)]
-pub fn guards_around4(source: u32) -> u64 {
-    let Some(lookup) = lookup() else { return 0 };
-    let mut near = 0;
-    let hash = lookup.filter_seed.hash1(near4(source) ^ GUARD_NEAR);
-    if lookup.guarded.prefixes[0] & guard_bit(hash) != 0 {
-        near |= passes(&maps::FILTER4, hash, lookup.filter4);
+pub fn guards_around4(lookup: &Lookup, source: u32) -> u64 {
+    let can = lookup.near[0] >> near::GUARD;
+    let mut found = 0;
+    if can & 1 << near::LONG != 0 {
+        found |= guarded(lookup, 0, near4(source), &maps::FILTER4, lookup.filter4);
     }
-    near | is_set(&lookup.guard_wide[0], source >> 16) << SHORT
+    if can & 1 << near::SHORT != 0 {
+        found |= is_set(&lookup.guard_wide[0], source >> 16) << near::SHORT;
+    }
+    found
 }
 
 /// What guard entries are near an IPv6 source.
 #[inline(always)]
-pub fn guards_around6(high: u64) -> u64 {
-    let Some(lookup) = lookup() else { return 0 };
-    let mut near = is_set(&lookup.guard_wide[1], (high >> 48) as u32) << WIDE;
+pub fn guards_around6(lookup: &Lookup, high: u64) -> u64 {
+    let can = lookup.near[1] >> near::GUARD;
+    let mut found = 0;
     for class in 0..CLASSES6.len() {
-        let hash = lookup.filter_seed.hash1(near6(high, CLASSES6[class]) ^ GUARD_NEAR);
-        if lookup.guarded.prefixes[1] & guard_bit(hash) != 0 {
-            near |= passes(&maps::FILTER6, hash, lookup.filter6) << class;
+        if can & 1 << class != 0 {
+            let near = near6(high, CLASSES6[class]);
+            found |= guarded(lookup, 1, near, &maps::FILTER6, lookup.filter6) << class;
         }
     }
-    near
+    if can & 1 << near::WIDE != 0 {
+        found |= is_set(&lookup.guard_wide[1], (high >> 48) as u32) << near::WIDE;
+    }
+    found
 }
 
+/// 1 when a guard entry may have this in common with a source; else 0.
 #[inline(always)]
-fn in_class(lookup: &Lookup, high: u64, class: usize) -> u64 {
-    let hash = lookup.filter_seed.hash1(near6(high, CLASSES6[class]));
-    passes(&maps::FILTER6, hash, lookup.filter6) << class
+fn guarded(lookup: &Lookup, family: usize, near: u64, filter: &Array<u64>, order: u64) -> u64 {
+    let bit = guard_bit(lookup.filter_seed.hash1(near));
+    if lookup.guarded.prefixes[family] & bit == 0 {
+        return 0;
+    }
+    passes(filter, lookup.filter_seed.hash1(near ^ GUARD_NEAR), order)
 }
 
 /// 1 when a filter has all the bits of a hash, or is not as the lookup says; else 0.
 #[inline(always)]
 fn passes(filter: &Array<u64>, hash: u64, order: u64) -> u64 {
-    let (word, bits) = bits(hash, order as u32 & 31);
+    let (word, places) = places(hash, order as u32 & 31);
     let Some(word) = filter.get(word) else { return 1 };
-    let lacking = !*word & bits;
-    // The highest bit is that some are lacking.
-    1 - ((lacking | lacking.wrapping_neg()) >> 63)
+    word >> places[0] & word >> places[1] & word >> places[2] & 1
 }
 
 #[inline(always)]
@@ -143,15 +136,10 @@ fn in_exact(place: u32) -> u64 {
     maps::EXACT4.get(place >> 6).map_or(1, |word| word >> (place & 63) & 1)
 }
 
+/// What there is to know of the tables.
 #[inline(always)]
-fn lookup() -> Option<&'static Lookup> {
+pub fn lookup() -> Option<&'static Lookup> {
     maps::LOOKUP.get(0)
-}
-
-/// The lengths that have rules, in words.
-#[inline(always)]
-pub fn masks() -> Option<&'static [u64; mask::COUNT as usize]> {
-    Some(&lookup()?.masks)
 }
 
 /// The kinds of keys that a family has.
@@ -179,25 +167,79 @@ pub fn interface(ifindex: u32) -> u64 {
     unsafe { maps::INTERFACES.get(&ifindex) }.map_or(0, |number| u64::from(*number))
 }
 
-/// What the guard has anything of.
+/// The record of a rule about one address and every packet, if it is at home.
 #[inline(always)]
-pub fn guarded() -> Option<&'static Guarded> {
-    Some(&lookup()?.guarded)
+pub fn at_home(lookup: &Lookup, hash: u64, key: &Key) -> Option<*mut Record> {
+    let home = home(hash, lookup.homes);
+    for other in 0..HOMES {
+        let record = record(home ^ other)?;
+        // SAFETY: a checked pointer into a map's value.
+        if unsafe { is_about(record, key) } {
+            return Some(record);
+        }
+    }
+    None
 }
 
-/// The rule of an IPv4 key, and its record.
+/// Whether a record is that of a key. What it says is read later: it is there before the key, and nobody
+/// else gets the record while a program may have it in sight.
+///
+/// # Safety
+///
+/// `record` points into a map's value.
 #[inline(always)]
-pub fn find4(address: u32, rest: u64) -> Option<(Entry, *mut Record)> {
+unsafe fn is_about(record: *const Record, key: &Key) -> bool {
+    // SAFETY: the caller's promise; read once each, because user space may change them.
+    unsafe {
+        let found = &raw const (*record).key;
+        // Of IPv4 the rest says that there is no more.
+        read_volatile(&raw const (*found).high) == key.high
+            && (key.version() == 4 || read_volatile(&raw const (*found).low) == key.low)
+            && read_volatile(&raw const (*found).rest) == key.rest
+    }
+}
+
+/// Until when a record drops; see [`Entry`].
+#[inline(always)]
+pub fn drop_until(record: *mut Record) -> u64 {
+    // SAFETY: a checked pointer into a map's value.
+    unsafe { read_volatile(&raw const (*record).entry.drop_until) }
+}
+
+/// What a record says.
+#[inline(always)]
+pub fn said(record: *mut Record) -> Entry {
+    // SAFETY: a checked pointer into a map's value.
+    unsafe {
+        let entry = &raw const (*record).entry;
+        Entry {
+            drop_until: read_volatile(&raw const (*entry).drop_until),
+            monitor_until: read_volatile(&raw const (*entry).monitor_until),
+            drop_slot: read_volatile(&raw const (*entry).drop_slot),
+            monitor_slot: read_volatile(&raw const (*entry).monitor_slot),
+        }
+    }
+}
+
+/// The record of an IPv4 key, with its number.
+#[inline(always)]
+pub fn find4(address: u32, rest: u64) -> Option<(u32, *mut Record)> {
     let half = half()?;
     let key = Key { high: u64::from(address), low: 0, rest };
     find(&half, half.seed.hash4(key.high, rest), &key)
 }
 
-/// The rule of an IPv6 key, and its record.
+/// The record of an IPv6 key, with its number.
 #[inline(always)]
-pub fn find6(high: u64, low: u64, rest: u64) -> Option<(Entry, *mut Record)> {
+pub fn find6(high: u64, low: u64, rest: u64) -> Option<(u32, *mut Record)> {
     let half = half()?;
     find(&half, half.seed.hash6(high, low, rest), &Key { high, low, rest })
+}
+
+/// The record of a number.
+#[inline(always)]
+pub fn record(number: u32) -> Option<*mut Record> {
+    maps::RECORDS.get_ptr_mut(number)
 }
 
 /// The half of the index that counts.
@@ -218,33 +260,19 @@ fn half() -> Option<Half> {
 }
 
 #[inline(always)]
-fn find(half: &Half, hash: u64, key: &Key) -> Option<(Entry, *mut Record)> {
+fn find(half: &Half, hash: u64, key: &Key) -> Option<(u32, *mut Record)> {
     let (print, first, second) = place(hash, half.order);
-    let number = match record(half.start + first, print) {
+    let number = match in_bucket(half.start + first, print) {
         Some(number) => number,
-        None => record(half.start + second, print)?,
+        None => in_bucket(half.start + second, print)?,
     };
-    let record = maps::RECORDS.get_ptr_mut(number)?;
+    let record = record(number)?;
     // SAFETY: a checked pointer into a map's value.
-    unsafe {
-        let entry = &raw const (*record).entry;
-        let entry = Entry {
-            drop_until: read_volatile(&raw const (*entry).drop_until),
-            monitor_until: read_volatile(&raw const (*entry).monitor_until),
-            drop_slot: read_volatile(&raw const (*entry).drop_slot),
-            monitor_slot: read_volatile(&raw const (*entry).monitor_slot),
-        };
-        // Read last: user space writes a key last, so what was read before is this key's.
-        let found = &raw const (*record).key;
-        let same = read_volatile(&raw const (*found).rest) == key.rest
-            && read_volatile(&raw const (*found).high) == key.high
-            && read_volatile(&raw const (*found).low) == key.low;
-        same.then_some((entry, record))
-    }
+    unsafe { is_about(record, key) }.then_some((number, record))
 }
 
 #[inline(always)]
-fn record(bucket: u32, print: u32) -> Option<u32> {
+fn in_bucket(bucket: u32, print: u32) -> Option<u32> {
     let bucket = maps::INDEX.get(bucket)?;
     let own = lane(print);
     if bucket.prints[own] == print {

@@ -18,14 +18,14 @@ mod packet;
 mod rules;
 mod tell;
 
-use agent_records::{MONITOR_SLOT, Tally, verdict};
+use agent_records::lookup::Lookup;
+use agent_records::{MONITOR_SLOT, Tally, Totals, verdict};
 use aya_ebpf::bindings::{tcx_action_base, xdp_action};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use context::Context;
 use family::{Family, V4, V6};
 use packet::{Frame, Packet};
-use rules::Match;
 
 /// Passes or drops one frame before the stack has it.
 #[xdp(frags)]
@@ -60,47 +60,75 @@ fn drops(ctx: &impl Context, frame: Frame) -> bool {
     match frame {
         Frame::V4(packet) => judge::<V4>(ctx, &packet),
         Frame::V6(packet) => judge::<V6>(ctx, &packet),
-        Frame::Other => pass(ctx.size()),
-        Frame::Malformed => {
-            let size = ctx.size();
-            count::verdict(verdict::MALFORMED, size);
-            pass(size)
-        }
+        Frame::Other => pass_unread(ctx, false),
+        Frame::Malformed => pass_unread(ctx, true),
     }
 }
 
 /// Whether the packet is dropped.
 #[inline(always)]
 fn judge<F: Family>(ctx: &impl Context, packet: &Packet<F>) -> bool {
+    // Looked up once, and all that a packet that no rule is about needs: a look-up costs more than a load.
+    let (Some(totals), Some(lookup)) = (count::own(), lookup::lookup()) else { return false };
     let size = ctx.packet_size(packet.end, packet.transport.payload);
-    count::protocol(packet.transport.protocol, size);
-    let matched = rules::matching::<F>(ctx, packet.source, &packet.transport);
-    if !matches!(matched, Match::Nothing) && guard::passes(packet) {
-        count::verdict(verdict::GUARDED, size);
-    } else if let Match::Single(record) = matched {
-        tell::met_single(ctx, packet, record, size);
-        count::verdict(verdict::DROPPED, size);
+    count::protocol(totals, packet.transport.protocol, size);
+    let near = F::around(lookup, packet.source);
+    if near != 0 && meets(ctx, totals, lookup, packet, near, size) {
         return true;
-    } else if let Match::Drop(rule) = matched {
-        tell::met(ctx, packet, rule, 0, size);
-        count::hit(rule.slot, size);
-        count::verdict(verdict::DROPPED, size);
-        return true;
-    } else if let Match::Monitor(rule) = matched {
-        tell::met(ctx, packet, rule, MONITOR_SLOT, size);
-        count::hit(rule.slot, size);
-        count::verdict(verdict::MONITORED, size);
     }
     if packet.transport.syn() {
-        count::connection(packet.transport.port);
+        count::connection(packet.transport.port());
     }
-    detect::passed(ctx, packet);
-    pass(size)
+    detect::passed(ctx, lookup, packet);
+    count::verdict(totals, verdict::PASSED, size);
+    false
+}
+
+/// Whether a packet near rules is dropped; counts what it meets.
+#[inline(always)]
+fn meets<F: Family>(
+    ctx: &impl Context,
+    totals: *mut Totals,
+    lookup: &Lookup,
+    packet: &Packet<F>,
+    near: u64,
+    size: Tally,
+) -> bool {
+    let single = rules::single::<F>(lookup, packet.source, near);
+    let found = match single {
+        Some(_) => rules::DROP,
+        None => rules::matching(ctx, lookup, near, packet),
+    };
+    if found == 0 {
+        return false;
+    }
+    if guard::passes(lookup, packet) {
+        count::verdict(totals, verdict::GUARDED, size);
+        return false;
+    }
+    let epoch = lookup.epoch as u32;
+    if let Some(record) = single {
+        tell::met_single(ctx, epoch, packet, record, size);
+        count::verdict(totals, verdict::DROPPED, size);
+        return true;
+    }
+    let (rule, drops) = (rules::counted(found), rules::drops(found));
+    let (kind, verdict) =
+        if drops { (0, verdict::DROPPED) } else { (MONITOR_SLOT, verdict::MONITORED) };
+    tell::met(ctx, epoch, packet, rule, kind, size);
+    count::hit(rule.slot, size);
+    count::verdict(totals, verdict, size);
+    drops
 }
 
 #[inline(always)]
-fn pass(size: Tally) -> bool {
-    count::verdict(verdict::PASSED, size);
+fn pass_unread(ctx: &impl Context, malformed: bool) -> bool {
+    let size = ctx.size();
+    let Some(totals) = count::own() else { return false };
+    if malformed {
+        count::verdict(totals, verdict::MALFORMED, size);
+    }
+    count::verdict(totals, verdict::PASSED, size);
     false
 }
 

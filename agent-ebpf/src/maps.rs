@@ -7,7 +7,7 @@ use agent_records::detect::{
 use agent_records::lookup::{Bucket, EXACT_WORDS, Lookup, MAX_INTERFACES, Record};
 use agent_records::{
     Crowd, Cycle, InterfaceName, MAX_TALKERS, MAX_UPLINKS, Pace, RING_BYTES, Range, Retired,
-    Talker, TalkerKey, Tally, Told, Uplink, verdict,
+    Talker, TalkerKey, Tally, Told, Totals, Uplink,
 };
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
@@ -34,12 +34,9 @@ pub static RECORDS: Array<Record> = Array::pinned(1, BPF_F_MMAPABLE);
 /// What rules met, by slot.
 #[map(name = "hits")]
 pub static HITS: Array<Tally> = Array::pinned(1, 0);
-/// By verdict.
-#[map(name = "verdicts")]
-pub static VERDICTS: PerCpuArray<Tally> = PerCpuArray::pinned(verdict::COUNT, 0);
-/// By IP protocol number.
-#[map(name = "protocols")]
-pub static PROTOCOLS: PerCpuArray<Tally> = PerCpuArray::pinned(256, 0);
+/// By verdict and by IP protocol number.
+#[map(name = "totals")]
+pub static TOTALS: PerCpuArray<Totals> = PerCpuArray::pinned(2, 0);
 /// Passed TCP connection attempts by destination port.
 #[map(name = "connections")]
 pub static CONNECTIONS: Array<u64> = Array::pinned(65_536, 0);
@@ -49,7 +46,7 @@ pub static TALKERS: LruHashMap<TalkerKey, Talker> = LruHashMap::pinned(MAX_TALKE
 /// How much is told, by slot.
 #[map(name = "paces")]
 pub static PACES: Array<Pace> = Array::pinned(1, 0);
-/// The cycle of telling.
+/// The cycle of telling. For user space alone; the program has the cycle's number in the lookup.
 #[map(name = "cycle")]
 pub static CYCLE: Array<Cycle> = Array::pinned(1, 0);
 /// What is told at once.

@@ -57,6 +57,8 @@ pub enum Kind {
     Unknown,
     /// Another protocol.
     Other,
+    /// The same: IPv6 neighbour or router discovery from this very link (RFC 4861).
+    Neighbour,
 }
 
 /// What an IP packet carries.
@@ -65,30 +67,18 @@ pub struct Transport {
     pub kind: Kind,
     /// IP protocol number; of an unknown one the last that could be read.
     pub protocol: u8,
-    /// Source port, where there are ports.
-    pub source_port: u16,
-    /// Destination port, where there are ports.
-    pub port: u16,
+    /// Source port and below it destination port, where there are ports; else 0.
+    pub ports: u32,
     /// The flags byte of a TCP header; [`NO_FLAGS`] where there is none, or none to read.
     flags: u16,
     /// Where the payload of TCP or UDP begins in the frame, where there are ports; else 0.
     pub payload: usize,
-    /// IPv6 neighbour or router discovery from this very link (RFC 4861).
-    pub neighbour: bool,
 }
 
 impl Transport {
     #[inline(always)]
     fn bare(kind: Kind, protocol: u8) -> Self {
-        Self {
-            kind,
-            protocol,
-            source_port: 0,
-            port: 0,
-            flags: NO_FLAGS,
-            payload: 0,
-            neighbour: false,
-        }
+        Self { kind, protocol, ports: 0, flags: NO_FLAGS, payload: 0 }
     }
 
     #[inline(always)]
@@ -102,30 +92,36 @@ impl Transport {
 
     #[inline(always)]
     fn read(ctx: &impl Context, offset: usize, protocol: u8) -> Self {
-        if protocol != TCP && protocol != UDP {
-            return Self::bare(Kind::Other, protocol);
-        }
-        let Some(ports) = within(ctx, offset, 4) else {
-            return Self::bare(Kind::Opaque, protocol);
-        };
-        // SAFETY: within the frame, as was just checked.
-        let (source_port, port) = unsafe { (load16(ports, 0), load16(ports, 2)) };
-        let (header, flags) = if protocol == UDP {
-            (8, NO_FLAGS)
+        // Nearly all packets are TCP with all that is asked for.
+        let (ports, header, flags) = if protocol == TCP
+            && let Some(start) = within(ctx, offset, 14)
+        {
+            // SAFETY: within the frame, as was just checked.
+            let (ports, more) = unsafe { (load32::<0>(start), load16::<12>(start)) };
+            (ports, usize::from(more as u8 >> 4) * 4, more >> 8)
+        } else if protocol == TCP || protocol == UDP {
+            let Some(start) = within(ctx, offset, 4) else {
+                return Self::bare(Kind::Opaque, protocol);
+            };
+            // SAFETY: as above.
+            (unsafe { load32::<0>(start) }, if protocol == UDP { 8 } else { 0 }, NO_FLAGS)
         } else {
-            let bytes = read::<[u8; 2]>(ctx, offset + 12);
-            bytes
-                .map_or((0, NO_FLAGS), |[first, flags]| (usize::from(first >> 4) * 4, flags.into()))
+            return Self::bare(Kind::Other, protocol);
         };
-        Self {
-            kind: Kind::Ports,
-            protocol,
-            source_port: u16::from_be(source_port),
-            port: u16::from_be(port),
-            flags,
-            payload: offset + header,
-            neighbour: false,
-        }
+        let (kind, ports, payload) = (Kind::Ports, u32::from_be(ports), offset + header);
+        Self { kind, protocol, ports, flags, payload }
+    }
+
+    /// Source port, where there are ports.
+    #[inline(always)]
+    pub fn source_port(&self) -> u16 {
+        (self.ports >> 16) as u16
+    }
+
+    /// Destination port, where there are ports.
+    #[inline(always)]
+    pub fn port(&self) -> u16 {
+        self.ports as u16
     }
 
     /// A TCP connection attempt: SYN without ACK.
@@ -144,7 +140,9 @@ impl Transport {
 /// Reads a frame.
 #[inline(always)]
 pub fn parse(ctx: &impl Context) -> Frame {
-    let Some(mut ethertype) = read_u16(ctx, 12) else { return Frame::Malformed };
+    let Some(start) = within(ctx, 0, 14) else { return Frame::Malformed };
+    // SAFETY: within the frame, as was just checked.
+    let mut ethertype = u16::from_be(unsafe { load16::<12>(start) });
     let mut offset = 14;
     for _ in 0..MAX_VLAN_TAGS {
         if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_SERVICE_VLAN {
@@ -172,7 +170,7 @@ pub fn parse_network(ctx: &impl Context, ethertype: u16, offset: usize) -> Frame
 fn parse_v4(ctx: &impl Context, offset: usize) -> Option<Packet<V4>> {
     let header = within(ctx, offset, 20)?;
     // SAFETY: within the header, here and below.
-    let first = unsafe { load16(header, 0) };
+    let first = unsafe { load16::<0>(header) };
     let header_len = usize::from(first as u8 & 0x0f) * 4;
     if first as u8 >> 4 != 4 || header_len < 20 {
         return None;
@@ -181,7 +179,7 @@ fn parse_v4(ctx: &impl Context, offset: usize) -> Option<Packet<V4>> {
     read::<u8>(ctx, offset + header_len - 1)?;
     // SAFETY: as above.
     let (fragment, protocol, source) =
-        unsafe { (load16(header, 6), load16(header, 8) >> 8, load32(header, 12)) };
+        unsafe { (load16::<6>(header), load16::<8>(header) >> 8, load32::<12>(header)) };
     let (source, protocol) = (u32::from_be(source), protocol as u8);
     let transport = if u16::from_be(fragment) & 0x1fff == 0 {
         Transport::read(ctx, offset + header_len, protocol)
@@ -189,7 +187,7 @@ fn parse_v4(ctx: &impl Context, offset: usize) -> Option<Packet<V4>> {
         Transport::fragment(protocol)
     };
     // SAFETY: as above.
-    let end = offset + usize::from(u16::from_be(unsafe { load16(header, 2) }));
+    let end = offset + usize::from(u16::from_be(unsafe { load16::<2>(header) }));
     Some(Packet { source, start: offset, end, transport })
 }
 
@@ -198,7 +196,8 @@ fn parse_v4(ctx: &impl Context, offset: usize) -> Option<Packet<V4>> {
 fn parse_v6(ctx: &impl Context, offset: usize) -> Option<Packet<V6>> {
     let header = within(ctx, offset, 40)?;
     // SAFETY: within the header.
-    let (start, high, low) = unsafe { (load64(header, 0), load64(header, 8), load64(header, 16)) };
+    let (start, high, low) =
+        unsafe { (load64::<0>(header), load64::<8>(header), load64::<16>(header)) };
     let start = start.to_ne_bytes();
     if start[0] >> 4 != 6 {
         return None;
@@ -214,6 +213,9 @@ fn parse_v6(ctx: &impl Context, offset: usize) -> Option<Packet<V6>> {
 /// Follows the extension headers (RFC 8200, 4; RFC 7045) to the transport.
 #[inline(always)]
 fn walk(ctx: &impl Context, start: usize, first: u8, hop_limit: u8) -> Transport {
+    if first == TCP || first == UDP {
+        return Transport::read(ctx, start, first);
+    }
     let (mut offset, mut next) = (start, first);
     for _ in 0..MAX_EXTENSION_HEADERS {
         if !is_extension(next) {
@@ -248,8 +250,8 @@ fn walk(ctx: &impl Context, start: usize, first: u8, hop_limit: u8) -> Transport
     }
     offset = bounded(offset);
     let mut transport = Transport::read(ctx, offset, next);
-    if next == ICMPV6 && hop_limit == 255 {
-        transport.neighbour = matches!(read::<u8>(ctx, offset), Some(133..=136));
+    if next == ICMPV6 && hop_limit == 255 && matches!(read::<u8>(ctx, offset), Some(133..=136)) {
+        transport.kind = Kind::Neighbour;
     }
     transport
 }
@@ -267,7 +269,23 @@ fn is_extension(protocol: u8) -> bool {
 fn read_u16(ctx: &impl Context, offset: usize) -> Option<u16> {
     let start = within(ctx, offset, 2)?;
     // SAFETY: within the frame, as was just checked.
-    Some(u16::from_be(unsafe { load16(start, 0) }))
+    Some(u16::from_be(unsafe { load16::<0>(start) }))
+}
+
+/// As it stands there.
+#[inline(always)]
+pub fn read32(ctx: &impl Context, offset: usize) -> Option<u32> {
+    let start = within(ctx, offset, 4)?;
+    // SAFETY: within the frame, as was just checked.
+    Some(unsafe { load32::<0>(start) })
+}
+
+/// As it stands there.
+#[inline(always)]
+pub fn read64(ctx: &impl Context, offset: usize) -> Option<u64> {
+    let start = within(ctx, offset, 8)?;
+    // SAFETY: within the frame, as was just checked.
+    Some(unsafe { load64::<0>(start) })
 }
 
 /// The place of some bytes of the frame, if it has them.
@@ -277,21 +295,23 @@ fn within(ctx: &impl Context, offset: usize, bytes: usize) -> Option<usize> {
     if start + bytes > ctx.data_end() { None } else { Some(start) }
 }
 
-/// Loads that the compiler would make of single bytes, because it knows no alignment.
+/// Loads that the compiler would make of single bytes, because it knows no alignment, and with the place in
+/// the instruction.
 macro_rules! load {
     ($name:ident, $type:ty, $instruction:literal) => {
         /// # Safety
         ///
         /// The bytes are within the frame.
         #[inline(always)]
-        unsafe fn $name(start: usize, offset: usize) -> $type {
+        unsafe fn $name<const OFFSET: usize>(start: usize) -> $type {
             let value: u64;
             // SAFETY: the caller's promise; the verifier checks it again.
             unsafe {
                 asm!(
                     $instruction,
                     out(reg) value,
-                    in(reg) start + offset,
+                    in(reg) start,
+                    const OFFSET,
                     options(pure, readonly, nostack, preserves_flags)
                 );
             }
@@ -300,13 +320,13 @@ macro_rules! load {
     };
 }
 
-load!(load16, u16, "{0} = *(u16 *)({1} + 0)");
-load!(load32, u32, "{0} = *(u32 *)({1} + 0)");
-load!(load64, u64, "{0} = *(u64 *)({1} + 0)");
+load!(load16, u16, "{0} = *(u16 *)({1} + {2})");
+load!(load32, u32, "{0} = *(u32 *)({1} + {2})");
+load!(load64, u64, "{0} = *(u64 *)({1} + {2})");
 
 /// Reads from the linear part of the frame; drivers put far more than headers there.
 #[inline(always)]
-pub fn read<T: Copy>(ctx: &impl Context, offset: usize) -> Option<T> {
+fn read<T: Copy>(ctx: &impl Context, offset: usize) -> Option<T> {
     let start = ctx.data() + offset;
     if start + size_of::<T>() > ctx.data_end() {
         return None;

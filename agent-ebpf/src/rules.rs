@@ -6,23 +6,12 @@
 use crate::context::Context;
 use crate::family::Family;
 use crate::lookup;
-use crate::packet::{Kind, Transport};
-use agent_records::lookup::Record;
-use agent_records::lookup::{GUARD, INTERFACE, block, kind, protocol as protocol_bits};
-use agent_records::{Entry, FOREVER, TCP, UDP};
+use crate::packet::{Kind, Packet};
+use agent_records::lookup::{
+    GUARD, INTERFACE, Lookup, Record, block, kind, near, protocol as protocol_bits,
+};
+use agent_records::{FOREVER, TCP, UDP};
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
-
-/// What the rules say of a packet.
-pub enum Match {
-    /// Nothing.
-    Nothing,
-    /// An unexpired monitor matches, and no unexpired drop: the most specific one.
-    Monitor(Counted),
-    /// An unexpired drop matches: the most specific one.
-    Drop(Counted),
-    /// The same of a rule about one address and every packet, which counts in its record.
-    Single(*mut Record),
-}
 
 /// The rule that a packet counts on.
 #[derive(Clone, Copy)]
@@ -38,24 +27,25 @@ pub struct Counted {
 const NAMES: u32 = 32;
 const PREFIX_LEN: u32 = 38;
 const MONITOR: u64 = 1 << 46;
-const DROP: u64 = 1 << 47;
+/// It drops.
+pub const DROP: u64 = 1 << 47;
 
-/// What the rules say of a packet.
+/// What the rules near a source say of a packet, but those of [`single`]: 0 for nothing, or else a
+/// [drop](drops) or a monitor, and [`counted`].
 #[inline(always)]
-pub fn matching<F: Family>(ctx: &impl Context, source: F::Address, transport: &Transport) -> Match {
-    let near = F::around(source);
-    if near == 0 {
-        return Match::Nothing;
-    }
-    if let Some(record) = single::<F>(source, near) {
-        return Match::Single(record);
-    }
+pub fn matching<F: Family>(
+    ctx: &impl Context,
+    lookup: &Lookup,
+    near: u64,
+    packet: &Packet<F>,
+) -> u64 {
+    let (source, transport) = (packet.source, &packet.transport);
     let mut found = F::search(source, near, 0, kind::ANY);
-    if has_others::<F>(near) {
+    if has_others::<F>(lookup, near) {
         let ifindex = ctx.interface();
         let service = match transport.kind {
-            Kind::Other => 0,
-            Kind::Ports => service(transport.protocol, transport.port),
+            Kind::Other | Kind::Neighbour => 0,
+            Kind::Ports => service(transport.protocol, transport.port()),
             Kind::Opaque => portless(transport.protocol),
             Kind::Unknown => portless(TCP),
         };
@@ -65,38 +55,36 @@ pub fn matching<F: Family>(ctx: &impl Context, source: F::Address, transport: &T
             found = larger(found, F::others(source, near, portless(UDP), ifindex));
         }
     }
-    let counted = Counted { slot: found as u32, prefix_len: (found >> PREFIX_LEN) as u32 & 0xff };
-    if found & DROP != 0 {
-        Match::Drop(counted)
-    } else if found & MONITOR != 0 {
-        Match::Monitor(counted)
-    } else {
-        Match::Nothing
-    }
+    found
 }
 
-/// Most rules are of one address and for every packet: those are asked without a call, which costs as
-/// much as the asking. Where such an address has a rule of another kind too, that comes first.
+/// The record of the unexpired drop of a source and every packet. Most rules are such: they are asked
+/// without a call, which costs as much as the asking. Not where such an address may have a rule of another
+/// kind too: that comes first.
 #[inline(always)]
-fn single<F: Family>(source: F::Address, near: u64) -> Option<*mut Record> {
-    let masks = lookup::masks()?;
-    let lengths = F::lengths(near, 0);
-    if masks[F::ANY as usize] & lengths & !masks[F::OTHER as usize] & 1 == 0 {
+pub fn single<F: Family>(lookup: &Lookup, source: F::Address, near: u64) -> Option<*mut Record> {
+    // The longest prefixes are of the first bit.
+    if near & lookup.near[F::FAMILY] >> near::SINGLE & 1 == 0 {
         return None;
     }
-    let (entry, record) = F::single(source)?;
-    is_ahead(entry.drop_until).then_some(record)
+    let record = F::single(lookup, source)?;
+    is_ahead(lookup::drop_until(record)).then_some(record)
 }
 
 /// Whether rules of a service or an interface may be near.
 #[inline(always)]
-fn has_others<F: Family>(near: u64) -> bool {
-    let Some(masks) = lookup::masks() else { return false };
+fn has_others<F: Family>(lookup: &Lookup, near: u64) -> bool {
     let mut lengths = 0;
     for word in 0..F::WORDS {
-        lengths |= masks[(F::OTHER + word) as usize] & F::lengths(near, word);
+        lengths |= lookup.masks[(F::OTHER + word) as usize] & F::lengths(near, word);
     }
     lengths != 0
+}
+
+/// The rule that counts a packet that found this.
+#[inline(always)]
+pub fn counted(found: u64) -> Counted {
+    Counted { slot: found as u32, prefix_len: (found >> PREFIX_LEN) as u32 & 0xff }
 }
 
 /// Whether what was found is a drop.
@@ -214,8 +202,9 @@ fn all(bits: u64) -> u64 {
 
 /// What one rule says: its unexpired drop, or else its unexpired monitor, or nothing.
 #[inline(always)]
-pub fn said(found: Option<(Entry, *mut Record)>) -> u64 {
-    let Some((entry, _)) = found else { return 0 };
+pub fn said(found: Option<(u32, *mut Record)>) -> u64 {
+    let Some((_, record)) = found else { return 0 };
+    let entry = lookup::said(record);
     if is_ahead(entry.drop_until) {
         DROP | u64::from(entry.drop_slot)
     } else if is_ahead(entry.monitor_until) {

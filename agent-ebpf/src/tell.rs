@@ -7,13 +7,12 @@
 use crate::context::Context;
 use crate::count;
 use crate::family::Family;
+use crate::lookup;
 use crate::maps;
 use crate::packet::{Kind, Packet};
 use crate::rules::Counted;
 use agent_records::lookup::{Record, Seen};
-use agent_records::{
-    Crowd, Cycle, MAX_SIGHTED, QUIET_CYCLES, Sighting, Talker, TalkerKey, Tally, has,
-};
+use agent_records::{Crowd, MAX_SIGHTED, QUIET_CYCLES, Sighting, Talker, TalkerKey, Tally, has};
 use aya_ebpf::bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use core::mem::MaybeUninit;
@@ -31,12 +30,12 @@ const UNKNOWN: Known = Known { before: Tally { packets: 0, bytes: 0 }, epoch: 0 
 #[inline(always)]
 pub fn met<F: Family>(
     ctx: &impl Context,
+    epoch: u32,
     packet: &Packet<F>,
     rule: Counted,
     kind: u32,
     size: Tally,
 ) {
-    let Some(&Cycle { epoch, .. }) = maps::CYCLE.get(0) else { return };
     let Some(pace) = maps::PACES.get_ptr_mut(rule.slot) else { return };
     // SAFETY: a checked pointer into a map's value. Other CPUs write there too, and the worst of it is
     // a sighting more.
@@ -71,7 +70,7 @@ pub fn met<F: Family>(
     let source_is_news = rule.prefix_len != F::MAX_LEN && is_news(known.epoch);
     let wakeup =
         if is_news(last) || source_is_news { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
-    sight(ctx, packet, rule.slot | kind, known.before, size, u64::from(wakeup));
+    sight(ctx, epoch, packet, rule.slot | kind, known.before, size, u64::from(wakeup));
 }
 
 /// A packet met a rule that counts in its record, and is counted. A record belongs to the CPU that saw the
@@ -79,32 +78,29 @@ pub fn met<F: Family>(
 #[inline(always)]
 pub fn met_single<F: Family>(
     ctx: &impl Context,
+    epoch: u32,
     packet: &Packet<F>,
     record: *mut Record,
     size: Tally,
 ) {
-    let Some(&Cycle { epoch, .. }) = maps::CYCLE.get(0) else { return };
     // SAFETY: a helper without arguments.
     let mark = Seen::mark(unsafe { bpf_get_smp_processor_id() }, epoch);
     // SAFETY: a checked pointer into a map's value.
-    let (seen, slot) =
-        unsafe { (&raw mut (*record).seen, read_volatile(&raw const (*record).entry.drop_slot)) };
+    let seen = unsafe { &raw mut (*record).seen };
     // SAFETY: as above.
-    let mut owns = unsafe { read_volatile(&raw const (*seen).mark) } == mark;
-    if !owns {
+    if unsafe { read_volatile(&raw const (*seen).mark) } != mark {
+        let slot = lookup::said(record).drop_slot;
         // SAFETY: as above.
-        let (first, wakeup);
-        (owns, first, wakeup) = unsafe { first_in_cycle(seen, slot, mark, epoch) };
+        let (owns, first, wakeup) = unsafe { first_in_cycle(seen, slot, mark, epoch) };
         if first {
-            sight(ctx, packet, slot, UNKNOWN.before, size, u64::from(wakeup));
+            sight(ctx, epoch, packet, slot, UNKNOWN.before, size, u64::from(wakeup));
+        }
+        if !owns {
+            return count::hit(slot, size);
         }
     }
-    if owns {
-        // SAFETY: as above.
-        unsafe { count::single(seen, slot, size) };
-    } else {
-        count::hit(slot, size);
-    }
+    // SAFETY: as above; it is this CPU's.
+    unsafe { count::single(record, size) };
 }
 
 /// Bits of a cycle's number in a mark.
@@ -178,17 +174,14 @@ fn again(key: &TalkerKey, epoch: u32, size: Tally) -> Option<Known> {
 #[inline(always)]
 fn sight<F: Family>(
     ctx: &impl Context,
+    epoch: u32,
     packet: &Packet<F>,
     slot: u32,
     before: Tally,
     size: Tally,
     wakeup: u64,
 ) {
-    let (Some(crowd), Some(&Cycle { epoch, .. })) =
-        (maps::CROWDS.get_ptr_mut(0), maps::CYCLE.get(0))
-    else {
-        return;
-    };
+    let Some(crowd) = maps::CROWDS.get_ptr_mut(0) else { return };
     // SAFETY: a checked pointer into this CPU's own value.
     let crowd = unsafe { &mut *crowd };
     if crowd.pause > 0 && crowd.epoch == epoch {
@@ -223,15 +216,19 @@ fn sight<F: Family>(
         bytes: size.bytes / size.packets,
         before,
         source: F::mapped(packet.source),
-        destination,
+        destination: [0; 16],
         slot,
         ifindex: ctx.interface(),
-        source_port: transport.source_port,
-        port: transport.port,
+        source_port: transport.source_port(),
+        port: transport.port(),
         protocol: transport.protocol,
         tcp_flags,
         has: known,
         zero: 0,
     });
+    // SAFETY: as large, and aligned as words are.
+    unsafe {
+        (&raw mut (*sighting.as_mut_ptr()).destination).cast::<[u64; 2]>().write(destination);
+    }
     entry.submit(wakeup);
 }

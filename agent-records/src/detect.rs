@@ -25,15 +25,11 @@ pub const ALARM_BYTES: u32 = 64 * 1024;
 /// In [`Handshakes::watched`]: looked at in this window, and nothing wrong.
 pub const CLEARED: u32 = u32::MAX;
 
-/// What is detected and how, in the one element of an array. User space writes all but `suspects`, which
-/// both do.
+/// What is detected and how, in the one element of an array. Whether anything is, and at which ports
+/// handshakes are looked at, is in [`crate::lookup::Lookup`].
 #[repr(C, align(64))]
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// 0 when no attempt is looked at.
-    pub on: u64,
-    /// The last six bits of destination ports whose handshakes are looked at.
-    pub suspects: u64,
     /// Distinct ports of a source from which on it scans.
     pub scan_ports: u32,
     /// Within so many ticks; 0 for not at all, here and below.

@@ -62,6 +62,28 @@ pub struct Tally {
     pub bytes: u64,
 }
 
+/// What is counted of all packets; each CPU has its own.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// By [`verdict`].
+    pub verdicts: [Tally; verdict::COUNT],
+    /// By IP protocol number.
+    pub protocols: [Tally; 256],
+}
+
+impl Totals {
+    /// Nothing was counted.
+    pub const ZERO: Self = Self {
+        verdicts: [Tally { packets: 0, bytes: 0 }; verdict::COUNT],
+        protocols: [Tally { packets: 0, bytes: 0 }; 256],
+    };
+    /// Place of what the programs count.
+    pub const NOW: u32 = 0;
+    /// Place of what those of the layout before counted, on any CPU.
+    pub const BEFORE: u32 = 1;
+}
+
 /// Key of a source that a wide prefix meets.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -235,17 +257,17 @@ pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
 /// Indexes of the verdict counters.
 pub mod verdict {
     /// Passed, for whatever reason.
-    pub const PASSED: u32 = 0;
+    pub const PASSED: usize = 0;
     /// Dropped.
-    pub const DROPPED: u32 = 1;
+    pub const DROPPED: usize = 1;
     /// Passed and counted by a monitor action.
-    pub const MONITORED: u32 = 2;
+    pub const MONITORED: usize = 2;
     /// Passed by the guard although a rule matched.
-    pub const GUARDED: u32 = 3;
+    pub const GUARDED: usize = 3;
     /// Passed because no source address could be read.
-    pub const MALFORMED: u32 = 4;
+    pub const MALFORMED: usize = 4;
     /// How many there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: usize = 5;
 }
 
 /// Indexes into the words that say which prefix lengths have rules.
@@ -271,7 +293,7 @@ mod user {
 
     use super::{
         Crowd, Cycle, Entry, InterfaceName, Pace, Range, Retired, Sighting, Talker, TalkerKey,
-        Tally, Told, Uplink,
+        Tally, Told, Totals, Uplink,
     };
     use super::{counters, detect, trace};
 
@@ -285,6 +307,8 @@ mod user {
     unsafe impl aya::Pod for Entry {}
     // SAFETY: repr(C), integers only, and no padding: 8 + 8 bytes.
     unsafe impl aya::Pod for Tally {}
+    // SAFETY: repr(C), integers only, and no padding: 5 and 256 times 16 bytes.
+    unsafe impl aya::Pod for Totals {}
     // SAFETY: repr(C), integers only, and no padding: 24 + 8 bytes.
     unsafe impl aya::Pod for Range {}
     // SAFETY: repr(C), integers only, and no padding: 16 bytes.

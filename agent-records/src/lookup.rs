@@ -2,9 +2,11 @@
 //! same time and without locks.
 //!
 //! A packet first asks the *filter* of its family, one bit pattern in one word, whether any rule is
-//! near its source; nearly every packet that no rule is about ends there. Then the *index*: buckets of
-//! one cache line each with fingerprints of keys, two buckets a key, which say where its *record* is.
-//! Only the record decides: it holds the whole key.
+//! near its source; nearly every packet that no rule is about ends there. A rule about one address and
+//! every packet has its *record* at *home*, a place that follows from the address, if that was free: the
+//! processor loads it while it still waits for the filter. All others are found by the *index*: buckets of
+//! one cache line each with fingerprints of keys, two buckets a key, which say where its record is. Only
+//! the record decides: it holds the whole key. A record never moves, because packets are counted in it.
 //!
 //! The index has two halves. It grows, and gets another seed, by building the other half and then
 //! changing the one word that says which half counts. The filter's sizes lie one behind the other: the
@@ -46,6 +48,16 @@ pub struct Lookup {
     pub filter6: u64,
     /// Which prefix lengths have rules; see [`crate::mask`].
     pub masks: [u64; crate::mask::COUNT as usize],
+    /// What can be near, of IPv4 and of IPv6; see [`near`].
+    pub near: [u64; 2],
+    /// Number of the records that are homes, a multiple of [`HOMES`].
+    pub homes: u64,
+    /// Number of the cycle of telling.
+    pub epoch: u64,
+    /// 0 when no connection attempt is looked at; see [`crate::detect`].
+    pub detects: u64,
+    /// The last six bits of destination ports whose handshakes are looked at. The program writes it too.
+    pub suspects: u64,
     /// What always passes; see [`Guarded`].
     pub guarded: Guarded,
     /// Secret of the filters.
@@ -70,12 +82,28 @@ pub struct Lookup {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Guarded {
-    /// The first six bits of hashes of IPv4 and of IPv6 prefixes that the filter tells of; see [`guard_bit`].
+    /// Bits of the hashes of IPv4 and of IPv6 prefixes that the filter tells of; see [`guard_bit`].
     pub prefixes: [u64; 2],
     /// The last six bits of destination ports.
     pub ports: u64,
     /// The last six bits of source ports of uplinks.
     pub uplinks: u64,
+}
+
+/// Bits of what is, or can be, near a source: of a rule, and [`near::GUARD`] places above of a guard
+/// entry. Below are those of the classes of the filter, in their order.
+pub mod near {
+    /// An IPv4 prefix that the filter tells of.
+    pub const LONG: u32 = 0;
+    /// A shorter one.
+    pub const SHORT: u32 = 1;
+    /// An IPv6 prefix of no class.
+    pub const WIDE: u32 = 3;
+    /// There are rules about one address and every packet, and none of another kind about one address. It is
+    /// told only of what can be near.
+    pub const SINGLE: u32 = 4;
+    /// Where those of guard entries begin.
+    pub const GUARD: u32 = 8;
 }
 
 /// Kinds of keys. Each has its own prefix lengths, so that no packet asks for what no rule is about.
@@ -182,6 +210,10 @@ impl Seen {
 impl Key {
     /// In the rest of a key: no packet looks for it any more, and what it counted is not told to the end.
     pub const GONE: u64 = 1 << 63;
+    /// The rest of the key of a rule about one IPv4 address and every packet.
+    pub const SINGLE4: u64 = Self::rest(4, 32, 0);
+    /// The same of IPv6.
+    pub const SINGLE6: u64 = Self::rest(6, 128, 0);
 
     /// The rest of a key; what it is about has everything but version and prefix length.
     #[inline(always)]
@@ -243,6 +275,18 @@ impl Seed {
         )
     }
 
+    /// Hash of a single IPv4 address.
+    #[inline(always)]
+    pub const fn single4(&self, address: u64) -> u64 {
+        self.hash1(address)
+    }
+
+    /// Hash of a single IPv6 address.
+    #[inline(always)]
+    pub const fn single6(&self, high: u64, low: u64) -> u64 {
+        self.hash6(high, low, 0)
+    }
+
     /// Hash of one word.
     #[inline(always)]
     pub const fn hash1(&self, word: u64) -> u64 {
@@ -272,11 +316,29 @@ pub const fn place(hash: u64, order: u32) -> (u32, u32, u32) {
     (print, first, first ^ other)
 }
 
-/// Where a hash is in a filter of an order: the word, counted from the filter's start, and its bits.
+/// Records that can be the home of an address, side by side; a power of two.
+pub const HOMES: u32 = 4;
+
+/// The first home of an address with that hash, of so many records. The numbers of the others differ in the
+/// last bits.
+#[inline(always)]
+pub const fn home(hash: u64, homes: u64) -> u32 {
+    ((hash >> 32).wrapping_mul(homes) >> 32) as u32
+}
+
+/// Where a hash is in a filter of an order: the word, counted from the filter's start, and the places of
+/// its bits.
+#[inline(always)]
+pub const fn places(hash: u64, order: u32) -> (u32, [u64; 3]) {
+    let word = (hash >> (64 - order)) as u32 | 1 << order;
+    (word, [hash >> 20 & 63, hash >> 26 & 63, hash >> 32 & 63])
+}
+
+/// The same with the bits themselves.
 #[inline(always)]
 pub const fn bits(hash: u64, order: u32) -> (u32, u64) {
-    let word = (hash >> (64 - order)) as u32 | 1 << order;
-    (word, 1 << (hash >> 20 & 63) | 1 << (hash >> 26 & 63) | 1 << (hash >> 32 & 63))
+    let (word, [a, b, c]) = places(hash, order);
+    (word, 1 << a | 1 << b | 1 << c)
 }
 
 /// What an IPv4 prefix of [`LONG4`] bits or more has in common with every source in it: the word that
@@ -293,10 +355,10 @@ pub const fn near6(high: u64, class: u32) -> u64 {
     high >> (64 - class) | (64 - class as u64) << 56
 }
 
-/// Bit of a guard entry's hash in [`Guarded::prefixes`].
+/// Bit in [`Guarded::prefixes`] of a guard entry whose prefix, as a rule's, has that hash.
 #[inline(always)]
 pub const fn guard_bit(hash: u64) -> u64 {
-    1 << (hash >> 58)
+    1 << (hash >> 40 & 63)
 }
 
 /// The aligned block of 2 to the `16 - len` ports that a port is in. A block of length 16 is the port

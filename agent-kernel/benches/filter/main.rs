@@ -23,9 +23,10 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|it| it != "--bench").collect();
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word));
     if wanted("lookup") {
-        let largest = words.iter().find_map(|word| word.parse().ok()).unwrap_or(u32::MAX);
+        let sizes: Vec<u32> = words.iter().filter_map(|word| word.parse().ok()).collect();
+        let sizes = if sizes.is_empty() { SIZES.to_vec() } else { sizes };
         for family in [Family::V4, Family::V6] {
-            lookups(&world, family, largest);
+            lookups(&world, family, &sizes);
         }
     }
     if wanted("detection") {
@@ -49,13 +50,13 @@ pub(crate) fn median(figures: &mut [f64]) -> f64 {
 }
 
 /// Every program with lists of each size, miss and hit, in nanoseconds above an empty program.
-fn lookups(world: &World, family: Family, largest: u32) {
+fn lookups(world: &World, family: Family, sizes: &[u32]) {
     println!("\nns above an empty program: a random {family} source, miss / hit");
     println!(
         "{:<12}{:>16}{:>16}{:>16}{:>16}{:>22}",
         "entries", "parse", "hash", "trie", "kctl", "kctl takes of hash"
     );
-    for size in SIZES.into_iter().filter(|size| *size <= largest) {
+    for size in sizes.iter().copied() {
         let list = List::singles(family, size);
         let mut peers = Peers::load(size, &list);
         let (filter, took) = world.filled(&list);

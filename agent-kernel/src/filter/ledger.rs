@@ -42,6 +42,12 @@ struct Leaving {
     cycles: u32,
 }
 
+/// Counters for two actions of so many entries, and of some whose rules are gone and not told to the end.
+pub(super) fn slots(max_entries: u32) -> u32 {
+    let rules = max_entries.saturating_add(max_entries / 8).saturating_add(64);
+    rules.saturating_mul(2)
+}
+
 /// A slot that is nobody's.
 const NOBODY: u32 = u32::MAX;
 /// A packet that found a rule just before it went is counted by the second cycle after that.

@@ -5,19 +5,20 @@
 //! both layouts have alike is one map under two names, so no count is lost, whichever program counts.
 //! An open that ends midway is done again by the next.
 
+use super::ledger::sum;
 use super::pins::{Pin, Pins};
 use super::record;
 use super::table::{Pinned, object};
 use super::{Protocol, Rule, RuleKey};
 use crate::Error;
 use agent_records::lookup::{self, Key};
-use agent_records::{Entry, NO_SLOT, Told};
+use agent_records::{Entry, NO_SLOT, Tally, Told, Totals};
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{Map, MapData};
+use aya::maps::{Map, MapData, PerCpuArray};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Maps that only the old layout has, or has in another form.
-const REPLACED: [&str; 11] = [
+const REPLACED: [&str; 13] = [
     "lookup",
     "filter4",
     "filter6",
@@ -29,6 +30,8 @@ const REPLACED: [&str; 11] = [
     "guard_ports",
     "told",
     "unsighted",
+    "verdicts",
+    "protocols",
 ];
 /// A key, an entry, and zeros.
 type OldRecord = [u64; 8];
@@ -98,6 +101,30 @@ impl Old {
             false => Vec::new(),
         };
         Ok(Carried { entries, told })
+    }
+
+    /// What its program counted of all packets; to be asked when that runs no more.
+    pub(super) fn totals(&self) -> Result<Totals, Error> {
+        let mut totals = Totals::ZERO;
+        self.sum_up("verdicts", &mut totals.verdicts)?;
+        self.sum_up("protocols", &mut totals.protocols)?;
+        Ok(totals)
+    }
+
+    /// Adds up what CPUs counted.
+    fn sum_up(&self, name: &str, sums: &mut [Tally]) -> Result<(), Error> {
+        if !self.has(name)? {
+            return Ok(());
+        }
+        let failed = |error| Error::wrapped(object(name), error);
+        let map = Map::PerCpuArray(self.map(name)?);
+        let map = PerCpuArray::<_, Tally>::try_from(map).map_err(failed)?;
+        for (index, total) in (0..).zip(sums) {
+            for cpu in map.get(&index, 0).map_err(failed)?.iter() {
+                *total = sum(*total, *cpu);
+            }
+        }
+        Ok(())
     }
 
     /// Its rules, and what it lets pass.

@@ -34,6 +34,7 @@ use crate::Error;
 use counts::Counts;
 use detect::Detector;
 use link::Links;
+use mapped::wait_for_programs;
 use migrate::Old;
 pub(crate) use pins::{Pin, Pins};
 pub use program::Hook;
@@ -148,11 +149,14 @@ impl Filter {
         let carried = old.as_ref().map(Old::carried).transpose()?.unwrap_or_default();
         let rules = Rules::open(&mut program, &pins, carried)?;
         let uplinks = Uplinks::open(&mut program, &pins)?;
-        let counts = Counts::open(&mut program, &pins)?;
+        let mut counts = Counts::open(&mut program, &pins)?;
         let teller = Teller::open(&mut program, &pins)?;
         let detector = Detector::open(&mut program, &pins)?;
         if let Some(old) = old {
             link::adopt(&mut program, &pins, old.pins())?;
+            // A run of the old program that began before that is over then.
+            wait_for_programs();
+            counts.carry(old.totals()?)?;
             old.end(&pins)?;
         }
         link::adopt(&mut program, &pins, &pins)?;

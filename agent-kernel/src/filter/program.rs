@@ -1,7 +1,7 @@
 //! The eBPF object: loading it over pinned maps. It must not know what they hold.
 
-use super::lookup;
 use super::pins::{Pin, Pins};
+use super::{ledger, lookup};
 use crate::error::{Error, ErrorKind};
 use agent_records::RING_BYTES;
 use agent_records::detect::ALARM_BYTES;
@@ -106,7 +106,7 @@ fn pinned(pins: &Pins, map: &str) -> Option<MapInfo> {
 
 fn load(max_entries: u32, pins: &Pins, hook: Hook) -> Result<Ebpf, Error> {
     let records = lookup::records(max_entries);
-    let slots = pinned(pins, "hits").map_or(records.saturating_mul(2), |hits| hits.max_entries());
+    let slots = pinned(pins, "hits").map_or(ledger::slots(max_entries), |it| it.max_entries());
     let tables = lookup::elements(max_entries);
     let wanted =
         [("records", records), ("index", tables), ("filter4", tables), ("filter6", tables)];

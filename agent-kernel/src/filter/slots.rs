@@ -1,4 +1,4 @@
-//! Numbers that are free: of counters, and of records. It must not know what they are for.
+//! Numbers of counters that are free. It must not know what they are for.
 
 use std::collections::{HashSet, VecDeque};
 

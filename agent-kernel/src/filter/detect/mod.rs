@@ -16,6 +16,7 @@ use super::tell::Names;
 use super::{bpf, pins::Pins, program::Program};
 use crate::Error;
 use agent_records::detect::{Alarm, Settings, TICK_SHIFT};
+use agent_records::lookup::Lookup;
 use aya::maps::{MapData, RingBuf};
 use finding::ticks;
 use floods::Floods;
@@ -28,6 +29,8 @@ const MAX_DRAINED: usize = 1_024;
 
 pub(super) struct Detector {
     settings: Mapped,
+    /// Where the program looks first.
+    header: Mapped,
     ring: RingBuf<MapData>,
     unalarmed: Row<u64>,
     floods: Floods,
@@ -46,6 +49,7 @@ impl Detector {
             lost: unalarmed.get(0)?,
             unalarmed,
             floods: Floods::open(pins)?,
+            header: Mapped::open(pins, "lookup", size_of::<Lookup>())?,
             settings,
             detection: Detection::default(),
         };
@@ -62,6 +66,10 @@ impl Detector {
 
     fn word(&self, place: usize) -> &AtomicU64 {
         &self.settings.words()[place / 8]
+    }
+
+    fn told(&self, place: usize) -> &AtomicU64 {
+        &self.header.words()[place / 8]
     }
 
     /// Looks for this from now on. What is counted already counts.
@@ -81,9 +89,9 @@ impl Detector {
         set(offset_of!(Settings, flood_source), half(flood.map(|it| it.source)));
         set(offset_of!(Settings, flood_window), flood.map_or(0, |it| ticks(it.window)));
         let on = detection.scan.is_some() || detection.connections.is_some() || flood.is_some();
-        self.word(offset_of!(Settings, on)).store(on.into(), Relaxed);
+        self.told(offset_of!(Lookup, detects)).store(on.into(), Relaxed);
         if flood.is_none() {
-            self.word(offset_of!(Settings, suspects)).store(0, Relaxed);
+            self.told(offset_of!(Lookup, suspects)).store(0, Relaxed);
         }
         self.detection = *detection;
         Ok(())
@@ -109,7 +117,7 @@ impl Detector {
             );
         }
         if let (true, Some(limits)) = (floods, self.detection.flood) {
-            let suspects = &self.settings.words()[offset_of!(Settings, suspects) / 8];
+            let suspects = &self.header.words()[offset_of!(Lookup, suspects) / 8];
             let seen = suspects.load(Relaxed);
             let (more, keep) = self.floods.look(now(), &limits, seen != 0);
             // A port that came under suspicion meanwhile is so again with its next attempt.

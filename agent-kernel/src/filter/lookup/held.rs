@@ -9,16 +9,30 @@ use hashbrown::HashTable;
 
 #[derive(Debug)]
 pub(super) struct Held {
-    /// By number; a key of zeros where a record is free, and one with [`Key::GONE`] where its rule is gone.
-    records: Vec<(Key, Entry)>,
-    /// Numbers of the keys that are not gone.
-    numbers: HashTable<u32>,
+    /// In no order; an unused one has a key of zeros, one with [`Key::GONE`] a rule that is gone.
+    rows: Vec<Row>,
+    unused: Vec<u32>,
+    /// Rows of records, by the record's number.
+    places: Vec<u32>,
+    /// Rows of the keys that are not gone.
+    keys: HashTable<u32>,
     seed: Seed,
 }
 
+#[derive(Debug, Clone, Copy, Default)]
+struct Row {
+    number: u32,
+    key: Key,
+    entry: Entry,
+}
+
+/// In the place of a row: the record is free.
+const NONE: u32 = u32::MAX;
+
 impl Held {
     pub(super) fn new() -> Result<Self, Error> {
-        Ok(Self { records: Vec::new(), numbers: HashTable::new(), seed: super::seed()? })
+        let (rows, unused, places) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { rows, unused, places, keys: HashTable::new(), seed: super::seed()? })
     }
 
     pub(super) fn hash(&self, key: &Key) -> u64 {
@@ -27,31 +41,40 @@ impl Held {
 
     /// Makes room for so many more keys.
     pub(super) fn reserve(&mut self, more: usize) {
-        let (records, seed) = (&self.records, &self.seed);
-        self.numbers.reserve(more, |number| hash(seed, &records[*number as usize].0));
+        let (rows, seed) = (&self.rows, &self.seed);
+        self.keys.reserve(more, |row| hash(seed, &rows[*row as usize].key));
     }
 
     /// Keys that are not gone.
     pub(super) fn len(&self) -> usize {
-        self.numbers.len()
+        self.keys.len()
+    }
+
+    fn row(&self, number: u32) -> Option<u32> {
+        self.places.get(number as usize).copied().filter(|row| *row != NONE)
     }
 
     /// What a record must hold.
     pub(super) fn at(&self, number: u32) -> (Key, Entry) {
-        self.records.get(number as usize).copied().unwrap_or_default()
+        let row = self.row(number).map(|row| self.rows[row as usize]).unwrap_or_default();
+        (row.key, row.entry)
+    }
+
+    fn find(&self, key: &Key) -> Option<&Row> {
+        let same = |row: &u32| self.rows[*row as usize].key == *key;
+        Some(&self.rows[*self.keys.find(hash(&self.seed, key), same)? as usize])
     }
 
     pub(super) fn number(&self, key: &Key) -> Option<u32> {
-        let same = |number: &u32| self.records[*number as usize].0 == *key;
-        self.numbers.find(hash(&self.seed, key), same).copied()
+        self.find(key).map(|row| row.number)
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Entry> {
-        Some(&self.records[self.number(key)? as usize].1)
+        self.find(key).map(|row| &row.entry)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Key, &Entry)> + Clone {
-        let all = (0..).zip(&self.records).map(|(number, (key, entry))| (number, key, entry));
+        let all = self.rows.iter().map(|row| (row.number, &row.key, &row.entry));
         all.filter(|(_, key, _)| **key != Key::default() && key.rest & Key::GONE == 0)
     }
 
@@ -61,41 +84,54 @@ impl Held {
 
     /// Puts a key that is not there into a free record; or one that is gone.
     pub(super) fn insert(&mut self, number: u32, key: Key, entry: Entry) {
-        let place = number as usize;
-        if self.records.len() <= place {
-            self.records.resize(place + 1, <(Key, Entry)>::default());
+        let new = u32::try_from(self.rows.len()).expect("no more than records");
+        let row = self.unused.pop().unwrap_or(new);
+        if row == new {
+            self.rows.push(Row::default());
         }
-        self.records[place] = (key, entry);
+        self.rows[row as usize] = Row { number, key, entry };
+        let place = number as usize;
+        if self.places.len() <= place {
+            self.places.resize(place + 1, NONE);
+        }
+        self.places[place] = row;
         if key.rest & Key::GONE == 0 {
-            let (records, seed) = (&self.records, &self.seed);
-            let of = |number: &u32| hash(seed, &records[*number as usize].0);
-            self.numbers.insert_unique(hash(seed, &key), number, of);
+            let (rows, seed) = (&self.rows, &self.seed);
+            let of = |row: &u32| hash(seed, &rows[*row as usize].key);
+            self.keys.insert_unique(hash(seed, &key), row, of);
         }
     }
 
     pub(super) fn change(&mut self, number: u32, entry: Entry) {
-        self.records[number as usize].1 = entry;
+        if let Some(row) = self.row(number) {
+            self.rows[row as usize].entry = entry;
+        }
     }
 
     /// Takes a key away; its record is marked as gone.
     pub(super) fn go(&mut self, key: &Key) -> Option<u32> {
-        let records = &self.records;
-        let same = |number: &u32| records[*number as usize].0 == *key;
-        let (number, _) = self.numbers.find_entry(hash(&self.seed, key), same).ok()?.remove();
-        self.records[number as usize].0.rest |= Key::GONE;
-        Some(number)
+        let rows = &self.rows;
+        let same = |row: &u32| rows[*row as usize].key == *key;
+        let (row, _) = self.keys.find_entry(hash(&self.seed, key), same).ok()?.remove();
+        let row = &mut self.rows[row as usize];
+        row.key.rest |= Key::GONE;
+        Some(row.number)
     }
 
     /// A record is free.
     pub(super) fn free(&mut self, number: u32) {
-        self.records[number as usize] = <(Key, Entry)>::default();
+        if let Some(row) = self.row(number) {
+            self.rows[row as usize] = Row::default();
+            self.places[number as usize] = NONE;
+            self.unused.push(row);
+        }
     }
 
     /// Gives back what much smaller lists don't need.
     pub(super) fn shrink(&mut self) {
-        if self.numbers.len() < self.numbers.capacity() / 8 {
-            let (records, seed) = (&self.records, &self.seed);
-            self.numbers.shrink_to_fit(|number| hash(seed, &records[*number as usize].0));
+        if self.keys.len() < self.keys.capacity() / 8 {
+            let (rows, seed) = (&self.rows, &self.seed);
+            self.keys.shrink_to_fit(|row| hash(seed, &rows[*row as usize].key));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::filter::mapped::Mapped;
 use crate::filter::record;
-use agent_records::lookup::{KINDS, Key, Lookup, kind};
+use agent_records::lookup::{CLASSES6, KINDS, Key, LONG4, Lookup, kind, near};
 use agent_records::mask;
 use std::collections::HashMap;
 use std::mem::offset_of;
@@ -22,6 +22,7 @@ type Bit = (bool, u32, u32, u32);
 /// What the program is told.
 struct Words {
     masks: [u64; mask::COUNT as usize],
+    near: [u64; 2],
     ports: u64,
     kinds: [u64; 2],
     lengths4: [u64; KINDS],
@@ -60,11 +61,13 @@ impl Lengths {
             + write(header, offset_of!(Lookup, kinds), &words.kinds)
             + write(header, offset_of!(Lookup, guarded.ports), &[words.ports])
             + write(header, offset_of!(Lookup, masks), &words.masks)
+            + write(header, offset_of!(Lookup, near), &words.near)
     }
 
     fn words(&self) -> Words {
         let mut words = Words {
             masks: [0; mask::COUNT as usize],
+            near: [0; 2],
             ports: self.ports.keys().fold(0, |all, bits| all | bits),
             kinds: [0; 2],
             lengths4: [0; KINDS],
@@ -78,7 +81,12 @@ impl Lengths {
                 &mut words.lengths4[kind as usize]
             };
             *lengths |= 1 << place;
+            let near = &mut words.near[usize::from(is_v6)];
+            if kind == kind::GUARD {
+                *near |= 1 << (near::GUARD + class(is_v6, word, place));
+            }
             if kind < kind::GUARD {
+                *near |= 1 << class(is_v6, word, place);
                 let first = match (is_v6, kind == kind::ANY) {
                     (false, true) => mask::ANY4,
                     (false, false) => mask::OTHER4,
@@ -88,7 +96,22 @@ impl Lengths {
                 words.masks[(first + word) as usize] |= 1 << place;
             }
         }
+        for (near, any, other) in [(0, mask::ANY4, mask::OTHER4), (1, mask::ANY6, mask::OTHER6)] {
+            let singles = words.masks[any as usize] & !words.masks[other as usize] & 1;
+            words.near[near] |= singles << near::SINGLE;
+        }
         words
+    }
+}
+
+/// Which of what can be near a source a prefix length is.
+fn class(is_v6: bool, word: u32, place: u32) -> u32 {
+    let len = if is_v6 { 128 - word * 64 - place } else { 32 - place };
+    match CLASSES6.into_iter().position(|class| len >= class) {
+        _ if !is_v6 && len >= LONG4 => near::LONG,
+        _ if !is_v6 => near::SHORT,
+        Some(class) => u32::try_from(class).expect("few"),
+        None => near::WIDE,
     }
 }
 

@@ -8,19 +8,19 @@ mod held;
 mod index;
 mod lengths;
 mod near;
+mod places;
 
 use super::mapped::Mapped;
 use super::pins::Pins;
-use super::slots::Slots;
 use super::{Drift, table};
 use crate::error::{Error, ErrorKind};
-use agent_records::lookup::{Key, Lookup, Record, Seed};
+use agent_records::lookup::{HOMES, Key, Lookup, Record, Seed};
 use agent_records::{Entry, Tally};
 use held::Held;
 use index::{Index, order};
 use lengths::Lengths;
 use near::Near;
-use std::collections::HashSet;
+use places::Places;
 use std::io::Read as _;
 use std::mem::{offset_of, size_of};
 use std::sync::atomic::AtomicU64;
@@ -36,7 +36,7 @@ pub(super) struct LookupTable {
     index: Index,
     near: Near,
     records: Mapped,
-    free: Slots,
+    places: Places,
     held: Held,
     /// Keys of IPv4.
     keys4: usize,
@@ -52,7 +52,7 @@ impl LookupTable {
         let near = Near::open(&header, pins)?;
         let records = Mapped::open(pins, "records", size_of::<Record>())?;
         let mut opened = Self {
-            free: Slots::new(records.elements(), &HashSet::new()),
+            places: Places::new(records.elements()),
             header,
             index,
             near,
@@ -66,20 +66,19 @@ impl LookupTable {
     }
 
     fn adopt(&mut self, is_ours: impl Fn(&Key, &Entry) -> bool) -> Result<(), Error> {
-        let mut taken = HashSet::new();
+        self.publish_homes();
         for number in 0..self.records.elements() {
             let (key, entry) = self.read(number);
             if key == Key::default() {
                 continue;
             }
             if is_ours(&key, &entry) && self.held.number(&key).is_none() {
+                self.places.claim(number);
                 self.note(number, key, entry);
-                taken.insert(number);
             } else {
                 self.clear(number);
             }
         }
-        self.free = Slots::new(self.records.elements(), &taken);
         let (keys4, keys6) = self.families();
         self.near.build(&self.header, &self.held, Some((order(keys4), order(keys6))));
         self.rebuild(order(self.held.len()))?;
@@ -98,7 +97,7 @@ impl LookupTable {
                 return Err(Error::new(ErrorKind::Full, object(&self.records), why));
             }
             if is_gone {
-                let number = self.free.take().expect("there is room");
+                let number = self.places.take([]).expect("there is room");
                 self.write(number, &key, &entry);
                 self.note(number, key, entry);
             } else {
@@ -116,7 +115,7 @@ impl LookupTable {
 
     /// Records that are free.
     pub(super) fn available(&self) -> usize {
-        self.free.available()
+        self.places.available()
     }
 
     /// Keys that are not gone.
@@ -177,7 +176,9 @@ impl LookupTable {
             }
             return Ok(number);
         }
-        let number = self.free.take().expect("the caller knows the capacity");
+        let homes = self.near.home(&key, self.homes()).into_iter();
+        let homes = homes.flat_map(|home| (0..HOMES).map(move |other| home ^ other));
+        let number = self.places.take(homes).expect("the caller knows the capacity");
         self.write(number, &key, &entry);
         self.note(number, key, entry);
         self.near.add(&self.header, &key);
@@ -203,7 +204,7 @@ impl LookupTable {
     pub(super) fn give_back(&mut self, number: u32) {
         self.clear(number);
         self.held.free(number);
-        self.free.free(number);
+        self.places.free(number);
     }
 
     /// What a record saw; see [`agent_records::lookup::Seen`].
@@ -220,6 +221,18 @@ impl LookupTable {
             self.keys4 += usize::from(key.version() == 4);
             self.lengths.add(&key);
         }
+    }
+
+    /// Records that are homes.
+    fn homes(&self) -> u32 {
+        self.records.elements() / HOMES * HOMES
+    }
+
+    /// Says to the program how many homes there are; 1 when it was told something else.
+    fn publish_homes(&self) -> u64 {
+        let homes = self.homes().into();
+        let told = &self.header.words()[offset_of!(Lookup, homes) / 8];
+        u64::from(told.swap(homes, Release) != homes)
     }
 
     /// Lets lengths count that have entries, and no others.
@@ -255,7 +268,7 @@ impl LookupTable {
             self.write(number, &wanted.0, &wanted.1);
         }
         drift.changed += self.near.build(&self.header, &self.held, None);
-        drift.changed += self.lengths.publish(&self.header);
+        drift.changed += self.lengths.publish(&self.header) + self.publish_homes();
         let lost = self.held.iter();
         let lost = lost.filter(|(number, key, _)| self.index.find(key) != Some(*number));
         let wrong = lost.count() + self.index.len().saturating_sub(self.held.len());
@@ -317,19 +330,17 @@ impl LookupTable {
     }
 }
 
-/// Records for so many entries, and for some whose rules are gone and not told to the end.
+/// Records for so many entries: twice as many, so that of a full list 24 of 25 addresses find a home that is
+/// free, and some for rules that are gone and not told to the end.
 pub(super) fn records(max_entries: u32) -> u32 {
-    max_entries.saturating_add(max_entries / 8).saturating_add(64)
+    max_entries.saturating_mul(2).saturating_add(SPARE)
 }
 
-/// Entries that so many records are for: of all such numbers the highest.
+const SPARE: u32 = 64;
+
+/// Entries that so many records are for.
 fn entries(records: u32) -> u32 {
-    let most = records.saturating_sub(64);
-    let about = most - most / 9;
-    (about.saturating_sub(2)..=about + 2)
-        .rev()
-        .find(|it| self::records(*it) <= records)
-        .unwrap_or(0)
+    records.saturating_sub(SPARE) / 2
 }
 
 /// Elements of the index and of each filter, for so many entries: two tables of the largest size, or a

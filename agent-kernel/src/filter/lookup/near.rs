@@ -8,7 +8,7 @@ use crate::filter::mapped::Mapped;
 use crate::filter::pins::Pins;
 use agent_records::lookup::{
     CLASSES6, EXACT_WORDS, GUARD_NEAR, Key, LONG4, Lookup, MIN_ORDER, Seed, WIDE_WORDS, bits,
-    guard_bit, near4, near6,
+    guard_bit, home, near4, near6,
 };
 use std::mem::offset_of;
 use std::ops::Range;
@@ -155,6 +155,16 @@ impl Near {
         }
     }
 
+    /// The first of so many homes, of a rule about one address and every packet.
+    pub(super) fn home(&self, key: &Key, homes: u32) -> Option<u32> {
+        let hash = match key.rest {
+            Key::SINGLE4 => self.seed.single4(key.high),
+            Key::SINGLE6 => self.seed.single6(key.high, key.low),
+            _ => return None,
+        };
+        Some(home(hash, homes.into()))
+    }
+
     pub(super) fn add(&self, header: &Mapped, key: &Key) {
         match (spot(key), key.version()) {
             (None, _) => {}
@@ -162,7 +172,7 @@ impl Near {
                 let filter = if version == 4 { &self.filter4 } else { &self.filter6 };
                 filter.add(&self.seed, near);
                 if key.guards() {
-                    set(guard_word(header, version), guard_bit(self.seed.hash1(near)));
+                    set(guard_word(header, version), self.guard_bit(near));
                 }
             }
             (Some(Spot::GuardWide(first16)), version) => {
@@ -221,6 +231,11 @@ impl Near {
         wrong + self.build_bitmaps(header, held)
     }
 
+    /// Told of the prefix itself, not of what it is filtered by.
+    fn guard_bit(&self, near: u64) -> u64 {
+        guard_bit(self.seed.hash1(near ^ GUARD_NEAR))
+    }
+
     fn build_bitmaps(&mut self, header: &Mapped, held: &Held) -> u64 {
         let mut wide = [vec![0; WIDE_WORDS], vec![0; WIDE_WORDS]];
         let (mut guards, mut guard_words) = (wide.clone(), [0_u64; 2]);
@@ -234,7 +249,7 @@ impl Near {
                 }
                 Some(Spot::GuardWide(first16)) => fill(&mut guards[family], first16),
                 Some(Spot::Filtered(near)) if key.guards() => {
-                    guard_words[family] |= guard_bit(self.seed.hash1(near));
+                    guard_words[family] |= self.guard_bit(near);
                 }
                 _ => {}
             }

@@ -16,13 +16,14 @@ pub use telling::Telling;
 
 use super::bpf;
 use super::ledger::sum;
-use super::mapped::wait_for_programs;
+use super::mapped::{Mapped, wait_for_programs};
 use super::record::{Owner, address};
 use super::rules::Rules;
 use super::table::{Row, Table, object};
 use super::{Action, pins::Pins, program::Program};
 use crate::Error;
 use crate::sys::boottime_ns;
+use agent_records::lookup::Lookup;
 use agent_records::{
     Crowd, Cycle, MAX_SIGHTED, MAX_TALKERS, MONITOR_SLOT, QUIET_CYCLES, Sighting, Talker,
     TalkerKey, Tally,
@@ -30,7 +31,9 @@ use agent_records::{
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use sources::{QUIET_NS, Sources, beyond, is_active};
 use std::collections::{BTreeSet, HashMap};
+use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering::Release;
 use std::time::Duration;
 
 /// How often to sum up: [`super::Filter::summarize`].
@@ -50,6 +53,8 @@ const SWEEP_CYCLES: u64 = 16;
 pub(super) struct Teller {
     ring: RingBuf<MapData>,
     cycles: Row<Cycle>,
+    /// Where the program looks for the number of the cycle.
+    header: Mapped,
     talkers: Table<TalkerKey, Talker>,
     crowds: PerCpuArray<MapData, Crowd>,
     /// Slots that are or were active.
@@ -95,12 +100,15 @@ impl Teller {
         // To a new process everybody is news.
         let epoch = old.epoch.wrapping_add(QUIET_CYCLES);
         cycles.set(0, Cycle { epoch, ..old })?;
+        let header = Mapped::open(pins, "lookup", size_of::<Lookup>())?;
+        publish(&header, epoch);
         Ok(Self {
             ring: program.take("sightings")?,
             talkers: Table::open(program, pins, "talkers")?,
             lost: unsighted(&crowds)?,
             crowds,
             cycles,
+            header,
             slots: HashMap::new(),
             sources: Sources::default(),
             cycle: 0,
@@ -203,6 +211,7 @@ impl Teller {
         let settled_ns = now_ns + CLOCK_SKEW_NS;
         let epoch = if is_over { self.epoch.wrapping_add(1) } else { self.epoch };
         self.cycles.set(0, Cycle { settled_ns, epoch, zero: 0 })?;
+        publish(&self.header, epoch);
         self.epoch = epoch;
         self.drain(rules, out)?;
         for (slot, counted) in hits {
@@ -321,6 +330,11 @@ impl Teller {
         self.sources.forget(slot);
         self.slots.remove(&slot);
     }
+}
+
+/// Says to the program which cycle it is.
+fn publish(header: &Mapped, epoch: u32) {
+    header.words()[offset_of!(Lookup, epoch) / 8].store(epoch.into(), Release);
 }
 
 fn unsighted(crowds: &PerCpuArray<MapData, Crowd>) -> Result<u64, Error> {

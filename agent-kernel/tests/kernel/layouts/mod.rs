@@ -3,9 +3,10 @@
 use crate::support::{World, answers, end, key, pass, port, storm, within};
 use agent_kernel::filter::{Drift, Filter, FilterConfig, Mode, Protocol, RuleKey, Telling};
 use aya::maps::lpm_trie::{self, LpmTrie};
-use aya::maps::{Array, HashMap};
+use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::links::FdLink;
 use aya::programs::{Xdp, XdpMode};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use std::net::Ipv4Addr;
 
@@ -117,6 +118,20 @@ fn leave_counters(ebpf: &mut Ebpf) {
     gone[10..14].copy_from_slice(&[0xff, 0xff, 10, 7]);
     (gone[19], gone[20]) = (16, 4);
     retired.insert(3, gone, 0).expect("room");
+    let verdicts = ebpf.take_map("verdicts").expect("there");
+    let mut verdicts = PerCpuArray::<_, [u64; 2]>::try_from(verdicts).expect("an array");
+    let dropped = vec![DROPPED; nr_cpus().expect("known")];
+    verdicts.set(1, dropped.try_into().expect("one each"), 0).expect("set");
+}
+
+/// What the program of before dropped on each CPU, packets and bytes, of rules that are long gone.
+const DROPPED: [u64; 2] = [1_000, 64_000];
+
+/// What was dropped, as the verdicts tell it and as the rules in force tell it.
+fn dropped(filter: &Filter) -> (u64, u64) {
+    let before = DROPPED[0] * nr_cpus().expect("known") as u64;
+    let hits = filter.hits().expect("read").iter().map(|hit| hit.packets).sum::<u64>();
+    (filter.verdicts().expect("read").dropped.packets, before + hits)
 }
 
 #[test]
@@ -152,6 +167,8 @@ fn the_layout_before_is_taken_over_under_a_flood() {
         (came.saturating_sub(sent.refused)..=came).contains(&met),
         "both programs count on one counter: {met} of {came}, {sent:?}"
     );
+    let (verdicts, rules_tell) = dropped(&filter);
+    assert_eq!(verdicts, rules_tell, "what the program of before counted is carried over");
 
     let mut told = filter.tell().expect("told");
     let rules = [(key("10.9.0.2"), met), (key("10.7.0.0/16"), 3)];
@@ -167,6 +184,7 @@ fn the_layout_before_is_taken_over_under_a_flood() {
     }
     assert!(rules.iter().all(|(rule, packets)| of(&told, rule) == *packets), "{told:#?}");
     assert_eq!(self::met(&filter), met);
+    assert_eq!(dropped(&filter), (verdicts, rules_tell), "once");
     assert!(!answers("10.9.0.2"));
 }
 
