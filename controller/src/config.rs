@@ -1,10 +1,15 @@
 //! What the controller was told: flags over environment over file.
 
+mod detect;
+
+pub(crate) use detect::Escalation;
+
 use crate::alerts::FleetAlerts;
 use crate::args::{Args, Options};
 use crate::events::{SMALLEST_BYTES, kept_kinds};
 use crate::limits::Limits;
 use anyhow::{Context as _, bail};
+use detect::{DetectFile, escalation};
 use kctl_events::{Kind, Kinds, alert};
 use kctl_rpc::{
     metrics::{MetricsConfig, MetricsListen},
@@ -75,24 +80,6 @@ struct LimitsFile {
     requests_per_second: Option<NonZeroU32>,
     streams: Option<NonZeroU32>,
     connections: Option<NonZeroU32>,
-}
-
-/// `[detect]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DetectFile {
-    escalate: Option<bool>,
-    max_blocks: Option<u32>,
-    max_blocks_per_second: Option<u32>,
-}
-
-/// What is made of what hosts' detections block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Escalation {
-    /// Entries at a time.
-    pub(crate) max_blocks: usize,
-    /// New entries a second.
-    pub(crate) max_blocks_per_second: u32,
 }
 
 /// `[events]`.
@@ -233,20 +220,6 @@ fn limits(options: &Options, file: &LimitsFile) -> Limits {
         streams: count(options.user_streams.or(file.streams), usual.streams),
         connections: count(options.user_connections.or(file.connections), usual.connections),
     }
-}
-
-fn escalation(options: &Options, file: &DetectFile) -> anyhow::Result<Option<Escalation>> {
-    let max_blocks = options.detect_max_blocks.or(file.max_blocks).unwrap_or(1_000);
-    if !(1..=100_000).contains(&max_blocks) {
-        bail!("detect-max-blocks {max_blocks}: must be 1 to 100000");
-    }
-    let rate = options.detect_max_blocks_per_second.or(file.max_blocks_per_second).unwrap_or(10);
-    if !(1..=1_000).contains(&rate) {
-        bail!("detect-max-blocks-per-second {rate}: must be 1 to 1000");
-    }
-    let max_blocks = usize::try_from(max_blocks).unwrap_or(usize::MAX);
-    let escalates = options.detect_escalate.or(file.escalate).unwrap_or(false);
-    Ok(escalates.then_some(Escalation { max_blocks, max_blocks_per_second: rate }))
 }
 
 /// How long certificates live.
@@ -396,23 +369,6 @@ mod tests {
         {
             let error = merge(text).expect_err("half");
             assert!(error.contains(named), "{error}");
-        }
-    }
-
-    #[test]
-    fn what_hosts_block_is_raised_within_limits_or_not_at_all() {
-        let merge = |text: &str| {
-            let file = toml::from_str(&format!("name = \"c\"\n[detect]\n{text}")).expect("valid");
-            let config = Config::merge(Options::default(), file);
-            config.map(|config| config.escalation).map_err(|error| error.to_string())
-        };
-        let usual = Escalation { max_blocks: 1_000, max_blocks_per_second: 10 };
-        assert_eq!((merge(""), merge("escalate = true")), (Ok(None), Ok(Some(usual))));
-        let told = merge("escalate = true\nmax_blocks = 7\nmax_blocks_per_second = 3");
-        assert_eq!(told, Ok(Some(Escalation { max_blocks: 7, max_blocks_per_second: 3 })));
-        for text in ["max_blocks = 0", "max_blocks_per_second = 1001"] {
-            let named = text.split_once(' ').expect("two words").0.replace('_', "-");
-            assert!(merge(text).is_err_and(|error| error.contains(&named)), "{text}");
         }
     }
 

@@ -15,8 +15,10 @@ use std::{
 /// What one run takes, about: it can't be ended before, and the kernel waits for some milliseconds between
 /// two of them.
 const BURST: Duration = Duration::from_millis(150);
-/// Frames of the first run, and of any at least and at most.
-const FRAMES: (f64, f64) = (1_024.0, 1_048_576.0);
+/// Frames of the first run, and of any at most; and of any at least, which the other end has room for.
+const FIRST: u64 = 1_024;
+const MOST: u64 = 1 << 20;
+const LEAST: u64 = 192;
 /// How long it goes at full speed; then it rests as long as it sends, so that others get on.
 const FULL: Duration = Duration::from_secs(3);
 
@@ -47,7 +49,7 @@ pub struct Flood {
 impl Flood {
     /// Begins to send by an interface of this thread's network namespace, by which nothing else should send
     /// in the same way.
-    pub fn start(sender: Sender, interface: &str, sources: Sources) -> Result<Self> {
+    pub fn start(mut sender: Sender, interface: &str, sources: Sources) -> Result<Self> {
         let ifindex = nix::net::if_::if_nametoindex(interface)
             .with_context(|| format!("link {interface:?}"))?;
         let interface = interface.to_owned();
@@ -55,9 +57,8 @@ impl Flood {
         let thread = thread::spawn({
             let (stop, frames) = (Arc::clone(&stop), Arc::clone(&frames));
             move || {
-                let before = refused(&interface)?;
-                let turns = send(sender, ifindex, &sources, &stop, &frames)?;
-                Ok(Sent { turns, refused: refused(&interface)? - before })
+                let mut send = |frames| sender.send(ifindex, &sources, frames);
+                run(&mut send, || refused(&interface), &stop, &frames)
             }
         });
         Ok(Self { stop, frames, thread: Some(thread) })
@@ -85,32 +86,37 @@ impl Drop for Flood {
     }
 }
 
-/// Sends until it is told to stop; frames of the first and the second of two sources.
-fn send(
-    mut sender: Sender,
-    ifindex: u32,
-    sources: &Sources,
+/// Sends until it is told to stop: as much as the other end takes, which on a machine with much to do is no
+/// more than it has room for.
+fn run(
+    send: &mut impl FnMut(u32) -> Result<u64>,
+    refused: impl Fn() -> Result<u64>,
     stop: &AtomicBool,
     frames: &AtomicU64,
-) -> Result<[u64; 2]> {
-    let (mut turns, mut burst) = ([0; 2], FRAMES.0);
-    let start = Instant::now();
+) -> Result<Sent> {
+    let (mut turns, mut burst) = ([0; 2], FIRST);
+    let before = refused()?;
+    let (start, mut last) = (Instant::now(), before);
     while !stop.load(Relaxed) {
         let begin = Instant::now();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in bounds")]
-        let sent = sender.send(ifindex, sources, burst as u32)?;
+        let sent = send(u32::try_from(burst)?)?;
         // The first source begins each run.
         turns[0] += sent.div_ceil(2);
         turns[1] += sent / 2;
         frames.fetch_add(sent, Relaxed);
-        let took = begin.elapsed();
-        let longer = BURST.as_secs_f64() / took.as_secs_f64();
-        burst = (burst * longer.min(8.0)).clamp(FRAMES.0, FRAMES.1);
+        let (took, now) = (begin.elapsed(), refused()?);
+        burst = match (now > last, took < BURST / 2) {
+            (true, _) => (burst / 4).max(LEAST),
+            (false, true) => (burst * 2).min(MOST),
+            (false, false) if took > BURST * 2 => (burst / 2).max(LEAST),
+            (false, false) => burst,
+        };
+        last = now;
         if start.elapsed() > FULL {
             thread::sleep(took);
         }
     }
-    Ok(turns)
+    Ok(Sent { turns, refused: last - before })
 }
 
 /// Frames that an interface of this thread's network namespace could not send (proc_pid_net(5)).
