@@ -87,7 +87,7 @@ mod tests {
         let nobody = Thresholds::new(&Settings::default(), &HashMap::new());
         assert!(!nobody.is_empty() && nobody.count());
         assert_eq!(nobody.of(What::Disk).map(|it| it.at), Some(90.0));
-        let times = (nobody.interval, nobody.lasting, nobody.link_window).into();
+        let times = [nobody.interval, nobody.lasting, nobody.link_window];
         assert_eq!(times, [5, 30, 60].map(Duration::from_secs));
         let mut own = Settings::default();
         own.set("disk", "70").expect("valid");
