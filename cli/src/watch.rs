@@ -9,7 +9,7 @@ use crate::{
 use clap::{ArgMatches, FromArgMatches as _};
 
 /// Commands that change nothing and end by themselves.
-const READS: [&str; 28] = [
+const READS: [&str; 31] = [
     "hosts",
     "hosts list",
     "hosts describe",
@@ -37,6 +37,9 @@ const READS: [&str; 28] = [
     "net conntrack",
     "net stats",
     "token list",
+    "user list",
+    "audit",
+    "ca show",
     "version",
 ];
 

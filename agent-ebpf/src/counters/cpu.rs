@@ -60,10 +60,12 @@ pub unsafe fn add<const COUNT: usize>(cpu: *mut Cpu, task: Task) {
     }
 }
 
+/// A function of its own: what it needs of stack and registers would make every count dearer.
+///
 /// # Safety
 ///
 /// As for [`enter`].
-#[inline(always)]
+#[inline(never)]
 unsafe fn change(cpu: *mut Cpu, task: Task, tgid: u32) {
     let by_process = setting!(by_process) != 0;
     // SAFETY: the caller's promise; volatile, because user space's program may come in between.

@@ -11,13 +11,13 @@ use aya_ebpf::programs::RawTracePointContext;
 #[raw_tracepoint(tracepoint = "sys_enter")]
 pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
     if let Some(cpu) = this() {
-        let (task, has_numbers) = (Task::current(), setting!(by_call) != 0);
+        let task = Task::current();
         // SAFETY: a checked pointer into this processor's own value, and nothing of ours interrupts what
         // serves a system call.
         unsafe {
             if enter(cpu, task) {
                 (*cpu).counts[count::SYSCALLS] += 1;
-                if has_numbers {
+                if setting!(by_call) != 0 {
                     by_number(cpu, task, ctx.arg(1));
                 }
             }

@@ -247,7 +247,7 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// One number that the kernel tells of a descriptor of this process (proc_pid_fdinfo(5)).
-pub(super) fn fdinfo(fd: BorrowedFd<'_>, field: &str) -> io::Result<Option<u64>> {
+pub(crate) fn fdinfo(fd: BorrowedFd<'_>, field: &str) -> io::Result<Option<u64>> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
     Ok(parse_fdinfo(&text, field))
 }

@@ -31,6 +31,7 @@ pub use rule::{
 pub use tell::{CYCLE, Sighted, Telling};
 
 use crate::Error;
+pub(crate) use bpf::fdinfo;
 use counts::Counts;
 use detect::Detector;
 use link::Links;

@@ -96,9 +96,7 @@ impl Pins {
             let (program, version) = name.strip_prefix(COUNTING)?.rsplit_once('-')?;
             Some(Pin::Counting(program.to_owned(), version.to_owned()))
         };
-        let pin = |name: String| {
-            link(&name).or_else(|| counting(&name)).unwrap_or_else(|| Pin::Map(name))
-        };
+        let pin = |name: String| link(&name).or_else(|| counting(&name)).unwrap_or(Pin::Map(name));
         let mut pins: Vec<Pin> = names(&self.0)?.into_iter().map(pin).collect();
         pins.sort();
         Ok(pins)

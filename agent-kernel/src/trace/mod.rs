@@ -7,6 +7,7 @@ mod btf;
 mod calls;
 mod cgroups;
 mod event;
+mod left_out;
 mod pages;
 mod programs;
 mod ring;
@@ -23,6 +24,8 @@ pub use pages::page_bytes;
 pub use ring::{KernelRing, Records, RingBytes};
 pub use source::{Missing, Source, Sources};
 pub use tracefs::mount_tracefs;
+
+use left_out::LeftOut;
 
 pub(crate) use btf::Btf;
 pub(crate) use cgroups::Mount;
@@ -69,8 +72,9 @@ pub struct TracerConfig {
 pub struct Tracer {
     ring: KernelRing,
     cgroups: Arc<CgroupPaths>,
+    left_out: LeftOut,
     /// Holds the programs and their links.
-    _programs: Ebpf,
+    programs: Ebpf,
 }
 
 impl Tracer {
@@ -80,7 +84,8 @@ impl Tracer {
         let mount = Mount::find(&config.proc_root)?;
         let loaded = programs::load(config, mount.as_ref())?;
         let cgroups = Arc::new(CgroupPaths::new(mount, loaded.came));
-        let tracer = Self { ring: loaded.ring, cgroups, _programs: loaded.ebpf };
+        let left_out = LeftOut::new(config);
+        let tracer = Self { ring: loaded.ring, cgroups, left_out, programs: loaded.ebpf };
         Ok((tracer, loaded.missing))
     }
 
@@ -95,9 +100,10 @@ impl Tracer {
         self.ring.drain()
     }
 
-    /// How many records found no room since the last call.
+    /// How many records found no room since the last call, or were not made because the kernel left their
+    /// program out.
     pub fn lost(&mut self) -> u64 {
-        self.ring.lost()
+        self.ring.lost() + self.left_out.since(&self.programs)
     }
 
     /// Names of the cgroups that records are about.

