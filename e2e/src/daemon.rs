@@ -78,22 +78,24 @@ impl Daemon {
         let new = self.log.with_extension("clock.new");
         fs::write(&new, format!("{by}\n"))?;
         fs::rename(&new, &clock)?;
-        if self.command.iter().any(|word| word == "env") {
+        let file = format!("FAKETIME_TIMESTAMP_FILE={}", clock.display());
+        if self.command.contains(&file) {
             return Ok(());
         }
         let library = fs::read_dir("/usr/lib")?
             .filter_map(|folder| Some(folder.ok()?.path().join("faketime/libfaketime.so.1")))
             .find(|library| library.exists())
             .context("no libfaketime; install the package libfaketime")?;
+        let library = format!("LD_PRELOAD={}", library.display());
+        let quick = ["FAKETIME_CACHE_DURATION=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"];
+        self.set(&[&library, &file, quick[0], quick[1]])
+    }
+
+    /// Sets variables of its environment, from its next start on.
+    pub fn set(&mut self, variables: &[&str]) -> Result<()> {
         let program = self.command.iter().position(|word| word == "KILL").context("a command")? + 1;
-        let words = [
-            "env".to_owned(),
-            format!("LD_PRELOAD={}", library.display()),
-            format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
-            "FAKETIME_CACHE_DURATION=1".to_owned(),
-            "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
-        ];
-        self.command.splice(program..program, words);
+        let words = ["env"].iter().chain(variables).map(|word| (*word).to_owned());
+        self.command.splice(program..program, words.collect::<Vec<_>>());
         Ok(())
     }
 

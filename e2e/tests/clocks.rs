@@ -187,6 +187,22 @@ fn a_user_whose_certificate_is_over_or_whose_clock_is_off_is_told() -> Result<()
     })
 }
 
+#[test]
+fn a_ca_that_ends_soon_is_told() -> Result<()> {
+    with_lab(0, |lab| {
+        ensure!(!lab.controller().log().contains("CA: it ends"), "it has ten years");
+        lab.controller().kill9()?;
+        lab.controller().shift_clock("+3600d")?;
+        lab.start_controller()?;
+        until("the end is told", SOON, || {
+            let log = lab.controller().log();
+            let told = log.lines().find(|line| line.contains("CA: it ends"));
+            Ok(told.is_some_and(|line| line.contains("kctl ca rotate")))
+        })
+        .map(drop)
+    })
+}
+
 fn kctl_at(lab: &Lab, config: &Path, clock: &str) -> Result<Output> {
     let mut command = Command::new("faketime");
     command.args(["--exclude-monotonic", "-f", clock]).arg(lab.binaries().join("kctl"));

@@ -85,3 +85,59 @@ fn an_operator_of_some_hosts_does_what_is_granted_until_revoked() -> Result<()> 
         Ok(())
     })
 }
+
+/// The lines of a key in PEM form, or the one word that a secret is.
+fn lines_of(secret: &str) -> impl Iterator<Item = &str> {
+    secret.lines().map(str::trim).filter(|line| line.len() > 20 && !line.starts_with("---"))
+}
+
+const NO_SECRET: &str = "notasecretthatworksbutlongenough";
+
+#[test]
+fn no_log_holds_a_secret() -> Result<()> {
+    with_lab(0, |lab| {
+        lab.controller().terminate()?;
+        lab.controller().set(&["KCTL_LOG=debug"])?;
+        lab.start_controller()?;
+        let token = lab.token(&[])?;
+        let agent = lab.add_host(&token)?;
+        agent.daemon.set(&["KCTL_LOG=debug"])?;
+        agent.daemon.start()?;
+        lab.wait_in_sync(SOON)?;
+        let ann = lab.scratch().join("ann.toml");
+        lab.kctl(&["user", "create", "ann", "--file", &ann.display().to_string()])?.code(0)?;
+        lab.kctl_as(&ann, &["hosts"])?.code(0)?;
+        lab.kctl(&["ca", "rotate"])?.code(0)?;
+        // One that does not work is told, and not shown.
+        let parts: Vec<_> = token.split('.').collect();
+        let wrong = [parts[0], parts[1], NO_SECRET, parts[3]].join(".");
+        let refused = &mut lab.add_host(&wrong)?.daemon;
+        refused.set(&["KCTL_LOG=debug"])?;
+        refused.start()?;
+        until("it is refused", SOON, || Ok(lab.agent("web-2")?.daemon.log().contains("token")))?;
+
+        let mut secrets = vec![parts[2].to_owned(), NO_SECRET.to_owned()];
+        for name in ["ca.key", "ca-next.key", "server.key"] {
+            secrets.push(fs::read_to_string(lab.data_dir().join(name)).context(name)?);
+        }
+        for file in [lab.admin_config(), ann] {
+            let config: toml::Value = toml::from_str(&fs::read_to_string(file)?)?;
+            let contexts = config["contexts"].as_table().context("contexts")?;
+            let keys = contexts.values().filter_map(|context| context["key"].as_str());
+            secrets.extend(keys.map(str::to_owned));
+        }
+        let identity = fs::read_to_string(lab.agent("web-1")?.state_dir.join("identity.toml"))?;
+        let identity: toml::Value = toml::from_str(&identity)?;
+        secrets.push(identity["key"].as_str().context("a key")?.to_owned());
+
+        let logs = [lab.agent("web-1")?.daemon.log(), lab.agent("web-2")?.daemon.log()];
+        for log in logs.into_iter().chain([lab.controller().log()]) {
+            ensure!(log.contains("DEBUG"), "there is little to see: {log}");
+            ensure!(!log.contains("PRIVATE KEY"), "a key is in it");
+            for line in secrets.iter().flat_map(|secret| lines_of(secret)) {
+                ensure!(!log.contains(line), "{line:?} is in it");
+            }
+        }
+        Ok(())
+    })
+}

@@ -43,12 +43,23 @@ const ASKED_BY: &str = "KCTL_COMPLETE";
 /// Somebody waits in front of a key that seems to do nothing, unless `KCTL_TIMEOUT` allows more.
 const PATIENCE: Duration = Duration::from_millis(800);
 
+/// In a folder of functions the script is the body of `_kctl`, which zsh runs when it first completes: what
+/// it has just registered would be asked the next time only.
+const ZSH_FROM_A_FOLDER: &str = r#"
+if [[ "$funcstack[1]" == _kctl ]]; then
+    _clap_dynamic_completer_kctl
+fi
+"#;
+
 /// Runs `completion`: prints what the shell is to read.
 pub(crate) fn run(args: &CompletionArgs) -> anyhow::Result<Exit> {
     let name = args.shell.to_possible_value().map(|it| it.get_name().to_owned());
     let mut script = Vec::new();
     if let Some(shell) = Shells::builtins().completer(&name.unwrap_or_default()) {
         shell.write_registration(ASKED_BY, "kctl", "kctl", "kctl", &mut script)?;
+    }
+    if let Shell::Zsh = args.shell {
+        script.extend(ZSH_FROM_A_FOLDER.as_bytes());
     }
     output::print(&String::from_utf8(script)?)?;
     Ok(Exit::Done)

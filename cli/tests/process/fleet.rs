@@ -409,3 +409,24 @@ async fn a_reader_that_goes_away_is_no_error() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+#[tokio::test]
+async fn what_another_version_does_not_know_is_said() {
+    let host = Host {
+        name: "web-1".to_owned(),
+        state: 77,
+        version_skew: "kctl-agent 9.9.0 and kctl-controller 0.1.0 are too far apart".to_owned(),
+        ..Host::default()
+    };
+    let fleet = Fleet::start(Answers { hosts: vec![host], ..Answers::default() }).await;
+    let ran = fleet.kctl("hosts").await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("unknown"), "{ran:?}");
+    assert!(ran.stderr.contains("warning: host \"web-1\": kctl-agent 9.9.0"), "{ran:?}");
+    let (_, json) = fleet.json("hosts").await;
+    assert_eq!(json[0]["state"], "unknown");
+    // The fixture has no such service.
+    let ran = fleet.kctl("net links").await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{ran:?}");
+    assert!(ran.stderr.contains("does not know this call of kctl"), "{ran:?}");
+}

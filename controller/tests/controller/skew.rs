@@ -1,7 +1,7 @@
 //! Agents of other versions: one minor version older, which lack calls, and newer, which say more than this
 //! controller understands.
 
-use crate::support::{Controller, agent::Agent, all, block};
+use crate::support::{Controller, agent::Agent, all, block, events::exec, stream::follow};
 use axum::body::Body;
 use http_body::Frame;
 use kctl_proto::{
@@ -73,6 +73,13 @@ async fn a_newer_agent_says_more_than_is_understood_and_works() {
     let host = admin.until_in_sync("web-1").await;
     assert_eq!(host.version_skew, "");
     assert_eq!(host.status.expect("told").agent_version, version(1));
+
+    // An event of a kind that is not known is one all the same.
+    let mut reader = admin.watch(follow()).await.expect("follows");
+    agent.teller.tell([None, Some(exec("/bin/true"))]);
+    reader.until("both", |reader| reader.of_hosts().count() >= 2).await;
+    let known: Vec<_> = reader.of_hosts().map(|told| told.event.payload.is_some()).collect();
+    assert_eq!(known, [false, true]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

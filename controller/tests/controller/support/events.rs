@@ -76,31 +76,32 @@ impl Teller {
 
     /// Makes events at these times of the agent's clock, together. Each takes a byte of the ring.
     pub(crate) fn tell_at(&self, events: Vec<(i64, Payload)>) {
-        Self::push(&self.ring(), events);
+        let events = events.into_iter().map(|(time, payload)| (time, Some(payload)));
+        Self::push(&self.ring(), events.collect());
     }
 
-    fn push(ring: &Ring<Vec<Event>>, events: Vec<(i64, Payload)>) {
+    fn push(ring: &Ring<Vec<Event>>, events: Vec<(i64, Option<Payload>)>) {
         let mut seq = ring.end().seq;
         let mut produced = 0;
-        let event = |(time_unix_ns, payload): (i64, Payload)| {
+        let event = |(time_unix_ns, payload): (i64, Option<Payload>)| {
             seq += 1;
             produced += match &payload {
-                Payload::Lost(lost) => lost.count,
+                Some(Payload::Lost(lost)) => lost.count,
                 _ => 1,
             };
-            Event { time_unix_ns, seq, payload: Some(payload), ..Event::default() }
+            Event { time_unix_ns, seq, payload, ..Event::default() }
         };
         let events: Vec<_> = events.into_iter().map(event).collect();
         let count = events.len() as u64;
         ring.push(count, produced, events.len(), 0, events);
     }
 
-    /// Makes events now.
-    pub(crate) fn tell(&self, payloads: impl IntoIterator<Item = Payload>) {
+    /// Makes events now; one without a payload is of a kind that only a newer version has.
+    pub(crate) fn tell(&self, payloads: impl IntoIterator<Item = impl Into<Option<Payload>>>) {
         // Nobody claims a later time meanwhile.
         let ring = self.ring();
         let now = self.now_unix_ns();
-        Self::push(&ring, payloads.into_iter().map(|payload| (now, payload)).collect());
+        Self::push(&ring, payloads.into_iter().map(|payload| (now, payload.into())).collect());
     }
 
     /// How many events it has made, lost ones included.
