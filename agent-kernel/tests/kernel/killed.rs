@@ -49,9 +49,10 @@ fn agent() {
     drop(open(Path::new(&folder), mode));
 }
 
-/// Starts an agent, which is killed before a call where one is given; its calls that change something. A
-/// machine with much to do interrupts the verifier, so that calls have other numbers: then it may not come to it.
-fn start(world: &World, mode: Mode, kill: Option<&Call>) -> Vec<Call> {
+/// Starts an agent, which is killed before a call where one is given; whether it was, and its calls that change
+/// something. A machine with much to do interrupts the verifier, so that calls have other numbers: then it may
+/// not come to the one that is meant.
+fn start(world: &World, mode: Mode, kill: Option<&Call>) -> (bool, Vec<Call>) {
     let log = tempfile::NamedTempFile::new().expect("a file");
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-e", "signal=none", "-e", "trace=bpf,rename,unlink,rmdir"]);
@@ -67,10 +68,8 @@ fn start(world: &World, mode: Mode, kill: Option<&Call>) -> Vec<Call> {
     let output = strace.output().expect("strace");
     let text = std::fs::read_to_string(log.path()).expect("its log");
     let said = String::from_utf8_lossy(&output.stdout);
-    match kill {
-        None => assert!(output.status.success(), "{said}"),
-        Some(_) => assert!(output.status.success() || output.status.signal() == Some(9), "{said}"),
-    }
+    let killed = output.status.signal() == Some(9);
+    assert!(output.status.success() || kill.is_some() && killed, "{said}");
     let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
     let call = |line: &str| {
         let (name, rest) = line.split_once(' ')?.1.trim_start().split_once('(')?;
@@ -86,7 +85,7 @@ fn start(world: &World, mode: Mode, kill: Option<&Call>) -> Vec<Call> {
         Some(it) => ["OBJ_PIN", "LINK_CREATE", "LINK_UPDATE", "LINK_DETACH"].contains(&it),
         None => true,
     };
-    text.lines().filter_map(call).filter(changes).collect()
+    (killed, text.lines().filter_map(call).filter(changes).collect())
 }
 
 /// The calls to be tried; how many of them in any case.
@@ -125,11 +124,11 @@ fn at_every_call(ready: impl Fn(&World), mode: Mode, flooded: impl Fn(&mut dyn F
     };
     let (calls, whole) = {
         let world = world();
-        let calls = start(&world, mode, None);
+        let (_, calls) = start(&world, mode, None);
         (calls, pinned(&world))
     };
     let (calls, at_least) = chosen(calls);
-    let begin = Instant::now();
+    let (begin, mut lived) = (Instant::now(), 0);
     for (tried, call) in calls.iter().enumerate() {
         if tried >= at_least && begin.elapsed() > BUDGET {
             break;
@@ -140,7 +139,7 @@ fn at_every_call(ready: impl Fn(&World), mode: Mode, flooded: impl Fn(&mut dyn F
             before.into_iter().chain(at_tcx("kt0").into_iter().map(u64::from)).collect();
         let mut filter = None;
         flooded(&mut || {
-            start(&world, mode, Some(call));
+            lived += usize::from(!start(&world, mode, Some(call)).0);
             filter = Some(open(&world.bpffs(), mode));
         });
         let mut filter = filter.expect("it was opened");
@@ -166,6 +165,7 @@ fn at_every_call(ready: impl Fn(&World), mode: Mode, flooded: impl Fn(&mut dyn F
         detach(&world.bpffs()).expect("detached");
         assert!(!world.bpffs().exists() && mode_of_kt0() == 0 && at_tcx("kt0").is_empty());
     }
+    assert!(lived * 2 < at_least, "{lived} starts were not killed");
 }
 
 #[test]
