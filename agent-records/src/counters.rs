@@ -42,18 +42,21 @@ pub type Counts = [u64; count::ALL];
 /// How many times took how long: the bucket of a time is the position of its highest bit, nanoseconds.
 pub type Histogram = [u64; BUCKETS];
 
+/// No process has this number.
+pub const ASK_ANEW: u32 = u32::MAX;
+
 /// One processor's counters. Only this processor writes them.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cpu {
-    /// The process that made the last counts; 0 for none.
+    /// The process that made the last counts; [`ASK_ANEW`] after a reading.
     pub tgid: u32,
     /// Whether it is one that is counted.
     pub in_scope: u32,
     /// A program is passing counts on to the table of processes.
     pub is_passing_on: u32,
-    /// Always 0.
-    pub zero: u32,
+    /// The process whose counts were not passed on yet; 0 for none.
+    pub owner: u32,
     /// Of all processes in scope.
     pub counts: Counts,
     /// As `counts` were when the last of them was passed on.

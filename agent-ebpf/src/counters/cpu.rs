@@ -6,7 +6,7 @@
 
 use crate::kernel::setting;
 use crate::task::{Task, in_scope};
-use agent_records::counters::{Cpu, PROCESSES, Process, count};
+use agent_records::counters::{ASK_ANEW, Cpu, PROCESSES, Process, count};
 use aya_ebpf::macros::{map, raw_tracepoint};
 use aya_ebpf::maps::{LruHashMap, PerCpuArray};
 use aya_ebpf::programs::RawTracePointContext;
@@ -72,7 +72,7 @@ unsafe fn change(cpu: *mut Cpu, task: Task, tgid: u32) {
     unsafe {
         write_volatile(&raw mut (*cpu).is_passing_on, 1);
         pass_on_counts(cpu);
-        (*cpu).tgid = tgid;
+        ((*cpu).tgid, (*cpu).owner) = (tgid, tgid);
         (*cpu).in_scope = in_scope().into();
         // What ends must not come again after it was taken out.
         if by_process
@@ -103,9 +103,9 @@ unsafe fn pass_on_counts(cpu: *mut Cpu) {
     }
     // SAFETY: the caller's promise, and a checked pointer into a map's value.
     unsafe {
-        let tgid = (*cpu).tgid;
-        if tgid != 0
-            && let Some(process) = PROCESSES_BY_TGID.get_ptr_mut(&tgid)
+        let owner = (*cpu).owner;
+        if owner != 0
+            && let Some(process) = PROCESSES_BY_TGID.get_ptr_mut(&owner)
         {
             pass::<{ count::SYSCALLS }>(cpu, process);
             pass::<{ count::USER_FAULTS }>(cpu, process);
@@ -153,6 +153,8 @@ pub fn pass_on(_ctx: RawTracePointContext) -> i32 {
         unsafe {
             if (*cpu).is_passing_on == 0 {
                 pass_on_counts(cpu);
+                // Whether the process is in scope is looked up again: it may have been moved meanwhile.
+                write_volatile(&raw mut (*cpu).tgid, ASK_ANEW);
             }
         }
     }
