@@ -308,7 +308,10 @@ pub(crate) fn description(row: &HostRow, now_unix_ms: i64) -> String {
         fact("alert:", format!("{}, since {since}", super::event::alert(&AlertView::from(alert))));
     }
     for missing in &row.missing {
-        fact("missing:", format!("{}: {}; {}", missing.what, missing.why, missing.remedy));
+        let MissingView { what, why, remedy } = missing;
+        // Where nothing can be done about it there is none.
+        let remedy = if remedy.is_empty() { String::new() } else { format!("; {remedy}") };
+        fact("missing:", format!("{what}: {why}{remedy}"));
     }
     for setting in &row.rolled_back {
         let RolledBackView { time, path, value, error } = setting;
