@@ -38,7 +38,8 @@ pub unsafe fn enter(cpu: *mut Cpu, task: Task) -> bool {
     let tgid = task.tgid();
     // SAFETY: the caller's promise.
     unsafe {
-        if (*cpu).tgid != tgid {
+        // Who is not in scope may be moved into it with the next call.
+        if (*cpu).tgid != tgid || (*cpu).in_scope == 0 {
             change(cpu, task, tgid);
         }
         (*cpu).in_scope != 0
@@ -72,8 +73,9 @@ unsafe fn change(cpu: *mut Cpu, task: Task, tgid: u32) {
     unsafe {
         write_volatile(&raw mut (*cpu).is_passing_on, 1);
         pass_on_counts(cpu);
-        ((*cpu).tgid, (*cpu).owner) = (tgid, tgid);
         (*cpu).in_scope = in_scope().into();
+        (*cpu).tgid = tgid;
+        (*cpu).owner = if (*cpu).in_scope != 0 { tgid } else { 0 };
         // What ends must not come again after it was taken out.
         if by_process
             && (*cpu).in_scope != 0
@@ -153,7 +155,7 @@ pub fn pass_on(_ctx: RawTracePointContext) -> i32 {
         unsafe {
             if (*cpu).is_passing_on == 0 {
                 pass_on_counts(cpu);
-                // Whether the process is in scope is looked up again: it may have been moved meanwhile.
+                // Whether the process is in scope is looked up again: it may have been moved out of it.
                 write_volatile(&raw mut (*cpu).tgid, ASK_ANEW);
             }
         }
