@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
@@ -18,6 +18,10 @@ use crate::{
 
 /// Bytes of a record: address, service, prefix length and IP version; what it says; and padding.
 const RECORD_BYTES: usize = 64;
+/// What each element of a map begins with in what bpftool tells.
+const ROW: &str = "{\"key\":";
+/// Where a record's IP version is in what it tells of a value: the byte at 20, each of seven characters.
+const VERSION_AT: usize = 20 * 7;
 
 /// One IPv4 rule in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,12 +39,15 @@ pub fn rules(bpffs: &Path) -> Result<Vec<KernelRule>> {
         .arg(rules_map(bpffs)?)
         .output()
         .context("bpftool")?;
-    let dump: Value = serde_json::from_slice(&output.stdout)
-        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-    let rows = dump.as_array().context("bpftool dumps an array")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut rules = Vec::new();
-    for row in rows {
-        rules.extend(rule(row)?);
+    // Nearly all records are empty, and there are many: only the others are worth parsing.
+    for row in std::str::from_utf8(&output.stdout)?.split(ROW).skip(1) {
+        let (_, value) = row.split_once("\"value\":[").context("bpftool tells values")?;
+        if value.get(VERSION_AT..).is_some_and(|rest| rest.starts_with("\"0x04\"")) {
+            let row = format!("{ROW}{}", row.trim_end_matches([',', ']']));
+            rules.extend(rule(&serde_json::from_str(&row)?)?);
+        }
     }
     rules.sort();
     Ok(rules)
