@@ -1,8 +1,8 @@
 //! Counters. Per-CPU ones need no atomics, because a program of the network is not interrupted by itself.
 
-use crate::lookup;
+use crate::lookup::{self, Home};
 use crate::maps;
-use agent_records::lookup::{Record, Seen};
+use agent_records::lookup::Seen;
 use agent_records::{Tally, Totals};
 use core::arch::asm;
 use core::ptr::{read_volatile, write_volatile};
@@ -44,27 +44,28 @@ pub fn connection(port: u16) {
     }
 }
 
-/// Counts a packet in a record that belongs to this CPU.
+/// Counts a packet at a home that belongs to this CPU.
 ///
 /// # Safety
 ///
-/// `record` points into a map's value.
+/// `home` points into a map's value.
 #[inline(always)]
-pub unsafe fn single(record: *mut Record, size: Tally) {
+pub unsafe fn at_home(home: Home, size: Tally) {
     // SAFETY: the caller's promise; no other CPU writes there.
     unsafe {
-        let seen = &raw mut (*record).seen;
-        let bytes = read_volatile(&raw const (*seen).bytes) + size.bytes;
-        write_volatile(&raw mut (*seen).bytes, bytes);
-        let packets = read_volatile(&raw const (*seen).packets) + size.packets as u32;
-        if packets < Seen::CARRY {
-            write_volatile(&raw mut (*seen).packets, packets);
+        let packets = &raw mut (*home.seen).packets;
+        let bytes = u64::from(read_volatile(home.bytes)) + size.bytes;
+        let sum = u64::from(read_volatile(packets)) + size.packets;
+        if (bytes | sum) < Seen::CARRY {
+            write_volatile(home.bytes, bytes as u32);
+            write_volatile(packets, sum as u32);
             return;
         }
         // Missing here before it is there: whoever reads there first never has too many.
-        write_volatile(&raw mut (*seen).packets, packets - Seen::CARRY);
-        if let Some(tally) = maps::HITS.get_ptr_mut(lookup::said(record).drop_slot) {
-            atomic_add(&raw mut (*tally).packets, u64::from(Seen::CARRY));
+        write_volatile(packets, 0);
+        write_volatile(home.bytes, 0);
+        if let Some(slot) = lookup::drop_slot(home.number()) {
+            hit(slot, Tally { packets: sum, bytes });
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::context::Context;
 use crate::guard;
-use crate::lookup;
+use crate::lookup::{self, Home};
 use crate::packet::{read32, read64};
 use crate::rules;
-use agent_records::lookup::{Key, Lookup, Record};
+use agent_records::lookup::{Key, Lookup};
 use agent_records::{mapped, mask};
 
 /// An IP version.
@@ -47,8 +47,8 @@ pub trait Family {
     /// The destination as a key in two words, of the header that begins there in the frame. Bytes would each
     /// take a register.
     fn destination(ctx: &impl Context, start: usize) -> Option<[u64; 2]>;
-    /// The record of the rule about a source and every packet.
-    fn single(lookup: &Lookup, source: Self::Address) -> Option<*mut Record>;
+    /// The home of the rule about a source and every packet, if it has one.
+    fn home(lookup: &Lookup, source: Self::Address) -> Option<Home>;
     /// Searches the family's rules of a kind; see [`rules::search`].
     fn search(source: Self::Address, near: u64, about: u64, kind: u32) -> u64;
     /// Searches those that name something; see [`rules::others`].
@@ -121,10 +121,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn single(lookup: &Lookup, source: u32) -> Option<*mut Record> {
-        let key = Key { high: u64::from(source), low: 0, rest: Key::SINGLE4 };
-        let home = lookup::at_home(lookup, lookup.filter_seed.single4(key.high), &key);
-        home.or_else(|| from_home(homeless4(source)))
+    fn home(lookup: &Lookup, source: u32) -> Option<Home> {
+        lookup::home4(lookup, source)
     }
 
     #[inline(always)]
@@ -208,10 +206,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn single(lookup: &Lookup, (high, low): (u64, u64)) -> Option<*mut Record> {
-        let key = Key { high, low, rest: Key::SINGLE6 };
-        let home = lookup::at_home(lookup, lookup.filter_seed.single6(high, low), &key);
-        home.or_else(|| from_home(homeless6(high, low)))
+    fn home(lookup: &Lookup, (high, low): (u64, u64)) -> Option<Home> {
+        lookup::home6(lookup, high, low)
     }
 
     #[inline(always)]
@@ -223,28 +219,6 @@ impl Family for V6 {
     fn others((high, low): (u64, u64), near: u64, service: u64, ifindex: u32) -> u64 {
         others6(high, low, near, service, ifindex)
     }
-}
-
-/// Above a number: there is one.
-const FOUND: u64 = 1 << 32;
-
-/// The record of the rule about an IPv4 address and every packet that is not at home; its number.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn homeless4(address: u32) -> u64 {
-    lookup::find4(address, Key::SINGLE4).map_or(0, |(number, _)| FOUND | u64::from(number))
-}
-
-/// The same of an IPv6 address.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn homeless6(high: u64, low: u64) -> u64 {
-    lookup::find6(high, low, Key::SINGLE6).map_or(0, |(number, _)| FOUND | u64::from(number))
-}
-
-#[inline(always)]
-fn from_home(found: u64) -> Option<*mut Record> {
-    if found & FOUND == 0 { None } else { lookup::record(found as u32) }
 }
 
 /// Asks the guard of an IPv4 source.

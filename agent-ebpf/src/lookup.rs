@@ -4,10 +4,11 @@
 use crate::maps;
 use agent_records::Entry;
 use agent_records::lookup::{
-    CLASSES6, GUARD_NEAR, HOMES, KINDS, Key, LANES, Lookup, Record, Seed, guard_bit, home, lane,
-    near, near4, near6, place, places,
+    CLASSES6, GUARD_NEAR, KINDS, Key, LANES, Lookup, PRINT, Record, Seed, Seen, guard_bit, home,
+    line, near, near4, near6, place, places,
 };
 use aya_ebpf::maps::Array;
+use core::arch::asm;
 use core::ptr::read_volatile;
 
 /// Whatever can be near.
@@ -167,20 +168,6 @@ pub fn interface(ifindex: u32) -> u64 {
     unsafe { maps::INTERFACES.get(&ifindex) }.map_or(0, |number| u64::from(*number))
 }
 
-/// The record of a rule about one address and every packet, if it is at home.
-#[inline(always)]
-pub fn at_home(lookup: &Lookup, hash: u64, key: &Key) -> Option<*mut Record> {
-    let home = home(hash, lookup.homes);
-    for other in 0..HOMES {
-        let record = record(home ^ other)?;
-        // SAFETY: a checked pointer into a map's value.
-        if unsafe { is_about(record, key) } {
-            return Some(record);
-        }
-    }
-    None
-}
-
 /// Whether a record is that of a key. What it says is read later: it is there before the key, and nobody
 /// else gets the record while a program may have it in sight.
 ///
@@ -197,6 +184,14 @@ unsafe fn is_about(record: *const Record, key: &Key) -> bool {
             && (key.version() == 4 || read_volatile(&raw const (*found).low) == key.low)
             && read_volatile(&raw const (*found).rest) == key.rest
     }
+}
+
+/// The slot that the drops of a record are counted on.
+#[inline(always)]
+pub fn drop_slot(number: u32) -> Option<u32> {
+    let record = record(number)?;
+    // SAFETY: a checked pointer into a map's value.
+    Some(unsafe { read_volatile(&raw const (*record).entry.drop_slot) })
 }
 
 /// Until when a record drops; see [`Entry`].
@@ -221,18 +216,114 @@ pub fn said(record: *mut Record) -> Entry {
     }
 }
 
-/// The record of an IPv4 key, with its number.
+/// A home with a rule in force.
+#[derive(Clone, Copy)]
+pub struct Home {
+    /// What it says; see [`home`].
+    pub says: u32,
+    /// What it dropped.
+    pub seen: *mut Seen,
+    /// The bytes of that.
+    pub bytes: *mut u32,
+}
+
+impl Home {
+    /// Number of its record.
+    #[inline(always)]
+    pub fn number(self) -> u32 {
+        self.says & home::NUMBER
+    }
+}
+
+/// The home of the rule about an IPv4 address and every packet, if it has one.
 #[inline(always)]
-pub fn find4(address: u32, rest: u64) -> Option<(u32, *mut Record)> {
-    let half = half()?;
+pub fn home4(lookup: &Lookup, address: u32) -> Option<Home> {
+    let first = line(lookup.filter_seed.single4(address), lookup.homes[0]);
+    in_line4(first, address).or_else(|| in_line4(first ^ 1, address))
+}
+
+/// The same of an IPv6 address.
+#[inline(always)]
+pub fn home6(lookup: &Lookup, high: u64, low: u64) -> Option<Home> {
+    let first = line(lookup.filter_seed.single6(high, low), lookup.homes[1]);
+    in_line6(first, high, low).or_else(|| in_line6(first ^ 1, high, low))
+}
+
+/// The home in a line that has the address; a free one has none. Without a branch for each: which one it is
+/// can't be foretold, and the processor goes on to the next packet while this one waits for memory.
+#[inline(always)]
+fn in_line4(number: u32, address: u32) -> Option<Home> {
+    let line = maps::HOMES4.get_ptr_mut(number)?;
+    // SAFETY: a field of a map's value; read once, because user space may change it.
+    let there = |lane| unsafe {
+        read_volatile((&raw const (*line).addresses).cast::<u32>().add(lane)) ^ address
+    };
+    let mut lane = all_if_none(there(1).into()) & 1;
+    lane ^= (lane ^ 2) & all_if_none(there(2).into());
+    if there(lane as usize) != 0 {
+        return None;
+    }
+    // SAFETY: a checked pointer into a map's value, and a lane that the line has.
+    unsafe {
+        let (seen, bytes) = (&raw mut (*line).seen, &raw mut (*line).bytes);
+        in_lane((&raw const (*line).records).cast(), seen.cast(), bytes.cast(), lane)
+    }
+}
+
+#[inline(always)]
+fn in_line6(number: u32, high: u64, low: u64) -> Option<Home> {
+    let line = maps::HOMES6.get_ptr_mut(number)?;
+    // SAFETY: as above.
+    let there = |lane| unsafe {
+        read_volatile((&raw const (*line).high).cast::<u64>().add(lane)) ^ high
+            | read_volatile((&raw const (*line).low).cast::<u64>().add(lane)) ^ low
+    };
+    let differs = there(1);
+    let lane = all_if_none(differs >> 1 | differs & 1) & 1;
+    if there(lane as usize) != 0 {
+        return None;
+    }
+    // SAFETY: as above.
+    unsafe {
+        let (seen, bytes) = (&raw mut (*line).seen, &raw mut (*line).bytes);
+        in_lane((&raw const (*line).records).cast(), seen.cast(), bytes.cast(), lane)
+    }
+}
+
+/// # Safety
+///
+/// The others are parts of a line of homes, which has such a lane.
+#[inline(always)]
+unsafe fn in_lane(
+    records: *const u32,
+    seen: *mut Seen,
+    bytes: *mut u32,
+    lane: u64,
+) -> Option<Home> {
+    // The verifier must see that it stays in the line.
+    let lane = lane as usize & 3;
+    // SAFETY: the caller's promise; read once, because user space may change it.
+    unsafe {
+        let says = read_volatile(records.add(lane));
+        if says & home::THERE == 0 {
+            return None;
+        }
+        Some(Home { says, seen: seen.add(lane), bytes: bytes.add(lane) })
+    }
+}
+
+/// The record of an IPv4 key.
+#[inline(always)]
+pub fn find4(address: u32, rest: u64) -> Option<*mut Record> {
+    let half = half(lookup()?);
     let key = Key { high: u64::from(address), low: 0, rest };
     find(&half, half.seed.hash4(key.high, rest), &key)
 }
 
-/// The record of an IPv6 key, with its number.
+/// The record of an IPv6 key.
 #[inline(always)]
-pub fn find6(high: u64, low: u64, rest: u64) -> Option<(u32, *mut Record)> {
-    let half = half()?;
+pub fn find6(high: u64, low: u64, rest: u64) -> Option<*mut Record> {
+    let half = half(lookup()?);
     find(&half, half.seed.hash6(high, low, rest), &Key { high, low, rest })
 }
 
@@ -243,24 +334,23 @@ pub fn record(number: u32) -> Option<*mut Record> {
 }
 
 /// The half of the index that counts.
-struct Half {
+struct Half<'a> {
     start: u32,
     order: u32,
-    seed: &'static Seed,
+    seed: &'a Seed,
 }
 
 #[inline(always)]
-fn half() -> Option<Half> {
-    let lookup = lookup()?;
+fn half(lookup: &Lookup) -> Half<'_> {
     // SAFETY: a field of a map's value; read once, because user space may change it.
     let index = unsafe { read_volatile(&raw const lookup.index) };
     let start = (index >> 32) as u32;
     let seed = &lookup.index_seeds[(start != 0) as usize];
-    Some(Half { start, order: index as u32 & 31, seed })
+    Half { start, order: index as u32 & 31, seed }
 }
 
 #[inline(always)]
-fn find(half: &Half, hash: u64, key: &Key) -> Option<(u32, *mut Record)> {
+fn find(half: &Half, hash: u64, key: &Key) -> Option<*mut Record> {
     let (print, first, second) = place(hash, half.order);
     let number = match in_bucket(half.start + first, print) {
         Some(number) => number,
@@ -268,20 +358,30 @@ fn find(half: &Half, hash: u64, key: &Key) -> Option<(u32, *mut Record)> {
     };
     let record = record(number)?;
     // SAFETY: a checked pointer into a map's value.
-    unsafe { is_about(record, key) }.then_some((number, record))
+    unsafe { is_about(record, key) }.then_some(record)
 }
 
+/// The record of a fingerprint.
 #[inline(always)]
 fn in_bucket(bucket: u32, print: u32) -> Option<u32> {
     let bucket = maps::INDEX.get(bucket)?;
-    let own = lane(print);
-    if bucket.prints[own] == print {
-        return Some(bucket.records[own]);
-    }
+    let wanted = u64::from(print) << PRINT;
+    let mut found = wanted;
     for lane in 0..LANES {
-        if bucket.prints[lane] == print {
-            return Some(bucket.records[lane]);
-        }
+        // SAFETY: a field of a map's value; read once, because user space may change it.
+        let own = unsafe { read_volatile(&raw const bucket.lanes[lane]) } ^ wanted;
+        // Without a branch, as above.
+        found ^= (found ^ own) & all_if_none(own >> PRINT);
     }
-    None
+    // No number has the bits of a print.
+    (found >> PRINT == 0).then_some(found as u32)
+}
+
+/// All bits where a number below 2^63 is 0, else none.
+#[inline(always)]
+fn all_if_none(number: u64) -> u64 {
+    let mut bits = number.wrapping_sub(1);
+    // SAFETY: arithmetic. If the compiler knew what becomes of it, it would make a branch of it.
+    unsafe { asm!("{0} s>>= 63", inout(reg) bits, options(pure, nomem, nostack)) };
+    bits
 }

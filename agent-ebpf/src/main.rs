@@ -94,8 +94,8 @@ fn meets<F: Family>(
     near: u64,
     size: Tally,
 ) -> bool {
-    let single = rules::single::<F>(lookup, packet.source, near);
-    let found = match single {
+    let home = rules::at_home::<F>(lookup, packet.source, near);
+    let found = match home {
         Some(_) => rules::DROP,
         None => rules::matching(ctx, lookup, near, packet),
     };
@@ -107,8 +107,8 @@ fn meets<F: Family>(
         return false;
     }
     let epoch = lookup.epoch as u32;
-    if let Some(record) = single {
-        tell::met_single(ctx, epoch, packet, record, size);
+    if let Some(home) = home {
+        tell::met_at_home(ctx, epoch, packet, home, size);
         count::verdict(totals, verdict::DROPPED, size);
         return true;
     }

@@ -4,7 +4,7 @@
 use agent_records::detect::{
     ALARM_BYTES, Port, SERVICE_ORDER, SOURCE_ORDER, ServiceSet, Settings, SourceSet,
 };
-use agent_records::lookup::{Bucket, EXACT_WORDS, Lookup, MAX_INTERFACES, Record};
+use agent_records::lookup::{Bucket, EXACT_WORDS, Homes4, Homes6, Lookup, MAX_INTERFACES, Record};
 use agent_records::{
     Crowd, Cycle, InterfaceName, MAX_TALKERS, MAX_UPLINKS, Pace, RING_BYTES, Range, Retired,
     Talker, TalkerKey, Tally, Told, Totals, Uplink,
@@ -31,6 +31,12 @@ pub static INDEX: Array<Bucket> = Array::pinned(1, BPF_F_MMAPABLE);
 /// The rules.
 #[map(name = "records")]
 pub static RECORDS: Array<Record> = Array::pinned(1, BPF_F_MMAPABLE);
+/// What there is to know of rules that drop every packet of one IPv4 address.
+#[map(name = "homes4")]
+pub static HOMES4: Array<Homes4> = Array::pinned(1, BPF_F_MMAPABLE);
+/// The same of IPv6.
+#[map(name = "homes6")]
+pub static HOMES6: Array<Homes6> = Array::pinned(1, BPF_F_MMAPABLE);
 /// What rules met, by slot.
 #[map(name = "hits")]
 pub static HITS: Array<Tally> = Array::pinned(1, 0);

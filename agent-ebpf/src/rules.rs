@@ -5,10 +5,10 @@
 
 use crate::context::Context;
 use crate::family::Family;
-use crate::lookup;
+use crate::lookup::{self, Home};
 use crate::packet::{Kind, Packet};
 use agent_records::lookup::{
-    GUARD, INTERFACE, Lookup, Record, block, kind, near, protocol as protocol_bits,
+    GUARD, INTERFACE, Lookup, Record, block, home, kind, near, protocol as protocol_bits,
 };
 use agent_records::{FOREVER, TCP, UDP};
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
@@ -30,7 +30,7 @@ const MONITOR: u64 = 1 << 46;
 /// It drops.
 pub const DROP: u64 = 1 << 47;
 
-/// What the rules near a source say of a packet, but those of [`single`]: 0 for nothing, or else a
+/// What the rules near a source say of a packet, but those [at home](at_home): 0 for nothing, or else a
 /// [drop](drops) or a monitor, and [`counted`].
 #[inline(always)]
 pub fn matching<F: Family>(
@@ -58,17 +58,19 @@ pub fn matching<F: Family>(
     found
 }
 
-/// The record of the unexpired drop of a source and every packet. Most rules are such: they are asked
-/// without a call, which costs as much as the asking. Not where such an address may have a rule of another
-/// kind too: that comes first.
+/// The home of the unexpired drop of a source and every packet. Most rules are such: they are asked without a
+/// call, which costs as much as the asking. Not where such an address may have a rule of another kind too:
+/// that comes first.
 #[inline(always)]
-pub fn single<F: Family>(lookup: &Lookup, source: F::Address, near: u64) -> Option<*mut Record> {
+pub fn at_home<F: Family>(lookup: &Lookup, source: F::Address, near: u64) -> Option<Home> {
     // The longest prefixes are of the first bit.
     if near & lookup.near[F::FAMILY] >> near::SINGLE & 1 == 0 {
         return None;
     }
-    let record = F::single(lookup, source)?;
-    is_ahead(lookup::drop_until(record)).then_some(record)
+    let found = F::home(lookup, source)?;
+    let drops = found.says & home::DROPS != 0
+        || is_ahead(lookup::drop_until(lookup::record(found.number())?));
+    drops.then_some(found)
 }
 
 /// Whether rules of a service or an interface may be near.
@@ -202,8 +204,8 @@ fn all(bits: u64) -> u64 {
 
 /// What one rule says: its unexpired drop, or else its unexpired monitor, or nothing.
 #[inline(always)]
-pub fn said(found: Option<(u32, *mut Record)>) -> u64 {
-    let Some((_, record)) = found else { return 0 };
+pub fn said(found: Option<*mut Record>) -> u64 {
+    let Some(record) = found else { return 0 };
     let entry = lookup::said(record);
     if is_ahead(entry.drop_until) {
         DROP | u64::from(entry.drop_slot)

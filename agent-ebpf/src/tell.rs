@@ -7,11 +7,11 @@
 use crate::context::Context;
 use crate::count;
 use crate::family::Family;
-use crate::lookup;
+use crate::lookup::{self, Home};
 use crate::maps;
 use crate::packet::{Kind, Packet};
 use crate::rules::Counted;
-use agent_records::lookup::{Record, Seen};
+use agent_records::lookup::Seen;
 use agent_records::{Crowd, MAX_SIGHTED, QUIET_CYCLES, Sighting, Talker, TalkerKey, Tally, has};
 use aya_ebpf::bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
@@ -73,25 +73,23 @@ pub fn met<F: Family>(
     sight(ctx, epoch, packet, rule.slot | kind, known.before, size, u64::from(wakeup));
 }
 
-/// A packet met a rule that counts in its record, and is counted. A record belongs to the CPU that saw the
-/// first of its packets, as most sources come in by one queue.
+/// A packet met a rule at home, and is counted. What it saw belongs to the CPU that saw the first of its
+/// packets, as most sources come in by one queue.
 #[inline(always)]
-pub fn met_single<F: Family>(
+pub fn met_at_home<F: Family>(
     ctx: &impl Context,
     epoch: u32,
     packet: &Packet<F>,
-    record: *mut Record,
+    home: Home,
     size: Tally,
 ) {
     // SAFETY: a helper without arguments.
     let mark = Seen::mark(unsafe { bpf_get_smp_processor_id() }, epoch);
     // SAFETY: a checked pointer into a map's value.
-    let seen = unsafe { &raw mut (*record).seen };
-    // SAFETY: as above.
-    if unsafe { read_volatile(&raw const (*seen).mark) } != mark {
-        let slot = lookup::said(record).drop_slot;
+    if unsafe { read_volatile(&raw const (*home.seen).mark) } != mark {
+        let Some(slot) = lookup::drop_slot(home.number()) else { return };
         // SAFETY: as above.
-        let (owns, first, wakeup) = unsafe { first_in_cycle(seen, slot, mark, epoch) };
+        let (owns, first, wakeup) = unsafe { first_in_cycle(home.seen, slot, mark, epoch) };
         if first {
             sight(ctx, epoch, packet, slot, UNKNOWN.before, size, u64::from(wakeup));
         }
@@ -100,13 +98,13 @@ pub fn met_single<F: Family>(
         }
     }
     // SAFETY: as above; it is this CPU's.
-    unsafe { count::single(record, size) };
+    unsafe { count::at_home(home, size) };
 }
 
 /// Bits of a cycle's number in a mark.
 const EPOCHS: u32 = (1 << Seen::EPOCH_BITS) - 1;
 
-/// Whether a record is this CPU's from now on; whether a packet is the first one in a cycle, and then
+/// Whether what was seen is this CPU's from now on; whether a packet is the first one in a cycle, and then
 /// whether it wakes the reader.
 ///
 /// # Safety
@@ -116,7 +114,7 @@ const EPOCHS: u32 = (1 << Seen::EPOCH_BITS) - 1;
 unsafe fn first_in_cycle(seen: *mut Seen, slot: u32, mark: u32, epoch: u32) -> (bool, bool, u32) {
     // SAFETY: the caller's promise; packets and mark are one aligned word.
     unsafe {
-        let pair = (&raw mut (*seen).packets).cast::<u64>();
+        let pair = seen.cast::<u64>();
         let known = read_volatile(pair);
         let last = (known >> 32) as u32;
         let (owner, own) = (last & Seen::OWNER, mark & Seen::OWNER);

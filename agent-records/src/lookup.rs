@@ -2,11 +2,12 @@
 //! same time and without locks.
 //!
 //! A packet first asks the *filter* of its family, one bit pattern in one word, whether any rule is
-//! near its source; nearly every packet that no rule is about ends there. A rule about one address and
-//! every packet has its *record* at *home*, a place that follows from the address, if that was free: the
-//! processor loads it while it still waits for the filter. All others are found by the *index*: buckets of
-//! one cache line each with fingerprints of keys, two buckets a key, which say where its record is. Only
-//! the record decides: it holds the whole key. A record never moves, because packets are counted in it.
+//! near its source; nearly every packet that no rule is about ends there. A rule that drops every packet
+//! of one address has a *home* in a line that follows from the address, or in the line beside it: the
+//! processor loads that while it still waits for the filter, and it has all that such a packet needs, the
+//! address, whether packets are dropped and what was. All others, and what found no room there, are found
+//! by the *index*: buckets of one cache line each with fingerprints of keys, two buckets a key, which say
+//! where its *record* is. The record has the whole key and all that the rule says.
 //!
 //! The index has two halves. It grows, and gets another seed, by building the other half and then
 //! changing the one word that says which half counts. The filter's sizes lie one behind the other: the
@@ -50,8 +51,8 @@ pub struct Lookup {
     pub masks: [u64; crate::mask::COUNT as usize],
     /// What can be near, of IPv4 and of IPv6; see [`near`].
     pub near: [u64; 2],
-    /// Number of the records that are homes, a multiple of [`HOMES`].
-    pub homes: u64,
+    /// Lines of homes of IPv4 and of IPv6; even numbers.
+    pub homes: [u64; 2],
     /// Number of the cycle of telling.
     pub epoch: u64,
     /// 0 when no connection attempt is looked at; see [`crate::detect`].
@@ -160,31 +161,78 @@ pub struct Key {
 #[repr(C, align(64))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bucket {
-    /// Fingerprints; 0 where a lane is empty.
-    pub prints: [u32; LANES],
-    /// Where their records are.
-    pub records: [u32; LANES],
+    /// Where the records of as many keys are: above [`PRINT`] a key's fingerprint, below the number of its
+    /// record; 0 where a lane is empty. One store changes all of it.
+    pub lanes: [u64; LANES],
 }
 
+/// Where the fingerprint of a lane begins.
+pub const PRINT: u32 = 32;
+
 /// A rule, or an entry derived from rules.
-#[repr(C, align(64))]
+#[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Record {
     /// What it is about.
     pub key: Key,
     /// What it says.
     pub entry: Entry,
-    /// What it dropped, of what is not counted by slot.
-    pub seen: Seen,
 }
 
-/// What a rule about one address and every packet dropped on the CPU that owns its record. Only that CPU
-/// writes it, so it need not lock; other CPUs count by slot. Its counter is the sum of both.
-#[repr(C)]
+/// A line of homes of rules that drop every packet of one IPv4 address.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Homes4 {
+    /// The addresses; 0 where there is none in force.
+    pub addresses: [u32; HOMES4],
+    /// Their records; see [`home`].
+    pub records: [u32; HOMES4],
+    /// What they dropped.
+    pub seen: [Seen; HOMES4],
+    /// The bytes of that.
+    pub bytes: [u32; HOMES4],
+    /// Always 0.
+    pub zero: u32,
+}
+
+/// A line of homes of rules that drop every packet of one IPv6 address.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Homes6 {
+    /// First 64 bits of the addresses; 0 where there is none in force.
+    pub high: [u64; HOMES6],
+    /// Last 64 bits.
+    pub low: [u64; HOMES6],
+    /// Their records; see [`home`].
+    pub records: [u32; HOMES6],
+    /// What they dropped.
+    pub seen: [Seen; HOMES6],
+    /// The bytes of that.
+    pub bytes: [u32; HOMES6],
+}
+
+/// Homes in a line of IPv4.
+pub const HOMES4: usize = 3;
+/// Homes in a line of IPv6.
+pub const HOMES6: usize = 2;
+
+/// Bits of what a home says of its record; 0 where it is free.
+pub mod home {
+    /// Number of the record.
+    pub const NUMBER: u32 = (1 << 29) - 1;
+    /// It is not free.
+    pub const TAKEN: u32 = 1 << 29;
+    /// Packets are dropped and that does not expire; else the record says until when.
+    pub const DROPS: u32 = 1 << 30;
+    /// The rule is in force. Without it what was dropped may not be told to the end.
+    pub const THERE: u32 = 1 << 31;
+}
+
+/// What a rule at home dropped on the CPU that owns this. Only that CPU writes it, so it need not lock;
+/// other CPUs count by slot. The rule's counter is the sum of both.
+#[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Seen {
-    /// Bytes.
-    pub bytes: u64,
     /// Packets, below [`Seen::CARRY`].
     pub packets: u32,
     /// The owner, and the cycle that it last saw a packet in; see [`Seen::mark`].
@@ -192,8 +240,8 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// As many packets go over to the counter of the slot.
-    pub const CARRY: u32 = 1 << 31;
+    /// As many packets, or bytes, go over to the counter of the slot.
+    pub const CARRY: u64 = 1 << 31;
     /// Bits of a mark that say whose it is: a CPU's number and one, or 0 when it is nobody's.
     pub const OWNER: u32 = 1023;
     /// Bits of the cycle's number above those.
@@ -277,8 +325,8 @@ impl Seed {
 
     /// Hash of a single IPv4 address.
     #[inline(always)]
-    pub const fn single4(&self, address: u64) -> u64 {
-        self.hash1(address)
+    pub const fn single4(&self, address: u32) -> u64 {
+        self.hash1(address as u64)
     }
 
     /// Hash of a single IPv6 address.
@@ -300,12 +348,6 @@ impl Seed {
     }
 }
 
-/// The lane of a bucket that a fingerprint has where it can: most are found at once.
-#[inline(always)]
-pub const fn lane(print: u32) -> usize {
-    print as usize % LANES
-}
-
 /// Where a hash is in an index of an order: its fingerprint and its two buckets.
 #[inline(always)]
 pub const fn place(hash: u64, order: u32) -> (u32, u32, u32) {
@@ -316,14 +358,11 @@ pub const fn place(hash: u64, order: u32) -> (u32, u32, u32) {
     (print, first, first ^ other)
 }
 
-/// Records that can be the home of an address, side by side; a power of two.
-pub const HOMES: u32 = 4;
-
-/// The first home of an address with that hash, of so many records. The numbers of the others differ in the
-/// last bits.
+/// The line of homes that an address with that hash is looked for in first, of so many. The second is the one
+/// whose number differs in the last bit.
 #[inline(always)]
-pub const fn home(hash: u64, homes: u64) -> u32 {
-    ((hash >> 32).wrapping_mul(homes) >> 32) as u32
+pub const fn line(hash: u64, lines: u64) -> u32 {
+    ((hash >> 32).wrapping_mul(lines) >> 32) as u32
 }
 
 /// Where a hash is in a filter of an order: the word, counted from the filter's start, and the places of

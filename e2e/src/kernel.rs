@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Bytes of a record: address, service, prefix length and IP version; what it says; and padding.
-const RECORD_BYTES: usize = 64;
+const RECORD_BYTES: usize = 48;
 /// What each element of a map begins with in what bpftool tells.
 const ROW: &str = "{\"key\":";
 /// Where a record's IP version is in what it tells of a value: the byte at 20, each of seven characters.

@@ -27,7 +27,7 @@ pub(super) struct Ledger {
     capacity: u32,
     slots: Slots,
     /// Numbers of the records that slots belong to, by slot.
-    homes: Vec<u32>,
+    records: Vec<u32>,
     /// Records whose rules are gone, by how many cycles were summed up since; the oldest first.
     gone: VecDeque<(u32, Vec<u32>)>,
     /// Of rules in force that have ports.
@@ -70,7 +70,7 @@ impl Ledger {
             retired: Table::open(program, pins, "retired")?,
             capacity,
             slots: Slots::new(capacity, &HashSet::new()),
-            homes: Vec::new(),
+            records: Vec::new(),
             gone: VecDeque::new(),
             owners: HashMap::new(),
             leaving: BTreeMap::new(),
@@ -104,7 +104,7 @@ impl Ledger {
     }
 
     fn is_free(&self, slot: u32) -> bool {
-        slot < self.capacity && self.home(slot).is_none() && !self.owners.contains_key(&slot)
+        slot < self.capacity && self.record(slot).is_none() && !self.owners.contains_key(&slot)
     }
 
     /// Everybody has adopted; what is left is free, but for what is not told to the end, and starts where
@@ -118,7 +118,7 @@ impl Ledger {
                 _ => self.retired.remove(&slot)?,
             }
         }
-        let owned = (0..).zip(&self.homes).filter(|(_, home)| **home != NOBODY);
+        let owned = (0..).zip(&self.records).filter(|(_, record)| **record != NOBODY);
         let owned = owned.map(|(slot, _)| slot).chain(self.owners.keys().copied());
         let taken: HashSet<u32> = owned.chain(self.leaving.keys().copied()).collect();
         if !pristine {
@@ -134,16 +134,16 @@ impl Ledger {
     }
 
     /// The record that a slot belongs to.
-    pub(super) fn home(&self, slot: u32) -> Option<u32> {
-        self.homes.get(slot as usize).copied().filter(|home| *home != NOBODY)
+    pub(super) fn record(&self, slot: u32) -> Option<u32> {
+        self.records.get(slot as usize).copied().filter(|record| *record != NOBODY)
     }
 
     fn settle(&mut self, slot: u32, record: u32) {
         let place = slot as usize;
-        if self.homes.len() <= place {
-            self.homes.resize(place + 1, NOBODY);
+        if self.records.len() <= place {
+            self.records.resize(place + 1, NOBODY);
         }
-        self.homes[place] = record;
+        self.records[place] = record;
     }
 
     /// A slot for a rule that has none yet; it counts from here on.
@@ -160,7 +160,7 @@ impl Ledger {
 
     /// It is that record's.
     pub(super) fn own(&mut self, slot: u32, record: u32) {
-        if self.home(slot) != Some(record) {
+        if self.record(slot) != Some(record) {
             self.settle(slot, record);
         }
     }
@@ -250,25 +250,28 @@ impl Ledger {
         Ok((records, slots))
     }
 
-    /// These slots are free. All that they met is told, so that is what they hold from now
-    /// on, with what the records saw by themselves. Those that met anything are returned.
+    /// These slots are free. All that they met is told, so that is what they hold from now on, with what the
+    /// homes of their records counted. Those that met anything are returned.
     pub(super) fn free(&mut self, slots: impl Iterator<Item = u32>) -> Result<Vec<u32>, Error> {
         let (mut hits, mut paces) = (BTreeMap::new(), BTreeMap::new());
         for slot in slots {
             let Told { told, base } = self.at(slot);
-            if told != base {
+            // Also where its last rule met nothing since it came back: a home may have counted before that.
+            if told != Tally::default() {
                 self.store(slot, Told { told, base: told });
                 hits.insert(slot, told);
+            }
+            if told != base {
                 paces.insert(slot, Pace::default());
             }
-            if let Some(home) = self.homes.get_mut(slot as usize) {
-                *home = NOBODY;
+            if let Some(record) = self.records.get_mut(slot as usize) {
+                *record = NOBODY;
             }
             self.slots.free(slot);
         }
         self.hits.write(&hits)?;
         self.paces.write(&paces)?;
-        Ok(hits.into_keys().collect())
+        Ok(paces.into_keys().collect())
     }
 
     /// How many slots can be taken.

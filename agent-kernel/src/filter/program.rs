@@ -108,8 +108,14 @@ fn load(max_entries: u32, pins: &Pins, hook: Hook) -> Result<Ebpf, Error> {
     let records = lookup::records(max_entries);
     let slots = pinned(pins, "hits").map_or(ledger::slots(max_entries), |it| it.max_entries());
     let tables = lookup::elements(max_entries);
-    let wanted =
-        [("records", records), ("index", tables), ("filter4", tables), ("filter6", tables)];
+    let wanted = [
+        ("records", records),
+        ("homes4", lookup::lines4(max_entries)),
+        ("homes6", lookup::lines6(max_entries)),
+        ("index", tables),
+        ("filter4", tables),
+        ("filter6", tables),
+    ];
     let by_slot = ["hits", "paces", "told"].map(|map| (map, slots));
     // Two actions of as many rules with ports; and those of several ports, which take two entries each.
     let retired = max_entries.saturating_mul(2).saturating_add(128);

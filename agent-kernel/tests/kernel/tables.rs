@@ -177,14 +177,29 @@ fn what_somebody_did_to_the_maps_is_found_and_mended() {
     // Gone: every IPv4 entry (with the derived one), and every mask; they begin the lookup.
     assert_eq!(records(&map("records"), 4).len(), 3);
     for (number, _) in records(&map("records"), 4) {
-        wipe("records", number, 64);
+        wipe("records", number, 48);
     }
+    let lines = |name: &str| json(&format!("bpftool -j map dump pinned {}", map(name)));
+    let lines = |name: &str| u32::try_from(lines(name).as_array().expect("a list").len());
+    let lines4 = lines("homes4").expect("few");
+    (0..lines4).for_each(|line| wipe("homes4", line, 64));
     let lookup = json(&format!("bpftool -j map lookup pinned {} key 0 0 0 0", map("lookup")));
     let mut header = bytes(&lookup["value"]);
     header[24..88].fill(0);
     set(&map("lookup"), 0, &header);
     within("it passes, deleted behind our back", || answers("10.9.0.2"));
-    // Changed: the IPv6 one. Foreign: another IPv6 one, and an uplink.
+    // Changed: the IPv6 one, and that its home says it drops for good. Foreign: another IPv6 one, and an
+    // uplink.
+    (0..lines("homes6").expect("few")).for_each(|line| {
+        let path = map("homes6");
+        let key = words(&line.to_ne_bytes());
+        let there = json(&format!("bpftool -j map lookup pinned {path} key {key}"));
+        let mut home = bytes(&there["value"]);
+        for says in [35, 39] {
+            home[says] &= !(1 << 6);
+        }
+        set(&path, line, &home);
+    });
     let rules6 = records(&map("records"), 6).into_iter();
     let (number, mut record) = rules6.rev().find(|(_, it)| it[19] == 128).expect("there");
     record[24..32].copy_from_slice(&1_u64.to_ne_bytes());
@@ -196,11 +211,11 @@ fn what_somebody_did_to_the_maps_is_found_and_mended() {
     within("it passes, changed behind our back", || answers("fd09::2"));
 
     let drift = filter.verify().expect("verified");
-    // Masks of two families, of which IPv4 has one for services.
-    assert_eq!(drift, Drift { missing: 3, foreign: 2, changed: 4 });
+    // Masks of two families, of which IPv4 has one for services; and a home of each.
+    assert_eq!(drift, Drift { missing: 3, foreign: 2, changed: 6 });
     assert!(!answers("10.9.0.2") && !answers("fd09::2"), "mended");
     assert_eq!(filter.verify().expect("verified"), Drift::default());
-    // What leads to the records is mended too. That of a single address is found at home.
+    // What leads to the records is mended too. That of a single address has a home as well.
     filter.update(&[(key("10.9.0.2/31"), DROP)]).expect("room");
     for (name, bytes, source) in [("index", 64, "10.9.0.3"), ("filter4", 8, "10.9.0.2")] {
         (0..128).for_each(|element| wipe(name, element, bytes));
@@ -208,7 +223,20 @@ fn what_somebody_did_to_the_maps_is_found_and_mended() {
         assert!(filter.verify().expect("verified").changed > 0);
         assert!(!answers(source), "mended");
     }
+    (0..lines4).for_each(|line| wipe("homes4", line, 64));
+    assert!(!answers("10.9.0.2"), "there is still its record");
+    assert_eq!(filter.verify().expect("verified").changed, 1, "its home");
     filter.update(&[(key("10.9.0.2/31"), None)]).expect("removed");
+    within("it passes again", || answers("10.9.0.3"));
+    let mut forged = vec![0; 64];
+    forged[..4].copy_from_slice(&u32::from_be_bytes([10, 9, 0, 3]).to_ne_bytes());
+    forged[12..16].copy_from_slice(&(7_u32 << 29 | unused).to_ne_bytes());
+    (0..lines4).for_each(|line| set(&map("homes4"), line, &forged));
+    within("it is dropped, and no rule is about it", || !answers("10.9.0.3"));
+    let drift = filter.verify().expect("verified");
+    // The one that the rule lost may be beside a forged one.
+    assert_eq!((drift.missing, drift.foreign), (0, u64::from(lines4)), "{drift:?}");
+    assert!(answers("10.9.0.3") && !answers("10.9.0.2"), "mended");
     // The rule, the prefix that passes, and two blocks of ports that pass.
     assert_eq!(records(&map("records"), 6).len(), 4);
     let rules = filter.rules();
@@ -250,7 +278,7 @@ fn nonsense_in_pinned_maps_is_cleared_away_by_a_new_owner() {
 
 /// Number of a record that is free.
 fn free(map: &str) -> u32 {
-    let (number, _) = records(map, 0).into_iter().next().expect("twice as many as entries");
+    let (number, _) = records(map, 0).into_iter().next().expect("more than entries");
     number
 }
 
@@ -269,9 +297,13 @@ fn bytes(list: &Value) -> Vec<u8> {
     digits.map(|it| u8::from_str_radix(it.trim_start_matches("0x"), 16).expect("hex")).collect()
 }
 
+/// Bytes as bpftool is told of them.
+fn words(bytes: &[u8]) -> String {
+    bytes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
 /// Writes an element of an array behind the filter's back.
 fn set(map: &str, key: u32, value: &[u8]) {
-    let words = |bytes: &[u8]| bytes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let (key, value) = (words(&key.to_ne_bytes()), words(value));
     run(&format!("bpftool map update pinned {map} key {key} value {value}"));
 }

@@ -22,6 +22,8 @@ pub(super) struct Held {
 #[derive(Debug, Clone, Copy, Default)]
 struct Row {
     number: u32,
+    /// Number of its home, and one; 0 where it has none.
+    home: u32,
     key: Key,
     entry: Entry,
 }
@@ -60,6 +62,18 @@ impl Held {
         (row.key, row.entry)
     }
 
+    /// The home of a record.
+    pub(super) fn home(&self, number: u32) -> Option<u32> {
+        self.rows[self.row(number)? as usize].home.checked_sub(1)
+    }
+
+    /// A record has that home.
+    pub(super) fn settle(&mut self, number: u32, home: u32) {
+        if let Some(row) = self.row(number) {
+            self.rows[row as usize].home = home + 1;
+        }
+    }
+
     fn find(&self, key: &Key) -> Option<&Row> {
         let same = |row: &u32| self.rows[*row as usize].key == *key;
         Some(&self.rows[*self.keys.find(hash(&self.seed, key), same)? as usize])
@@ -73,9 +87,14 @@ impl Held {
         self.find(key).map(|row| &row.entry)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Key, &Entry)> + Clone {
+    /// All that are not free.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u32, &Key, &Entry)> + Clone {
         let all = self.rows.iter().map(|row| (row.number, &row.key, &row.entry));
-        all.filter(|(_, key, _)| **key != Key::default() && key.rest & Key::GONE == 0)
+        all.filter(|(_, key, _)| **key != Key::default())
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Key, &Entry)> + Clone {
+        self.all().filter(|(_, key, _)| key.rest & Key::GONE == 0)
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
@@ -89,7 +108,7 @@ impl Held {
         if row == new {
             self.rows.push(Row::default());
         }
-        self.rows[row as usize] = Row { number, key, entry };
+        self.rows[row as usize] = Row { number, home: 0, key, entry };
         let place = number as usize;
         if self.places.len() <= place {
             self.places.resize(place + 1, NONE);

@@ -3,13 +3,11 @@
 use crate::Error;
 use crate::filter::mapped::{Mapped, wait_for_programs};
 use crate::filter::pins::Pins;
-use agent_records::lookup::{Bucket, Key, LANES, LOAD, Lookup, MIN_ORDER, Seed, place};
+use agent_records::lookup::{Bucket, Key, LANES, LOAD, Lookup, MIN_ORDER, PRINT, Seed, place};
 use std::mem::{offset_of, size_of};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
-/// Words of 32 bits in a bucket.
-const BUCKET: usize = size_of::<Bucket>() / 4;
 /// Free lanes that let a key go into its first bucket without a look at its second's: so nearly all are
 /// found in the first, and hardly ever is a bucket full.
 const ROOMY: usize = LANES / 2;
@@ -117,15 +115,13 @@ impl Index {
         }
     }
 
-    fn lanes(&self) -> &[AtomicU32] {
-        let start = self.start() as usize * BUCKET;
-        &self.buckets.halves()[start..start + (BUCKET << self.order)]
+    fn lanes(&self) -> &[AtomicU64] {
+        let start = self.start() as usize * LANES;
+        &self.buckets.words()[start..start + (LANES << self.order)]
     }
 
-    /// Fingerprints and records of a bucket.
-    fn bucket(&self, number: u32) -> (&[AtomicU32], &[AtomicU32]) {
-        let start = number as usize * BUCKET;
-        self.lanes()[start..start + BUCKET].split_at(LANES)
+    fn bucket(&self, number: u32) -> &[AtomicU64] {
+        &self.lanes()[number as usize * LANES..][..LANES]
     }
 
     /// Adds a key that is not there; `false` when another seed must be tried.
@@ -137,57 +133,52 @@ impl Index {
 
     fn insert(&self, key: &Key, number: u32) -> bool {
         let (print, first, second) = place(hash(&self.seed, key), self.order);
-        let own = agent_records::lookup::lane(print);
         let (mut best, mut room) = (None, 0);
         for bucket in [first, second] {
-            let (prints, _) = self.bucket(bucket);
-            let mut free = 0;
-            let mut empty = 0;
-            for (lane, it) in prints.iter().enumerate() {
-                match it.load(Relaxed) {
-                    0 if lane == own || free == 0 => (free, empty) = (free + 1, lane),
-                    0 => free += 1,
+            let (mut free, mut empty) = (0, None);
+            for lane in self.bucket(bucket) {
+                match lane.load(Relaxed) {
+                    0 => (free, empty) = (free + 1, Some(lane)),
                     // The program looks at one record only.
-                    same if same == print => return false,
+                    other if has(other, print) => return false,
                     _ => {}
                 }
             }
             let free = free.min(ROOMY);
             if free > room {
-                (best, room) = (Some((bucket, empty)), free);
+                (best, room) = (empty, free);
             }
         }
-        let Some((bucket, lane)) = best else { return false };
-        let (prints, records) = self.bucket(bucket);
-        records[lane].store(number, Relaxed);
-        prints[lane].store(print, Release);
+        let Some(empty) = best else { return false };
+        empty.store(u64::from(print) << PRINT | u64::from(number), Release);
         true
     }
 
     /// Where the index says that a key's record is.
     pub(super) fn find(&self, key: &Key) -> Option<u32> {
-        let (bucket, lane) = self.lane(key)?;
-        Some(self.bucket(bucket).1[lane].load(Relaxed))
+        let number = self.lane(key)?.load(Relaxed) & u64::from(u32::MAX);
+        u32::try_from(number).ok()
     }
 
     pub(super) fn remove(&self, key: &Key) {
-        if let Some((bucket, lane)) = self.lane(key) {
-            self.bucket(bucket).0[lane].store(0, Release);
+        if let Some(lane) = self.lane(key) {
+            lane.store(0, Release);
         }
     }
 
-    fn lane(&self, key: &Key) -> Option<(u32, usize)> {
+    fn lane(&self, key: &Key) -> Option<&AtomicU64> {
         let (print, first, second) = place(hash(&self.seed, key), self.order);
-        [first, second].into_iter().find_map(|bucket| {
-            let (prints, _) = self.bucket(bucket);
-            let lane = prints.iter().position(|it| it.load(Relaxed) == print)?;
-            Some((bucket, lane))
-        })
+        let mut lanes = [first, second].into_iter().flat_map(|bucket| self.bucket(bucket));
+        lanes.find(|lane| has(lane.load(Relaxed), print))
     }
 
     /// Keys in it, whosever they are.
     pub(super) fn len(&self) -> usize {
-        let buckets = self.lanes().chunks_exact(BUCKET);
-        buckets.flat_map(|it| &it[..LANES]).filter(|it| it.load(Relaxed) != 0).count()
+        self.lanes().iter().filter(|lane| lane.load(Relaxed) != 0).count()
     }
+}
+
+/// Whether a lane has a fingerprint.
+fn has(lane: u64, print: u32) -> bool {
+    lane >> PRINT == u64::from(print)
 }

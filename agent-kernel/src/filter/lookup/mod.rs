@@ -5,37 +5,40 @@
 //! and is out of the index before it is cleared; an entry changes so that it says the old or the new.
 
 mod held;
+mod homes;
 mod index;
 mod lengths;
 mod near;
 mod places;
 
+pub(super) use homes::{lines4, lines6};
+
 use super::mapped::Mapped;
 use super::pins::Pins;
-use super::{Drift, table};
+use super::{Drift, record, table};
 use crate::error::{Error, ErrorKind};
-use agent_records::lookup::{HOMES, Key, Lookup, Record, Seed};
+use agent_records::lookup::{Key, Lookup, Record, Seed, home};
 use agent_records::{Entry, Tally};
 use held::Held;
+use homes::Homes;
 use index::{Index, order};
 use lengths::Lengths;
 use near::Near;
 use places::Places;
 use std::io::Read as _;
-use std::mem::{offset_of, size_of};
+use std::mem::size_of;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
 /// Words of a record.
 const WORDS: usize = size_of::<Record>() / 8;
-/// Its words of what it saw.
-const SEEN: usize = offset_of!(Record, seen) / 8;
 
 pub(super) struct LookupTable {
     header: Mapped,
     index: Index,
     near: Near,
     records: Mapped,
+    homes: Homes,
     places: Places,
     held: Held,
     /// Keys of IPv4.
@@ -51,12 +54,14 @@ impl LookupTable {
         let index = Index::open(&header, pins)?;
         let near = Near::open(&header, pins)?;
         let records = Mapped::open(pins, "records", size_of::<Record>())?;
+        let homes = Homes::open(pins)?;
         let mut opened = Self {
             places: Places::new(records.elements()),
             header,
             index,
             near,
             records,
+            homes,
             held: Held::new()?,
             keys4: 0,
             lengths: Lengths::default(),
@@ -66,7 +71,7 @@ impl LookupTable {
     }
 
     fn adopt(&mut self, is_ours: impl Fn(&Key, &Entry) -> bool) -> Result<(), Error> {
-        self.publish_homes();
+        self.homes.publish(&self.header);
         for number in 0..self.records.elements() {
             let (key, entry) = self.read(number);
             if key == Key::default() {
@@ -79,11 +84,71 @@ impl LookupTable {
                 self.clear(number);
             }
         }
+        self.adopt_homes();
+        self.mend_homes();
         let (keys4, keys6) = self.families();
         self.near.build(&self.header, &self.held, Some((order(keys4), order(keys6))));
         self.rebuild(order(self.held.len()))?;
         self.publish_lengths();
         Ok(())
+    }
+
+    /// Takes over the homes of records, with what was counted there; those of no record are free.
+    fn adopt_homes(&mut self) {
+        let Self { homes, held, .. } = self;
+        homes.sweep(|version, number, says| {
+            let record = says & home::NUMBER;
+            let key = held.at(record).0;
+            let is_its = key.version() == version && homes::can_have(&record::living(&key));
+            let adopts = is_its && held.home(record).is_none();
+            if adopts {
+                held.settle(record, number);
+            }
+            adopts
+        });
+        let all = self.held.iter();
+        let homeless = all.filter(|(number, key, entry)| self.lacks_home(*number, key, entry));
+        let homeless: Vec<_> = homeless.map(|(number, key, _)| (number, *key)).collect();
+        for (number, key) in homeless {
+            self.house(number, &key);
+        }
+    }
+
+    /// Frees homes that are no record's; how many that were.
+    fn sweep(&self) -> u64 {
+        self.homes.sweep(|version, number, says| {
+            let record = says & home::NUMBER;
+            self.held.home(record) == Some(number) && self.held.at(record).0.version() == version
+        })
+    }
+
+    /// Lets homes say what they should; how many did not.
+    fn mend_homes(&self) -> u64 {
+        let mut wrong = 0;
+        for (number, key, entry) in self.held.all() {
+            wrong += self.home(number, key).map_or(0, |home| home.mend(number, key, entry));
+        }
+        wrong
+    }
+
+    /// The home of a record.
+    fn home(&self, number: u32, key: &Key) -> Option<homes::Home<'_>> {
+        self.homes.at(key, self.held.home(number)?)
+    }
+
+    /// Whether a record should have a home, and has none.
+    fn lacks_home(&self, number: u32, key: &Key, entry: &Entry) -> bool {
+        entry.drop_until != 0 && homes::can_have(key) && self.held.home(number).is_none()
+    }
+
+    /// Gives a record a home where there is room, with nothing in force there yet.
+    fn house(&mut self, number: u32, key: &Key) {
+        let lines = self.homes.of(key);
+        let Some(free) = lines.free(self.near.line(key, lines.count())) else { return };
+        if let Some(home) = lines.at(free) {
+            home.settle(number, key);
+        }
+        self.held.settle(number, free);
     }
 
     /// Writes entries that others held, with those that are gone.
@@ -97,7 +162,7 @@ impl LookupTable {
                 return Err(Error::new(ErrorKind::Full, object(&self.records), why));
             }
             if is_gone {
-                let number = self.places.take([]).expect("there is room");
+                let number = self.places.take().expect("there is room");
                 self.write(number, &key, &entry);
                 self.note(number, key, entry);
             } else {
@@ -172,15 +237,19 @@ impl LookupTable {
         if let Some(number) = self.held.number(&key) {
             if self.held.at(number).1 != entry {
                 self.held.change(number, entry);
-                self.change(number, &entry);
+                self.change(number, &key, &entry);
             }
             return Ok(number);
         }
-        let homes = self.near.home(&key, self.homes()).into_iter();
-        let homes = homes.flat_map(|home| (0..HOMES).map(move |other| home ^ other));
-        let number = self.places.take(homes).expect("the caller knows the capacity");
+        let number = self.places.take().expect("the caller knows the capacity");
         self.write(number, &key, &entry);
         self.note(number, key, entry);
+        if self.lacks_home(number, &key, &entry) {
+            self.house(number, &key);
+        }
+        if let Some(home) = self.home(number, &key) {
+            home.say(homes::says(number, &key, &entry));
+        }
         self.near.add(&self.header, &key);
         if !self.index.add(&key, number) {
             self.rebuild(self.index.order())?;
@@ -193,6 +262,9 @@ impl LookupTable {
     pub(super) fn take(&mut self, key: &Key) -> Option<u32> {
         let number = self.held.go(key)?;
         self.index.remove(key);
+        if let Some(home) = self.home(number, key) {
+            home.leave(number);
+        }
         self.record(number)[2].store(key.rest | Key::GONE, Release);
         self.near.removed(key);
         self.keys4 -= usize::from(key.version() == 4);
@@ -203,16 +275,17 @@ impl LookupTable {
     /// The record of an entry that was taken is free, as no program can have it in sight any more.
     pub(super) fn give_back(&mut self, number: u32) {
         self.clear(number);
+        if let Some(home) = self.home(number, &self.held.at(number).0) {
+            home.free();
+        }
         self.held.free(number);
         self.places.free(number);
     }
 
-    /// What a record saw; see [`agent_records::lookup::Seen`].
+    /// What a record's home counted.
     pub(super) fn seen(&self, number: u32) -> Tally {
-        let words = &self.record(number)[SEEN..];
-        // Packets first; see the program's count.rs.
-        let packets = words[1].load(Acquire) & u64::from(u32::MAX);
-        Tally { packets, bytes: words[0].load(Relaxed) }
+        let home = self.home(number, &self.held.at(number).0);
+        home.map_or_else(Tally::default, |home| home.seen())
     }
 
     fn note(&mut self, number: u32, key: Key, entry: Entry) {
@@ -221,18 +294,6 @@ impl LookupTable {
             self.keys4 += usize::from(key.version() == 4);
             self.lengths.add(&key);
         }
-    }
-
-    /// Records that are homes.
-    fn homes(&self) -> u32 {
-        self.records.elements() / HOMES * HOMES
-    }
-
-    /// Says to the program how many homes there are; 1 when it was told something else.
-    fn publish_homes(&self) -> u64 {
-        let homes = self.homes().into();
-        let told = &self.header.words()[offset_of!(Lookup, homes) / 8];
-        u64::from(told.swap(homes, Release) != homes)
     }
 
     /// Lets lengths count that have entries, and no others.
@@ -268,7 +329,9 @@ impl LookupTable {
             self.write(number, &wanted.0, &wanted.1);
         }
         drift.changed += self.near.build(&self.header, &self.held, None);
-        drift.changed += self.lengths.publish(&self.header) + self.publish_homes();
+        drift.changed += self.lengths.publish(&self.header) + self.homes.publish(&self.header);
+        drift.foreign += self.sweep();
+        drift.changed += self.mend_homes();
         let lost = self.held.iter();
         let lost = lost.filter(|(number, key, _)| self.index.find(key) != Some(*number));
         let wrong = lost.count() + self.index.len().saturating_sub(self.held.len());
@@ -310,8 +373,16 @@ impl LookupTable {
     }
 
     /// Changes what a record says. The slot of an action is there before the action, and what drops is
-    /// there before what monitors goes.
-    fn change(&self, number: u32, entry: &Entry) {
+    /// there before what monitors goes. Its home never says that packets are dropped for good while the
+    /// record says something else.
+    fn change(&mut self, number: u32, key: &Key, entry: &Entry) {
+        if self.lacks_home(number, key, entry) {
+            self.house(number, key);
+        }
+        let says = homes::says(number, key, entry);
+        if let Some(home) = self.home(number, key) {
+            home.say(home.says() & says);
+        }
         let words = self.record(number);
         words[5].store(slots(entry), Release);
         let mut actions = [(3, entry.drop_until), (4, entry.monitor_until)];
@@ -321,26 +392,31 @@ impl LookupTable {
         for (word, until) in actions {
             words[word].store(until, Release);
         }
+        if let Some(home) = self.home(number, key) {
+            home.say(says);
+        }
     }
 
     fn clear(&self, number: u32) {
-        for word in [2, 0, 1, 3, 4, 5, SEEN, SEEN + 1] {
+        for word in [2, 0, 1, 3, 4, 5] {
             self.record(number)[word].store(0, Release);
         }
     }
 }
 
-/// Records for so many entries: twice as many, so that of a full list 24 of 25 addresses find a home that is
-/// free, and some for rules that are gone and not told to the end.
+/// Records for so many entries, and for some that are gone and not told to the end.
 pub(super) fn records(max_entries: u32) -> u32 {
-    max_entries.saturating_mul(2).saturating_add(SPARE)
+    max_entries.saturating_add(max_entries / 8).saturating_add(64)
 }
 
-const SPARE: u32 = 64;
-
-/// Entries that so many records are for.
+/// Entries that so many records are for: of all such numbers the highest.
 fn entries(records: u32) -> u32 {
-    records.saturating_sub(SPARE) / 2
+    let most = records.saturating_sub(64);
+    let about = most - most / 9;
+    (about.saturating_sub(2)..=about + 2)
+        .rev()
+        .find(|it| self::records(*it) <= records)
+        .unwrap_or(0)
 }
 
 /// Elements of the index and of each filter, for so many entries: two tables of the largest size, or a

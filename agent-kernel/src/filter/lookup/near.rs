@@ -8,7 +8,7 @@ use crate::filter::mapped::Mapped;
 use crate::filter::pins::Pins;
 use agent_records::lookup::{
     CLASSES6, EXACT_WORDS, GUARD_NEAR, Key, LONG4, Lookup, MIN_ORDER, Seed, WIDE_WORDS, bits,
-    guard_bit, home, near4, near6,
+    guard_bit, line, near4, near6,
 };
 use std::mem::offset_of;
 use std::ops::Range;
@@ -155,14 +155,13 @@ impl Near {
         }
     }
 
-    /// The first of so many homes, of a rule about one address and every packet.
-    pub(super) fn home(&self, key: &Key, homes: u32) -> Option<u32> {
-        let hash = match key.rest {
-            Key::SINGLE4 => self.seed.single4(key.high),
-            Key::SINGLE6 => self.seed.single6(key.high, key.low),
-            _ => return None,
+    /// The line, of so many, that the home of a rule about one address is looked for in first.
+    pub(super) fn line(&self, key: &Key, lines: u32) -> u32 {
+        let hash = match u32::try_from(key.high) {
+            Ok(address) if key.version() == 4 => self.seed.single4(address),
+            _ => self.seed.single6(key.high, key.low),
         };
-        Some(home(hash, homes.into()))
+        line(hash, lines.into())
     }
 
     pub(super) fn add(&self, header: &Mapped, key: &Key) {

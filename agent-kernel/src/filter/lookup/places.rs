@@ -19,11 +19,6 @@ impl Places {
         Self { taken, available: count as usize, next: 0 }
     }
 
-    /// Takes one of these, the first that is free, or else any.
-    pub(super) fn take(&mut self, wanted: impl IntoIterator<Item = u32>) -> Option<u32> {
-        wanted.into_iter().find(|number| self.claim(*number)).or_else(|| self.any())
-    }
-
     /// Takes this one, if it is free.
     pub(super) fn claim(&mut self, number: u32) -> bool {
         let Some(word) = self.taken.get_mut(number as usize / 64) else { return false };
@@ -34,7 +29,8 @@ impl Places {
         is_free
     }
 
-    fn any(&mut self) -> Option<u32> {
+    /// Takes a free one.
+    pub(super) fn take(&mut self) -> Option<u32> {
         let words = (self.next..self.taken.len()).chain(0..self.next);
         let word = words.into_iter().find(|word| self.taken[*word] != u64::MAX)?;
         self.next = word;
@@ -63,14 +59,13 @@ mod tests {
     fn every_place_is_given_out_once_until_it_is_freed() {
         let mut places = Places::new(70);
         assert!(places.claim(3) && !places.claim(3) && !places.claim(70));
-        assert_eq!(places.take([3, 66]), Some(66));
-        let mut taken: Vec<u32> = std::iter::from_fn(|| places.take([3, 66])).collect();
-        assert_eq!((places.available(), taken.len()), (0, 68));
-        taken.extend([3, 66]);
+        assert_eq!(places.available(), 69);
+        let mut taken: Vec<u32> = std::iter::from_fn(|| places.take()).collect();
+        assert_eq!((places.available(), taken.len()), (0, 69));
+        taken.push(3);
         taken.sort_unstable();
         assert!(taken.into_iter().eq(0..70));
         places.free(41);
-        assert_eq!((places.available(), places.take([3])), (1, Some(41)));
-        assert_eq!(places.take([3]), None);
+        assert_eq!((places.available(), places.take(), places.take()), (1, Some(41), None));
     }
 }

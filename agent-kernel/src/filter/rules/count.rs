@@ -1,4 +1,4 @@
-//! What rules met: what their slots hold, and what their records saw by themselves.
+//! What rules met: what their slots hold, and what the homes of their records counted.
 
 use super::Rules;
 use crate::Error;
@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 impl Rules {
     /// Whose a slot is, or was until all of it is told.
     pub(in crate::filter) fn owner(&self, slot: u32) -> Option<Owner> {
-        match self.ledger.home(slot) {
+        match self.ledger.record(slot) {
             None => self.ledger.owner(slot),
-            Some(home) => {
-                let (key, entry) = self.table.at(home);
+            Some(record) => {
+                let (key, entry) = self.table.at(record);
                 record::owner(&key, &entry, slot, self.interfaces.numbers())
             }
         }
@@ -57,7 +57,7 @@ impl Rules {
         for number in gone {
             let (_, entry) = self.table.at(number);
             let own = [entry.drop_slot, entry.monitor_slot].into_iter();
-            own.filter(|slot| self.ledger.home(*slot) == Some(number)).for_each(&mut look);
+            own.filter(|slot| self.ledger.record(*slot) == Some(number)).for_each(&mut look);
         }
         Ok(untold)
     }
@@ -81,7 +81,7 @@ impl Rules {
             let (_, entry) = self.table.at(number);
             let both = [entry.drop_slot, entry.monitor_slot].into_iter();
             // Not those of a block of ports, which are its rules'.
-            slots.extend(both.filter(|slot| self.ledger.home(*slot) == Some(number)));
+            slots.extend(both.filter(|slot| self.ledger.record(*slot) == Some(number)));
         }
         let used = self.ledger.free(slots.into_iter())?;
         for number in records {
@@ -120,8 +120,8 @@ impl Rules {
     }
 }
 
-/// What the record of a slot counted on it by itself.
+/// What the home of a slot's record counted on it.
 pub(super) fn saw(table: &LookupTable, ledger: &Ledger, slot: u32) -> Tally {
-    let home = ledger.home(slot).filter(|home| table.at(*home).1.drop_slot == slot);
-    home.map_or(Tally::default(), |home| table.seen(home))
+    let record = ledger.record(slot).filter(|record| table.at(*record).1.drop_slot == slot);
+    record.map_or(Tally::default(), |record| table.seen(record))
 }
