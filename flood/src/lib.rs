@@ -1,6 +1,6 @@
 //! Frames that the kernel itself sends, faster than any socket: a program that runs over live frames
-//! (`BPF_PROG_TEST_RUN`, `BPF_F_TEST_XDP_LIVE_FRAMES`) and makes another one of each. For tests and benchmarks;
-//! it must not know what filters them.
+//! (`BPF_PROG_TEST_RUN`, `BPF_F_TEST_XDP_LIVE_FRAMES`) and makes another one of each. For tests and
+//! benchmarks; it must not know what filters them.
 //!
 //! A frame goes out by one end of a veth pair. The other end takes it when it has an XDP program or GRO, and
 //! as long as it has room: it keeps 256 that it has not looked at.
@@ -31,6 +31,9 @@ type State = [u64; 4];
 /// Bytes of a frame that takes turns with others, and how many do at most.
 const FRAME: usize = 80;
 const TURNS: usize = 4;
+
+/// The port of datagrams (RFC 863).
+const DISCARD: u8 = 9;
 
 /// An address of each family.
 pub type Addresses = (Ipv4Addr, Ipv6Addr);
@@ -156,7 +159,7 @@ impl Sender {
 pub fn datagrams(link: [u8; 6], to: Addresses, sources: [Addresses; 2]) -> [Vec<u8>; TURNS] {
     let head = |ethertype: [u8; 2]| [&link[..], &[0x02, 0, 0, 0, 0, 1], &ethertype].concat();
     // Without a checksum.
-    let udp = [0xa0, 0x28, 0, 9, 0, 8, 0, 0];
+    let udp = [0xa0, 0x28, 0, DISCARD, 0, 8, 0, 0];
     let over4 = |source: Ipv4Addr| {
         let mut header = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0];
         header.extend([source.octets(), to.0.octets()].concat());

@@ -1,6 +1,6 @@
 //! What gets past a filter of two sources, as nftables counts it in the stack behind.
 
-use crate::{Addresses, Sent, TURNS};
+use crate::{Addresses, DISCARD, Sent, TURNS};
 use anyhow::{Context, Result, ensure};
 use std::{
     array,
@@ -24,7 +24,7 @@ pub fn count_passed(sources: [Addresses; 2]) -> Result<()> {
     ];
     let counters: String = COUNTERS.map(|name| format!("counter {name} {{ }}\n")).concat();
     let rules = array::from_fn::<_, TURNS, _>(|turn| {
-        format!("{} udp dport discard counter name {} drop\n", matches[turn], COUNTERS[turn])
+        format!("{} udp dport {DISCARD} counter name {} drop\n", matches[turn], COUNTERS[turn])
     });
     let text = format!(
         "table inet {TABLE} {{\n{counters}\
@@ -58,7 +58,8 @@ pub fn all_passed(sent: &Sent, passed: [u64; TURNS]) -> bool {
     passed[1] + passed[3] + sent.refused >= sent.turns[1] + sent.turns[3]
 }
 
-/// Whether nothing of the first source has come, and of the second some of each family, no more than was sent.
+/// Whether nothing of the first source has come, and of the second some of each family, no more than was
+/// sent.
 pub fn only_second(sent: &Sent, passed: [u64; TURNS]) -> bool {
     let second = |turn: usize| (1..=sent.turns[turn]).contains(&passed[turn]);
     passed[0] == 0 && passed[2] == 0 && second(1) && second(3)
