@@ -25,7 +25,8 @@ const THERE: &str = "flood1";
 pub(crate) fn compare(world: &World) {
     let list = List::singles(Family::V4, SIZE);
     let mut peers = Peers::load(0, &List::singles(Family::V4, 0));
-    let mut sender = Sender::new(frame(Family::V4), Sums::Header).expect("root: the program");
+    let sources = Sources::Numbered { first: 0, count: SIZE.into(), sums: Sums::Header };
+    let mut sender = Sender::new(&[frame(Family::V4)], sources).expect("root: the program");
     println!(
         "\n{SIZE} IPv4 addresses, a flood from them       million packets/s   of the path of XDP_DROP"
     );
@@ -84,12 +85,11 @@ pub(crate) fn pair() {
 
 /// Million packets in a second of processor time, median.
 fn measure(sender: &mut Sender) -> f64 {
-    let sources = Sources::Numbered { first: 0, count: SIZE.into() };
     let ifindex = nix::net::if_::if_nametoindex(THERE).expect("it is there");
     let mut figures = Vec::new();
     for round in 0..=ROUNDS {
         let start = used();
-        sender.send(ifindex, &sources, FRAMES).expect("frames are sent");
+        sender.send(ifindex, FRAMES).expect("frames are sent");
         let took = used() - start;
         // The first window warms everything up.
         if round > 0 {

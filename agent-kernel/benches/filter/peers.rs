@@ -14,9 +14,8 @@ const WINDOW: u32 = 4096;
 /// Windows in a run.
 const WINDOWS: u32 = 65;
 
-/// State of the generator, sources made so far, number of the first, how many there are, and none that take
-/// turns.
-type State = [u64; 5];
+/// State of the generator, sources made so far, number of the first, and how many there are.
+type State = [u64; 4];
 
 /// What is run for each source.
 pub(crate) enum Lookup<'a> {
@@ -127,7 +126,7 @@ impl Peers {
 
     fn set(&mut self, sources: &Sources) {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let state = [self.random | 1, 0, sources.first, sources.count, 0];
+        let state = [self.random | 1, 0, sources.first, sources.count];
         self.state.set(0, state, 0).expect("set");
     }
 
