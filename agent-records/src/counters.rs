@@ -125,4 +125,6 @@ layout! {
     request_cmd_flags: "request" "cmd_flags",
     request_data_len: "request" "__data_len",
     request_start_time_ns: "request" "start_time_ns",
+    request_end_io: "request" "end_io",
+    request_end_io_data: "request" "end_io_data",
 }
