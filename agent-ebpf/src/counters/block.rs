@@ -2,7 +2,8 @@
 
 use crate::cpu::this;
 use crate::histogram;
-use crate::kernel::{Address, layout, read};
+use crate::kernel::{Address, layout};
+use crate::or_zero::read;
 use agent_records::counters::request;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::raw_tracepoint;
