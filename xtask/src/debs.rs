@@ -3,8 +3,10 @@
 
 use std::{
     fs,
+    panic::resume_unwind,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -17,7 +19,7 @@ use nix::{
 
 use crate::{
     cargo::{cargo, project, target},
-    images, packages,
+    images, packages, pages,
 };
 
 /// The tool that makes packages; its lock file pins what it is made of.
@@ -32,13 +34,22 @@ pub(crate) fn run() -> Result<()> {
     packages::ensure_lab("debs")?;
     packages::ensure_debian()?;
     let binaries = images::static_binaries()?;
-    println!("=== packages");
-    let old = build("1", &["kctl-agent", "kctl-controller", "kctl"])?;
-    let new = build("2", &["kctl-agent"])?;
-    println!("=== a fresh Debian");
+    pages::write(&binaries)?;
+    println!("=== packages, and a fresh Debian");
     let mut lab = Lab::lay_out(&Layout { binaries, hosts: 0 })?;
     lab.add_host("")?;
-    let mut debian = Debian::bootstrap(lab, target().join("debian"))?;
+    // One compiles, the other loads and unpacks.
+    let (built, debian) = thread::scope(|scope| {
+        let building = scope.spawn(|| -> Result<_> {
+            Ok((
+                build("1", &["kctl-agent", "kctl-controller", "kctl"])?,
+                build("2", &["kctl-agent"])?,
+            ))
+        });
+        let debian = Debian::bootstrap(lab, target().join("debian"));
+        (building.join().unwrap_or_else(|panic| resume_unwind(panic)), debian)
+    });
+    let ((old, new), mut debian) = (built?, debian?);
     let outcome = debian.life(&old, &new);
     println!("{} passed, {} failed", debian.passed, u64::from(outcome.is_err()));
     outcome
@@ -51,6 +62,7 @@ fn build(revision: &str, names: &[&str]) -> Result<Vec<PathBuf>> {
         let mut install = cargo();
         install.args(["install", "--debug", "--quiet", "--locked", "--no-default-features"]);
         install.args(["cargo-deb", "--version", CARGO_DEB, "--root"]).arg(&tools);
+        install.env("CARGO_PROFILE_DEV_DEBUG", "0");
         ensure!(install.status()?.success(), "cargo-deb could not be installed");
         fs::write(tools.join(format!("cargo-deb-{CARGO_DEB}")), "")?;
     }

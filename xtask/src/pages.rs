@@ -1,19 +1,17 @@
 //! Manual pages and completions of kctl, for its Debian package: kctl itself writes them.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cargo::{binaries, cargo, project};
+use crate::cargo::project;
 
 /// Shells, and what their packages call a file of completions.
 const SHELLS: [(&str, &str); 3] = [("bash", "kctl"), ("zsh", "_kctl"), ("fish", "kctl.fish")];
 
-/// Writes them into `target/pages`, where cli/Cargo.toml has them from.
-pub(crate) fn write() -> Result<()> {
-    let built = cargo().args(["build", "--quiet", "--package", "kctl"]).status()?;
-    ensure!(built.success(), "kctl could not be built");
-    let kctl = binaries(false)?.join("kctl");
+/// Has the kctl of this folder write them into `target/pages`, where cli/Cargo.toml has them from.
+pub(crate) fn write(binaries: &Path) -> Result<()> {
+    let kctl = binaries.join("kctl");
     let folder = project().join("target/pages");
     // Pages of commands that are gone would stay.
     let _ = fs::remove_dir_all(&folder);

@@ -37,8 +37,10 @@ pub(crate) fn run(unprivileged: bool) -> Result<ExitCode> {
     healthy &= step("format", cargo().args(["fmt", "--all", "--check"]))?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
     healthy &= step("lints", cargo().args(clippy))?;
-    // The end-to-end tests run these; `cargo test` alone would not build them.
-    healthy &= step("binaries", cargo().args(["build", "--workspace", "--bins", "--quiet"]))?;
+    // The end-to-end tests run these; `cargo test` alone would not build them. With the tests, since for
+    // those alone cargo chooses other features of dependencies, and would build half of them once more.
+    let build = ["build", "--workspace", "--bins", "--tests", "--quiet"];
+    healthy &= step("binaries and tests", cargo().args(build))?;
 
     let mut total = Total::default();
     let mut tests = cargo();

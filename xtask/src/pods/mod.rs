@@ -6,8 +6,8 @@ mod engine;
 mod kubelet;
 
 use std::{
-    collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command,
-    time::Duration,
+    collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, panic::resume_unwind, path::Path,
+    process::Command, thread, time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -37,9 +37,13 @@ const AGENT_CAPABILITIES: [(&str, u32); 6] = [
 /// Runs it all; the last line is the total.
 pub(crate) fn run() -> Result<()> {
     packages::ensure_lab("pods")?;
-    packages::ensure_images()?;
-    let engines = chart::engines()?;
-    let binaries = images::static_binaries()?;
+    // One compiles, the other mostly waits for the network.
+    let (binaries, engines) = thread::scope(|scope| {
+        let building = scope.spawn(images::static_binaries);
+        let engines = packages::ensure_images().and_then(|()| chart::engines());
+        (building.join().unwrap_or_else(|panic| resume_unwind(panic)), engines)
+    });
+    let (binaries, engines) = (binaries?, engines?);
     trace_file_system()?;
     let mut cluster = Cluster::lay_out(&binaries, &engines)?;
     let outcome = cluster.story();

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use kctl_e2e::with_lab;
 use serde_json::Value;
 
-use crate::support::{SOON, follow, in_order, lost, of, on, only_opens, open};
+use super::support::{SOON, follow, in_order, lost, of, on, only_opens, open};
 
 #[test]
 fn through_a_restart_of_the_controller_with_no_gap_and_no_repeat() -> Result<()> {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{Lab, with_lab};
 use serde_json::Value;
 
-use crate::support::{SOON, now, of, only_opens, open};
+use super::support::{SOON, now, of, only_opens, open};
 
 const HOSTS: [&str; 3] = ["web-1", "web-2", "web-3"];
 

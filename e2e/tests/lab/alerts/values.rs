@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{Lab, Spawned, with_lab};
 use serde_json::Value;
 
-use crate::support::{Disk, HOST, SOON, firing, follow, states, with_thresholds};
+use super::support::{Disk, HOST, SOON, firing, follow, states, with_thresholds};
 
 /// How long a value has to last. The machine may be so busy that the test's own files stand still for a
 /// moment, and that must not look like a quiet processor.

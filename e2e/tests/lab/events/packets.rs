@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{ATTACKER, Lab, ping, until, with_lab};
 use serde_json::{Value, json};
 
-use crate::support::{SOON, follow, on};
+use super::support::{SOON, follow, on};
 
 /// Sends datagrams from the attacker's own address.
 fn send(lab: &Lab, to: IpAddr, port: u16, count: usize) -> Result<u16> {
@@ -160,10 +160,10 @@ fn packets_dropped_while_no_agent_runs_are_told_by_the_next() -> Result<()> {
         ensure!(count >= 700, "{count}");
         let events =
             reader.wait_for("every packet is told or said to be lost", SOON, |events| {
-                packets(events.iter()) >= count || crate::support::lost(events) > 0
+                packets(events.iter()) >= count || super::support::lost(events) > 0
             })?;
         // What died with the agent is told as lost; else every packet is told, and none twice.
-        if crate::support::lost(&events) == 0 {
+        if super::support::lost(&events) == 0 {
             assert_eq!(packets(events.iter()), count);
         }
         ensure!(packets(events.iter()) <= count, "told twice: {events:?}");

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use kctl_e2e::{Lab, with_lab};
 use serde_json::Value;
 
-use crate::support::{Disk, SOON, follow};
+use super::support::{Disk, SOON, follow};
 
 /// The controller's file, and its new start with it.
 fn controller_says(lab: &mut Lab, alerts: &str) -> Result<()> {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use kctl_e2e::{Lab, with_lab};
 use serde_json::{Value, json};
 
-use crate::support::{SOON, follow, on};
+use super::support::{SOON, follow, on};
 
 /// The one event of a type on a host that satisfies a condition, and none on the other hosts.
 fn only<'a>(

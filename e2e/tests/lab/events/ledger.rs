@@ -6,7 +6,7 @@ use kctl_e2e::{CONTROLLER, EventReader, Lab, metrics, sample, with_lab};
 use serde_json::Value;
 use std::time::Duration;
 
-use crate::support::{SOON, follow, in_order, lost, of, only_opens, open};
+use super::support::{SOON, follow, in_order, lost, of, only_opens, open};
 
 const MANY: u64 = 100_000;
 /// A debug build on a busy machine prints some thousand lines a second.

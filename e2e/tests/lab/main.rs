@@ -1,0 +1,33 @@
+//! Real hosts with a controller and kctl, each test in a lab of its own. Needs root.
+
+mod alerts;
+mod block;
+mod clocks;
+mod converge;
+mod degrade;
+mod detect;
+mod disks;
+mod events;
+mod expiry;
+mod feeds;
+mod files;
+mod given;
+mod ipc;
+mod large;
+mod local;
+mod metrics;
+mod modules;
+mod net;
+mod perf;
+mod proc;
+mod ps;
+mod refusals;
+mod restart;
+mod roles;
+mod rotation;
+mod rules;
+mod signal;
+mod sockets;
+mod sysinfo;
+mod tcx;
+mod top;
