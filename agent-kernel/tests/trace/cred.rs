@@ -3,6 +3,7 @@
 use crate::support::{World, output};
 use agent_kernel::trace::{Cred, Credentials, Event, Source, Traced};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 fn changes(events: &[Traced]) -> Vec<&Cred> {
     events
@@ -71,9 +72,12 @@ async fn a_program_that_makes_root_of_its_user_is_told() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("open to all");
     let program = folder.path().join("cat");
-    std::fs::copy("/bin/cat", &program).expect("a program");
-    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).expect("set-user-ID");
     let program = program.to_str().expect("text");
+    // Written by a process of its own: what other tests start meanwhile would hold ours open for writing, and
+    // nobody can run it then.
+    let install = ["-m", "4755", "/bin/cat", program];
+    let installed = Command::new("install").args(install).status().expect("install");
+    assert!(installed.success());
     let script = "syscall(119, (2345) x 3); syscall(117, (1234) x 3); exec @ARGV";
     let args = ["-e", script, program, "/proc/self/status"];
     let (pid, status) = world.cgroup.says("perl", &args);

@@ -2,6 +2,7 @@
 
 use crate::support::{Cgroup, config, decoded, events};
 use agent_kernel::trace::{Event, Scope, Source, Tracer, TracerConfig};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const OPENS: usize = 100_000;
@@ -61,16 +62,18 @@ async fn with_a_tiny_ring_and_a_slow_reader_all_are_read_or_lost() {
 
 #[tokio::test]
 async fn at_the_usual_size_a_reader_loses_nothing() {
+    // The ring is full after some hundredths of a second: the reader must not wait that long for a processor.
+    let thread = nix::unistd::gettid().to_string();
+    let renice = ["-n", "-20", "-p", &thread];
+    assert!(Command::new("renice").args(renice).status().expect("renice").success());
     let cgroup = Cgroup::new();
     let (mut tracer, _) = Tracer::open(&of_opens(&cgroup, 1 << 20)).expect("root: the programs");
     let mut child = cgroup.spawn("perl", &["-e", LOOP, &OPENS.to_string()]);
     let mut read = 0;
     let deadline = Instant::now() + Duration::from_secs(60);
-    while read < OPENS && Instant::now() < deadline {
-        tokio::time::timeout(Duration::from_secs(20), tracer.readable())
-            .await
-            .expect("in time")
-            .expect("readable");
+    while read + usize::try_from(tracer.lost()).expect("few") < OPENS && Instant::now() < deadline {
+        let readable = tokio::time::timeout(Duration::from_secs(1), tracer.readable()).await;
+        readable.unwrap_or(Ok(())).expect("readable");
         read += tracer.drain().len();
     }
     assert!(child.wait().expect("it ends").success());
