@@ -1,5 +1,5 @@
-//! Sends frames to the other end of the pair that they came in by, each with another source. Tests and
-//! benchmarks let the kernel run it over live frames, which is faster than any socket.
+//! Sends frames to the other end of the pair that they came in by. Tests and benchmarks let the kernel run it
+//! over live frames, which is faster than any socket.
 #![no_std]
 #![no_main]
 
@@ -11,24 +11,72 @@ use aya_ebpf::maps::Array;
 use aya_ebpf::programs::XdpContext;
 use sources::Sources;
 
+/// Bytes of a frame that takes turns with others.
+const FRAME: usize = 80;
+/// Where the segment is, and the addresses that its checksum is over: begin and bytes.
+const TCP4: usize = 34;
+const TCP6: usize = 54;
+const ADDRESSES4: [usize; 2] = [26, 8];
+const ADDRESSES6: [usize; 2] = [22, 32];
+
 #[map]
 static SOURCES: Array<Sources> = Array::with_max_entries(1, 0);
+/// Frames that take turns.
+#[map]
+static FRAMES: Array<[u64; FRAME / 8]> = Array::with_max_entries(4, 0);
+/// How many, a power of two.
+#[map]
+static TURNS: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Sends a frame as it is, with the checksum of an IPv4 header made right.
+/// Sends a frame with another source, and the checksum of an IPv4 header made right.
 #[xdp]
 pub fn send(ctx: XdpContext) -> u32 {
     make(&ctx);
-    sum_up_header(&ctx);
+    if is_ipv4(&ctx) {
+        sum_up_header(&ctx);
+    }
     XDP_TX
 }
 
-/// The same of a TCP segment over IPv4 without options and data, with its checksum made right too.
+/// The same of frames that take turns, TCP segments without options and data, with their checksums made right
+/// too.
 #[xdp]
 pub fn send_tcp(ctx: XdpContext) -> u32 {
+    take_turn(&ctx);
     make(&ctx);
-    sum_up_header(&ctx);
-    sum_up_segment(&ctx);
+    if is_ipv4(&ctx) {
+        sum_up_header(&ctx);
+        sum_up_segment::<TCP4>(&ctx, ADDRESSES4);
+    } else {
+        sum_up_segment::<TCP6>(&ctx, ADDRESSES6);
+    }
     XDP_TX
+}
+
+/// Sends frames that take turns as they are.
+#[xdp]
+pub fn send_own(ctx: XdpContext) -> u32 {
+    take_turn(&ctx);
+    if let Some(sources) = SOURCES.get_ptr_mut(0) {
+        // SAFETY: a checked pointer into a map's value, which only this thread's runs use.
+        unsafe { (*sources).made += 1 };
+    }
+    XDP_TX
+}
+
+/// Puts the next frame in the place of what the last run left.
+#[inline(always)]
+fn take_turn(ctx: &XdpContext) {
+    let (Some(sources), Some(turns)) = (SOURCES.get(0), TURNS.get(0)) else { return };
+    let Some(frame) = FRAMES.get((sources.made & (*turns - 1)) as u32) else { return };
+    let start = ctx.data();
+    if start + FRAME > ctx.data_end() {
+        return;
+    }
+    for (place, word) in frame.iter().enumerate() {
+        // SAFETY: within the frame, as was just checked.
+        unsafe { ((start + 8 * place) as *mut u64).write_unaligned(*word) };
+    }
 }
 
 #[inline(always)]
@@ -36,6 +84,12 @@ fn make(ctx: &XdpContext) {
     let Some(sources) = SOURCES.get_ptr_mut(0) else { return };
     // SAFETY: a checked pointer into a map's value, which only this thread's runs use.
     unsafe { (*sources).write(ctx) };
+}
+
+#[inline(always)]
+fn is_ipv4(ctx: &XdpContext) -> bool {
+    let start = ctx.data();
+    start + 14 <= ctx.data_end() && word(start, 12) == u32::from(0x0800_u16.to_be())
 }
 
 /// The stack looks at it (RFC 1071).
@@ -53,19 +107,22 @@ fn sum_up_header(ctx: &XdpContext) {
 
 /// Over the addresses, the protocol, the length, and 20 bytes (RFC 9293, section 3.1).
 #[inline(always)]
-fn sum_up_segment(ctx: &XdpContext) {
+fn sum_up_segment<const TCP: usize>(ctx: &XdpContext, [addresses, bytes]: [usize; 2]) {
     let start = ctx.data();
-    if start + 54 > ctx.data_end() {
+    if start + TCP + 20 > ctx.data_end() {
         return;
     }
     let mut sum = u32::from(6_u16.to_be()) + u32::from(20_u16.to_be());
-    for place in 0..14 {
+    for place in 0..bytes / 2 {
+        sum += word(start, addresses + 2 * place);
+    }
+    for place in 0..10 {
         // But its own place.
-        if place != 12 {
-            sum += word(start, 26 + 2 * place);
+        if place != 8 {
+            sum += word(start, TCP + 2 * place);
         }
     }
-    put(start, 50, sum);
+    put(start, TCP + 16, sum);
 }
 
 #[inline(always)]

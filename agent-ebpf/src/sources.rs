@@ -13,15 +13,12 @@ pub struct Sources {
     first: u64,
     /// How many there are, at most 2^32.
     count: u64,
-    /// Two IPv4 addresses as they stand in a header, which take turns; 0 where numbers are drawn.
-    turns: u64,
 }
 
 impl Sources {
     /// Writes the next source into a frame. A test run goes on with the frame that the last one left.
     #[inline(always)]
     pub fn write(&mut self, ctx: &XdpContext) {
-        let turn = (self.turns >> ((self.made & 1) * 32)) as u32;
         self.made += 1;
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -31,12 +28,10 @@ impl Sources {
         if start + 54 > ctx.data_end() {
             return;
         }
-        let drawn = mix4(number as u32).to_be();
         // SAFETY: the frame has these bytes, as was just checked.
         unsafe {
             if *((start + 13) as *const u8) == 0 {
-                let source = if self.turns == 0 { drawn } else { turn };
-                ((start + 26) as *mut u32).write_unaligned(source);
+                ((start + 26) as *mut u32).write_unaligned(mix4(number as u32).to_be());
             } else {
                 ((start + 22) as *mut u64).write_unaligned(mix6(number).to_be());
                 ((start + 30) as *mut u64).write_unaligned(mix6(!number).to_be());

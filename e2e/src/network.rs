@@ -22,7 +22,7 @@ pub const ATTACKER: &str = "attacker";
 pub const BYSTANDER: &str = "bystander";
 
 /// Each place's interface, named as on a real host.
-const INTERFACE: &str = "eth0";
+pub(crate) const INTERFACE: &str = "eth0";
 const BRIDGE: &str = "br0";
 
 /// One machine of the lab.

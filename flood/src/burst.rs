@@ -1,6 +1,6 @@
 //! A flood that goes on beside whatever a test does.
 
-use crate::{Sender, Sources};
+use crate::{Sender, TURNS};
 use anyhow::{Context, Result};
 use std::{
     fs,
@@ -25,8 +25,8 @@ const FULL: Duration = Duration::from_secs(3);
 /// What was sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sent {
-    /// Frames of the first and of the second source, where two take turns.
-    pub turns: [u64; 2],
+    /// How often it was each frame's turn.
+    pub turns: [u64; TURNS],
     /// Of all frames: how many the other end of the pair had no room for, as the kernel counts them.
     pub refused: u64,
 }
@@ -34,7 +34,7 @@ pub struct Sent {
 impl Sent {
     /// All frames.
     pub fn frames(&self) -> u64 {
-        self.turns[0] + self.turns[1]
+        self.turns.iter().sum()
     }
 }
 
@@ -49,7 +49,7 @@ pub struct Flood {
 impl Flood {
     /// Begins to send by an interface of this thread's network namespace, by which nothing else should send
     /// in the same way.
-    pub fn start(mut sender: Sender, interface: &str, sources: Sources) -> Result<Self> {
+    pub fn start(mut sender: Sender, interface: &str) -> Result<Self> {
         let ifindex = nix::net::if_::if_nametoindex(interface)
             .with_context(|| format!("link {interface:?}"))?;
         let interface = interface.to_owned();
@@ -57,8 +57,9 @@ impl Flood {
         let thread = thread::spawn({
             let (stop, frames) = (Arc::clone(&stop), Arc::clone(&frames));
             move || {
-                let mut send = |frames| sender.send(ifindex, &sources, frames);
-                run(&mut send, || refused(&interface), &stop, &frames)
+                let take_turns = sender.turns() as u64;
+                let mut send = |frames| sender.send(ifindex, frames);
+                run(&mut send, take_turns, || refused(&interface), &stop, &frames)
             }
         });
         Ok(Self { stop, frames, thread: Some(thread) })
@@ -90,19 +91,21 @@ impl Drop for Flood {
 /// more than it has room for.
 fn run(
     send: &mut impl FnMut(u32) -> Result<u64>,
+    take_turns: u64,
     refused: impl Fn() -> Result<u64>,
     stop: &AtomicBool,
     frames: &AtomicU64,
 ) -> Result<Sent> {
-    let (mut turns, mut burst) = ([0; 2], FIRST);
+    let (mut turns, mut burst) = ([0; TURNS], FIRST);
     let before = refused()?;
     let (start, mut last) = (Instant::now(), before);
     while !stop.load(Relaxed) {
         let begin = Instant::now();
         let sent = send(u32::try_from(burst)?)?;
-        // The first source begins each run.
-        turns[0] += sent.div_ceil(2);
-        turns[1] += sent / 2;
+        // The first frame begins each run.
+        for (turn, count) in (0..take_turns).zip(&mut turns) {
+            *count += (sent + take_turns - 1 - turn) / take_turns;
+        }
         frames.fetch_add(sent, Relaxed);
         let (took, now) = (begin.elapsed(), refused()?);
         burst = match (now > last, took < BURST / 2) {

@@ -4,30 +4,29 @@
 use crate::lists::{Family, List};
 use crate::peers::{Peers, frame};
 use crate::world::{World, run, try_run};
-use crate::{fill, median};
+use crate::{fill, median, xdp_filter};
 use aya::programs::XdpMode;
 use aya::programs::links::FdLink;
 use kctl_flood::{Sender, Sources, Sums};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
-use std::fmt::Write as _;
-use std::net::IpAddr;
 
-/// Addresses that are blocked. xdp-filter holds no more.
-const SIZE: u32 = 10_000;
+/// Addresses that are blocked.
+const SIZE: u32 = xdp_filter::SIZE;
 /// Frames of one window.
 const FRAMES: u32 = 500_000;
 /// Each is measured that often.
 const ROUNDS: usize = 7;
 /// Where frames are dropped, and where they are sent.
-const HERE: &str = "flood0";
+pub(crate) const HERE: &str = "flood0";
 const THERE: &str = "flood1";
 
 /// Everything that drops, in turn.
 pub(crate) fn compare(world: &World) {
     let list = List::singles(Family::V4, SIZE);
     let mut peers = Peers::load(0, &List::singles(Family::V4, 0));
-    let mut sender = Sender::new(frame(Family::V4), Sums::Header).expect("root: the program");
+    let sources = Sources::Numbered { first: 0, count: SIZE.into(), sums: Sums::Header };
+    let mut sender = Sender::new(&[frame(Family::V4)], sources).expect("root: the program");
     println!(
         "\n{SIZE} IPv4 addresses, a flood from them       million packets/s   of the path of XDP_DROP"
     );
@@ -51,7 +50,7 @@ pub(crate) fn compare(world: &World) {
     drop(filter);
 
     for (name, start, stop) in [
-        ("xdp-filter", xdp_filter as fn(&World, &List) -> Result<(), String>, None),
+        ("xdp-filter", xdp_filter::start as fn(&World, &List) -> Result<(), String>, None),
         ("nftables, netdev ingress", nft, Some("nft delete table netdev bench")),
         ("ipset, iptables raw", ipset, None),
         ("the stack, no filter", |_, _| Ok(()), None),
@@ -73,7 +72,7 @@ fn row(name: &str, mpps: f64, least: f64) {
 }
 
 /// A new pair of interfaces. The receiving end takes frames in as a driver does, whatever is there.
-fn pair() {
+pub(crate) fn pair() {
     let _ = try_run(&format!("ip link del {HERE}"));
     run(&format!("ip link add {HERE} type veth peer name {THERE}"));
     // What frames are sent to; else the stack would not even look at them.
@@ -86,12 +85,11 @@ fn pair() {
 
 /// Million packets in a second of processor time, median.
 fn measure(sender: &mut Sender) -> f64 {
-    let sources = Sources::Numbered { first: 0, count: SIZE.into() };
     let ifindex = nix::net::if_::if_nametoindex(THERE).expect("it is there");
     let mut figures = Vec::new();
     for round in 0..=ROUNDS {
         let start = used();
-        sender.send(ifindex, &sources, FRAMES).expect("frames are sent");
+        sender.send(ifindex, FRAMES).expect("frames are sent");
         let took = used() - start;
         // The first window warms everything up.
         if round > 0 {
@@ -106,26 +104,6 @@ fn used() -> f64 {
     let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("it can't fail");
     let seconds = |it: TimeVal| it.tv_sec() as f64 + it.tv_usec() as f64 / 1e6;
     seconds(usage.user_time()) + seconds(usage.system_time())
-}
-
-fn xdp_filter(world: &World, list: &List) -> Result<(), String> {
-    // Its dispatcher needs more of the kernel than a filter alone does.
-    let load = format!("env LIBXDP_SKIP_DISPATCHER=1 xdp-filter load -m native -f ipv4 {HERE}");
-    try_run(&load)?;
-    // As `xdp-filter ip -m src ADDRESS` does it, but in one process.
-    let mut batch = String::new();
-    for prefix in &list.prefixes {
-        let IpAddr::V4(address) = prefix.addr() else { continue };
-        let [a, b, c, d] = address.octets();
-        let map = "/sys/fs/bpf/xdp-filter/filter_ipv4";
-        let _ =
-            writeln!(batch, "map update pinned {map} key {a} {b} {c} {d} value 1 0 0 0 0 0 0 0");
-    }
-    let file = world.folder.path().with_extension("batch");
-    std::fs::write(&file, batch).map_err(|it| it.to_string())?;
-    let result = try_run(&format!("bpftool batch file {}", file.display()));
-    let _ = std::fs::remove_file(&file);
-    result
 }
 
 fn nft(world: &World, list: &List) -> Result<(), String> {

@@ -7,6 +7,7 @@ mod flood;
 mod lists;
 mod peers;
 mod world;
+mod xdp_filter;
 
 use lists::{Family, List};
 use peers::{Lookup, Peers};
@@ -28,6 +29,9 @@ fn main() {
         for family in [Family::V4, Family::V6] {
             lookups(&world, family, &sizes);
         }
+    }
+    if wanted("xdp-filter") {
+        xdp_filter::compare(&world);
     }
     if wanted("detection") {
         detection::print(&world);

@@ -14,14 +14,15 @@ const WINDOW: u32 = 4096;
 /// Windows in a run.
 const WINDOWS: u32 = 65;
 
-/// State of the generator, sources made so far, number of the first, how many there are, and none that take
-/// turns.
-type State = [u64; 5];
+/// State of the generator, sources made so far, number of the first, and how many there are.
+type State = [u64; 4];
 
 /// What is run for each source.
 pub(crate) enum Lookup<'a> {
     /// Nothing.
     Empty,
+    /// Nothing, in a program for frames of one buffer.
+    EmptyPlain,
     /// Reading the source, and a counter.
     Parse,
     /// The kernel's hash.
@@ -30,12 +31,16 @@ pub(crate) enum Lookup<'a> {
     Trie,
     /// Another program.
     Other(&'a Xdp),
+    /// Another program for frames of one buffer.
+    Plain(&'a Xdp),
 }
 
 /// The loaded programs.
 pub(crate) struct Peers {
     ebpf: Ebpf,
-    next: ProgramArray<aya::maps::MapData>,
+    /// What follows the two programs that make sources.
+    frags: ProgramArray<aya::maps::MapData>,
+    plain: ProgramArray<aya::maps::MapData>,
     state: Array<aya::maps::MapData, State>,
     windows: Array<aya::maps::MapData, u64>,
     random: u64,
@@ -50,15 +55,18 @@ impl Peers {
             loader.map_max_entries(map, size.max(1));
         }
         let mut ebpf = loader.load(object).expect("root: the programs");
-        for name in ["source_frags", "empty", "parse", "hash", "lpm", "drop"] {
+        let own = ["source_frags", "empty", "parse", "hash", "lpm", "drop"];
+        for name in own.into_iter().chain(["source_plain", "empty_plain"]) {
             xdp(&mut ebpf, name).load().expect(name);
         }
-        let next = ProgramArray::try_from(ebpf.take_map("FRAGS").expect("it is there"));
+        let mut next = |map| ProgramArray::try_from(ebpf.take_map(map).expect("it is there"));
+        let (frags, plain) = (next("FRAGS"), next("PLAIN"));
         let state = Array::try_from(ebpf.take_map("SOURCES").expect("it is there"));
         let windows = Array::try_from(ebpf.take_map("WINDOWS").expect("it is there"));
         fill(&mut ebpf, list);
         Self {
-            next: next.expect("programs"),
+            frags: frags.expect("programs"),
+            plain: plain.expect("programs"),
             state: state.expect("an array"),
             windows: windows.expect("an array"),
             ebpf,
@@ -80,17 +88,20 @@ impl Peers {
     ) -> f64 {
         let name = match lookup {
             Lookup::Empty => "empty",
+            Lookup::EmptyPlain => "empty_plain",
             Lookup::Parse => "parse",
             Lookup::Hash => "hash",
             Lookup::Trie => "lpm",
-            Lookup::Other(_) => "",
+            Lookup::Other(_) | Lookup::Plain(_) => "",
         };
         let fd: &ProgramFd = match lookup {
-            Lookup::Other(program) => program.fd().expect("loaded"),
+            Lookup::Other(program) | Lookup::Plain(program) => program.fd().expect("loaded"),
             _ => xdp(&mut self.ebpf, name).fd().expect("loaded"),
         };
-        self.next.set(0, fd, 0).expect("a program that takes frames of any size");
-        self.run(sources, frame, WINDOW * WINDOWS);
+        let plain = matches!(lookup, Lookup::EmptyPlain | Lookup::Plain(_));
+        let next = if plain { &mut self.plain } else { &mut self.frags };
+        next.set(0, fd, 0).expect("a program for such frames");
+        self.run(plain, sources, frame, WINDOW * WINDOWS);
         let starts: Vec<u64> =
             (0..WINDOWS).map(|window| self.windows.get(&window, 0).expect("there")).collect();
         let mut figures: Vec<f64> =
@@ -103,9 +114,9 @@ impl Peers {
     /// Lets a program see nearly all of these sources.
     pub(crate) fn run_all(&mut self, program: &Xdp, sources: &Sources) {
         let fd = program.fd().expect("loaded");
-        self.next.set(0, fd, 0).expect("a program that takes frames of any size");
+        self.frags.set(0, fd, 0).expect("a program that takes frames of any size");
         let repeat = u32::try_from(sources.count * 5).expect("a list");
-        self.run(sources, &frame(sources.family), repeat);
+        self.run(false, sources, &frame(sources.family), repeat);
     }
 
     /// The least that drops.
@@ -115,14 +126,15 @@ impl Peers {
 
     fn set(&mut self, sources: &Sources) {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        let state = [self.random | 1, 0, sources.first, sources.count, 0];
+        let state = [self.random | 1, 0, sources.first, sources.count];
         self.state.set(0, state, 0).expect("set");
     }
 
-    fn run(&mut self, sources: &Sources, frame: &[u8], repeat: u32) {
+    fn run(&mut self, plain: bool, sources: &Sources, frame: &[u8], repeat: u32) {
         self.set(sources);
         let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
-        xdp(&mut self.ebpf, "source_frags").test_run(options).expect("the programs run");
+        let source = if plain { "source_plain" } else { "source_frags" };
+        xdp(&mut self.ebpf, source).test_run(options).expect("the programs run");
     }
 }
 
@@ -175,8 +187,12 @@ pub(crate) fn frame(family: Family) -> Vec<u8> {
 
 /// The program of a filter.
 pub(crate) fn program_of(filter: &mut Filter, pin: &std::path::Path) -> Xdp {
+    program(filter.program_id(Hook::Xdp).expect("it is loaded"), pin)
+}
+
+/// A program of the kernel's.
+pub(crate) fn program(id: u32, pin: &std::path::Path) -> Xdp {
     let _ = std::fs::remove_file(pin);
-    let id = filter.program_id(Hook::Xdp).expect("it is loaded");
     crate::world::run(&format!("bpftool prog pin id {id} {}", pin.display()));
     let attach = aya_obj::programs::XdpAttachType::Interface;
     Xdp::from_pin(pin, attach).expect("the pinned program")

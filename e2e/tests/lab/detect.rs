@@ -274,18 +274,18 @@ fn a_flood_of_random_sources_is_told_and_harms_no_client() -> Result<()> {
             lab,
             &["--detect-synflood=block", "--detect-portscan=block", "--detect-connections=off"],
         )?;
-        let to = SocketAddr::from((lab.place("web-1")?.v4, 8_080));
-        let _server = serve(lab, to)?;
+        let to = lab.place("web-1")?.addresses().map(|address| SocketAddr::from((address, 8_080)));
+        let _servers = [serve(lab, to[0])?, serve(lab, to[1])?];
         let mut reader = follow(lab)?;
         let memory = lab.host("web-1")?["filter"]["memory_bytes"].clone();
         let client = &lab.place(BYSTANDER)?.namespace;
         let (transfers, over) = (AtomicU32::new(0), AtomicBool::new(false));
-        let flood = syn_storm(lab, "web-1", to.port())?;
+        let flood = syn_storm(lab, "web-1", 8_080)?;
         let sent = thread::scope(|scope| -> Result<_> {
             let client = scope.spawn(|| client.within(|| transfer(to, &transfers, &over)));
             let begin = Instant::now();
             let flooded = until("the client got on for three seconds", SOON, || {
-                let enough = transfers.load(Relaxed) > 3 && flood.frames() > 50_000;
+                let enough = transfers.load(Relaxed) > 6 && flood.frames() > 50_000;
                 Ok(client.is_finished() || begin.elapsed() > Duration::from_secs(3) && enough)
             });
             over.store(true, Relaxed);
@@ -393,9 +393,12 @@ fn serve(lab: &Lab, at: SocketAddr) -> Result<thread::JoinHandle<()>> {
     }))
 }
 
-/// Connects and transfers until it is told to stop, and counts. Every time must do.
-fn transfer(to: SocketAddr, count: &AtomicU32, over: &AtomicBool) -> Result<()> {
-    while !over.load(Relaxed) {
+/// Connects to one after the other and transfers until it is told to stop, and counts. Every time must do.
+fn transfer(to: [SocketAddr; 2], count: &AtomicU32, over: &AtomicBool) -> Result<()> {
+    for to in to.into_iter().cycle() {
+        if over.load(Relaxed) {
+            break;
+        }
         let mut stream = TcpStream::connect_timeout(&to, SOON).context("connects")?;
         stream.set_read_timeout(Some(SOON))?;
         let mut answer = [0; 4_096];

@@ -43,14 +43,20 @@ fn statuses(answer: &Value) -> Vec<&str> {
 
 #[test]
 fn a_swap_lets_nothing_pass_that_both_feeds_block_and_loses_nobody_else_a_packet() -> Result<()> {
-    with_lab(2, |lab| {
+    with_lab(1, |lab| {
+        let token = lab.token(&[])?;
+        let tcx = &mut lab.add_host(&token)?.daemon;
+        tcx.arg("--mode");
+        tcx.arg("tcx");
+        tcx.start()?;
+        lab.wait_in_sync(SOON)?;
         let attacker = lab.place(ATTACKER)?.v4.to_string();
-        let storm = STORM_BLOCKED.to_string();
-        let both = [attacker.as_str(), storm.as_str()];
-        let (one, two) = (file(lab, "one", &both, 0)?, file(lab, "two", &both, ENTRIES / 2)?);
+        let (storm4, storm6) = (STORM_BLOCKED.0.to_string(), STORM_BLOCKED.1.to_string());
+        let all = [attacker.as_str(), &storm4, &storm6];
+        let (one, two) = (file(lab, "one", &all, 0)?, file(lab, "two", &all, ENTRIES / 2)?);
         let answer = import(lab, "drop", &one)?;
         assert_eq!(statuses(&answer), ["applied"; 2]);
-        assert_eq!(answer["feed"]["entries"], ENTRIES + 2);
+        assert_eq!(answer["feed"]["entries"], ENTRIES + 3);
         ensure!(!answers(lab, ATTACKER, "web-1")?, "the attacker is blocked");
 
         let host = lab.place("web-1")?.v4.into();
@@ -75,9 +81,9 @@ fn a_swap_lets_nothing_pass_that_both_feeds_block_and_loses_nobody_else_a_packet
         })?;
         drop((blocked, free));
         // And as fast as it can be, which leaves no room for others on the way.
-        let storm = Storm::start(lab, "web-1")?;
+        let storms = [Storm::start(lab, "web-1")?, Storm::start(lab, "web-2")?];
         [&two, &one].into_iter().try_for_each(swap)?;
-        storm.end(lab)?;
+        storms.into_iter().try_for_each(|storm| storm.end(lab).map(drop))?;
         lab.wait_in_sync(SOON).map(drop)
     })
 }

@@ -5,7 +5,8 @@ use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use kctl_e2e::{
-    ATTACKER, BYSTANDER, Foreign, Lab, Namespace, Pinger, ping, until, with_lab, xdp_programs,
+    ATTACKER, BYSTANDER, Foreign, Lab, Namespace, STORM_BLOCKED, Storm, ping, until, with_lab,
+    xdp_programs,
 };
 use serde_json::{Value, json};
 
@@ -37,38 +38,31 @@ fn three_hosts_at_tcx_block_unblock_and_count() -> Result<()> {
 }
 
 #[test]
-fn at_tcx_nothing_passes_while_the_agent_is_killed_and_changes_its_mode() -> Result<()> {
+fn at_tcx_nothing_passes_while_the_agent_is_killed_or_ends_and_changes_its_mode() -> Result<()> {
     with_lab(0, |lab| {
         join(lab, 1, &["--mode", "tcx"])?;
-        let [v4, v6] = lab.place(ATTACKER)?.addresses().map(|address| address.to_string());
+        let (v4, v6) = (STORM_BLOCKED.0.to_string(), STORM_BLOCKED.1.to_string());
         lab.kctl(&["block", &v4, &v6, "--all-hosts", "--timeout", "10s"])?.code(0)?;
-        let attacker = &lab.place(ATTACKER)?.namespace;
-        let targets = lab.place("web-1")?.addresses();
-        let pingers: Vec<Pinger> = targets
-            .into_iter()
-            .map(|address| Pinger::start(attacker, None, address))
-            .collect::<Result<_>>()?;
-        let sent = || pingers.iter().map(|it| it.tally().sent).min().unwrap_or(0);
+        let storm = Storm::start(lab, "web-1")?;
         for mode in [None, Some("xdp-native"), Some("tcx")] {
-            let before = sent();
-            lab.agent_mut("web-1")?.daemon.kill9()?;
-            until("the flood goes on alone", SOON, || Ok(sent() > before + 100))?;
-            if let Some(mode) = mode {
-                lab.agent_mut("web-1")?.daemon.replace("--mode", mode)?;
+            let daemon = &mut lab.agent_mut("web-1")?.daemon;
+            if mode == Some("tcx") {
+                daemon.terminate()?;
+            } else {
+                daemon.kill9()?;
             }
-            lab.agent_mut("web-1")?.daemon.start()?;
+            storm.goes_on()?;
+            if let Some(mode) = mode {
+                daemon.replace("--mode", mode)?;
+            }
+            daemon.start()?;
             let wanted = mode.unwrap_or("tcx");
             until("it filters so", SOON, || {
                 Ok(lab.host("web-1")?["filter"]["interfaces"][0]["mode"] == wanted)
             })?;
-            let before = sent();
-            until("the flood goes on", SOON, || Ok(sent() > before + 100))?;
+            storm.goes_on()?;
         }
-        for pinger in &pingers {
-            let tally = pinger.tally();
-            ensure!(tally.replies == 0, "{tally:?}");
-        }
-        Ok(())
+        storm.end(lab).map(drop)
     })
 }
 

@@ -1,9 +1,11 @@
 //! The homes of rules that drop every packet of one address: what such a packet needs, in one cache line.
-//! It must not know records.
 
+use super::held::Held;
+use super::near::Near;
 use crate::Error;
 use crate::filter::mapped::Mapped;
 use crate::filter::pins::Pins;
+use crate::filter::record::living;
 use agent_records::lookup::{HOMES4, HOMES6, Homes4, Homes6, Key, Lookup, home};
 use agent_records::{Entry, FOREVER, Tally};
 use std::mem::offset_of;
@@ -125,19 +127,68 @@ impl Homes {
         if key.version() == 4 { &self.lines4 } else { &self.lines6 }
     }
 
-    /// The home of a key with that number.
-    pub(super) fn at(&self, key: &Key, number: u32) -> Option<Home<'_>> {
-        self.of(key).at(number)
+    /// The home of a record.
+    pub(super) fn home(&self, held: &Held, record: u32) -> Option<Home<'_>> {
+        self.of(&held.at(record).0).at(held.home(record)?)
     }
 
-    /// Frees what `is_taken` says is nobody's home, as it has that number in its family and says that; how many that were.
-    pub(super) fn sweep(&self, mut is_taken: impl FnMut(u64, u32, u32) -> bool) -> u64 {
+    /// The home of a record; one that drops and has none gets one where there is room, with nothing in force
+    /// there yet.
+    pub(super) fn house(&self, held: &mut Held, near: &Near, record: u32) -> Option<Home<'_>> {
+        let (key, entry) = held.at(record);
+        if lacks_one(held, record, &key, &entry) {
+            let lines = self.of(&key);
+            let free = lines.free(near.line(&key, lines.count()))?;
+            lines.at(free)?.settle(record, &key);
+            held.settle(record, free);
+        }
+        self.home(held, record)
+    }
+
+    /// Takes over the homes of records, with what was counted there, and mends them.
+    pub(super) fn adopt(&self, held: &mut Held, near: &Near) {
+        self.keep(|version, number, record| {
+            let key = held.at(record).0;
+            let is_its = key.version() == version && can_have(&living(&key));
+            let adopts = is_its && held.home(record).is_none();
+            if adopts {
+                held.settle(record, number);
+            }
+            adopts
+        });
+        let all = held.iter();
+        let homeless = all.filter(|(record, key, entry)| lacks_one(held, *record, key, entry));
+        let homeless: Vec<u32> = homeless.map(|(record, ..)| record).collect();
+        for record in homeless {
+            self.house(held, near, record);
+        }
+        self.mend(held);
+    }
+
+    /// Frees homes that are no record's; how many that were.
+    pub(super) fn sweep(&self, held: &Held) -> u64 {
+        self.keep(|version, number, record| {
+            held.home(record) == Some(number) && held.at(record).0.version() == version
+        })
+    }
+
+    /// Lets homes say what they should; how many did not.
+    pub(super) fn mend(&self, held: &Held) -> u64 {
+        let all = held.all();
+        let homes = all.filter_map(|(record, key, entry)| {
+            Some(self.home(held, record)?.mend(record, key, entry))
+        });
+        homes.sum()
+    }
+
+    /// Frees every home but those that are kept, by their families, numbers and records; how many that were.
+    fn keep(&self, mut is_kept: impl FnMut(u64, u32, u32) -> bool) -> u64 {
         let mut freed = 0;
         for (version, lines) in [(4, &self.lines4), (6, &self.lines6)] {
             for number in lines.numbers(0..lines.count()) {
                 let Some(home) = lines.at(number) else { continue };
                 let says = home.says();
-                if says != 0 && !is_taken(version, number, says) {
+                if says != 0 && !is_kept(version, number, says & home::NUMBER) {
                     home.free();
                     freed += 1;
                 }
@@ -145,6 +196,11 @@ impl Homes {
         }
         freed
     }
+}
+
+/// Whether a record should have a home, and has none.
+fn lacks_one(held: &Held, record: u32, key: &Key, entry: &Entry) -> bool {
+    entry.drop_until != 0 && can_have(key) && held.home(record).is_none()
 }
 
 impl Lines {

@@ -1,6 +1,7 @@
 //! What an agent of an earlier layout left pinned. Its program is kept beside this, as it was built.
 
-use crate::support::{World, answers, end, key, pass, port, storm, within};
+use crate::attach::packets;
+use crate::support::{BLOCKED, FREE, World, answers, end, goes_on, key, pass, port, storm, within};
 use agent_kernel::filter::{Drift, Filter, FilterConfig, Mode, Protocol, RuleKey, Telling};
 use aya::maps::lpm_trie::{self, LpmTrie};
 use aya::maps::{Array, HashMap, PerCpuArray};
@@ -8,11 +9,7 @@ use aya::programs::links::FdLink;
 use aya::programs::{Xdp, XdpMode};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
-use std::net::Ipv4Addr;
 
-/// Whom the second layout's rules block, and whom they don't.
-pub(crate) const BLOCKED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
-pub(crate) const FREE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
 static V2: &[u8] = aya::include_bytes_aligned!("v2.bpf.o");
 
 /// The record of a rule that drops forever: addresses, the rest of the key, and the counter.
@@ -130,8 +127,7 @@ const DROPPED: [u64; 2] = [1_000, 64_000];
 /// What was dropped, as the verdicts tell it and as the rules in force tell it.
 fn dropped(filter: &Filter) -> (u64, u64) {
     let before = DROPPED[0] * nr_cpus().expect("known") as u64;
-    let hits = filter.hits().expect("read").iter().map(|hit| hit.packets).sum::<u64>();
-    (filter.verdicts().expect("read").dropped.packets, before + hits)
+    (filter.verdicts().expect("read").dropped.packets, before + packets(filter))
 }
 
 #[test]
@@ -157,21 +153,25 @@ fn the_layout_before_is_taken_over_under_a_flood() {
     assert_eq!(filter.verify().expect("verified"), Drift::default());
     assert!(!world.bpffs().join("v2").exists());
     assert_eq!(filter.attachments().expect("listed").len(), 1);
-    filter.attach("kt0", Mode::Auto).expect("still there");
+    for mode in [Mode::Auto, Mode::Tcx, Mode::Native] {
+        filter.attach("kt0", mode).expect("attached");
+        goes_on(&storm);
+    }
 
     let sent = end(storm);
-    let met = met(&filter);
-    // With the ping at the start; what there was no room for on the way may be of either source.
-    let came = sent.turns[0] + 1;
+    // With the pings at the start.
+    let met = [key("10.9.0.2"), key("fd09::2")].map(|key| met(&filter, &key) - 1);
+    let all = met.iter().sum();
     assert!(
-        (came.saturating_sub(sent.refused)..=came).contains(&met),
-        "both programs count on one counter: {met} of {came}, {sent:?}"
+        kctl_flood::all_met(&sent, all),
+        "both programs count on one counter: {met:?} of {sent:?}"
     );
     let (verdicts, rules_tell) = dropped(&filter);
     assert_eq!(verdicts, rules_tell, "what the program of before counted is carried over");
 
     let mut told = filter.tell().expect("told");
-    let rules = [(key("10.9.0.2"), met), (key("10.7.0.0/16"), 3)];
+    let rules =
+        [(key("10.9.0.2"), met[0] + 1), (key("fd09::2"), met[1] + 1), (key("10.7.0.0/16"), 3)];
     within("all is told", || {
         told.extend(filter.summarize().expect("summed up"));
         rules.iter().all(|(rule, packets)| of(&told, rule) >= *packets)
@@ -183,18 +183,18 @@ fn the_layout_before_is_taken_over_under_a_flood() {
         told.extend(filter.summarize().expect("summed up"));
     }
     assert!(rules.iter().all(|(rule, packets)| of(&told, rule) == *packets), "{told:#?}");
-    assert_eq!(self::met(&filter), met);
+    assert_eq!(packets(&filter), all + 2);
     assert_eq!(dropped(&filter), (verdicts, rules_tell), "once");
     assert!(!answers("10.9.0.2"));
 }
 
-/// How many packets were told of a rule about IPv4.
+/// How many packets were told of a rule.
 fn of(told: &[Telling], rule: &RuleKey) -> u64 {
     told.iter().filter(|it| it.rule == *rule).map(|it| it.packets).sum()
 }
 
-/// How many packets of the flood were counted.
-fn met(filter: &Filter) -> u64 {
+/// How many packets a rule met.
+fn met(filter: &Filter, key: &RuleKey) -> u64 {
     let hits = filter.hits().expect("read");
-    hits.iter().find(|hit| hit.key == key("10.9.0.2")).map_or(0, |hit| hit.packets)
+    hits.iter().find(|hit| hit.key == *key).map_or(0, |hit| hit.packets)
 }
