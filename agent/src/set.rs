@@ -2,17 +2,18 @@
 //! neither the kernel's maps nor the disk nor the wire.
 
 mod feed;
+mod rules;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use feed::{FeedStep, HeldFeed};
+pub(crate) use rules::{diff, guard, rule_keys};
 
-use agent_kernel::filter::{Interface, Protocol, Rule, RuleKey, Service, Until};
+use agent_kernel::filter::{Rule, RuleKey, Until};
 use feed::Feeds;
 use ipnet::IpNet;
-use kctl_blocklist::{
-    self as blocklist, Action, Digest, Entry, EntryKey, FEED_SOURCE, Feed, Selection,
-};
+use kctl_blocklist::{Action, Digest, Entry, EntryKey, FEED_SOURCE, Feed, Selection, Service};
+use rules::{add, rules};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
@@ -272,9 +273,9 @@ impl Set {
     }
 
     /// Whether an entry of the never-block list that names ports has this one.
-    pub(crate) fn protects_service(&self, source: IpAddr, to: blocklist::Service) -> bool {
+    pub(crate) fn protects_service(&self, source: IpAddr, to: Service) -> bool {
         self.entries.keys().any(|key| {
-            let has = |it: blocklist::Service| {
+            let has = |it: Service| {
                 it.contains(to.port)
                     && to.protocols().iter().all(|one| it.protocols().contains(one))
             };
@@ -329,72 +330,4 @@ impl Set {
         };
         self.entries.range(first..).take_while(move |(key, _)| key.prefix == prefix)
     }
-}
-
-/// Several entries can ask for one rule; the latest end counts.
-fn rules<'a>(
-    entries: impl Iterator<Item = &'a Held>,
-    is_suspended: impl Fn(&EntryKey) -> bool,
-) -> HashMap<RuleKey, Rule> {
-    let mut rules: HashMap<RuleKey, Rule> = HashMap::new();
-    for held in entries.filter(|held| !is_suspended(&held.entry.key)) {
-        let key = &held.entry.key;
-        for rule in rule_keys(key) {
-            add(&mut rules, rule, key.action, held.until);
-        }
-    }
-    rules
-}
-
-/// Makes a rule last at least until then. What is never blocked has no end.
-fn add(rules: &mut HashMap<RuleKey, Rule>, key: RuleKey, action: Action, until: Until) {
-    if action == Action::Protect {
-        rules.insert(key, Rule::PASS);
-        return;
-    }
-    let rule = rules.entry(key).or_insert(Rule { drop: None, monitor: None });
-    match action {
-        Action::Drop => rule.drop = rule.drop.max(Some(until)),
-        Action::Monitor => rule.monitor = rule.monitor.max(Some(until)),
-        Action::Protect => {}
-    }
-}
-
-/// The rules that an entry stands for.
-pub(crate) fn rule_keys(key: &EntryKey) -> Vec<RuleKey> {
-    let interface = key.interface.as_deref().map(Interface::named);
-    let guards = key.action == Action::Protect;
-    let rule = |service| RuleKey { prefix: key.prefix, service, interface, guards };
-    match key.service {
-        None => vec![rule(None)],
-        Some(blocklist::Service { port: first, last, .. }) => {
-            let protocols = key.service.iter().flat_map(|service| service.protocols());
-            let service = |protocol| Service { protocol, first, last };
-            protocols.map(|&protocol| rule(Some(service(kernel(protocol))))).collect()
-        }
-    }
-}
-
-/// The rule that a prefix is never blocked.
-pub(crate) fn guard(prefix: IpNet) -> RuleKey {
-    RuleKey { guards: true, ..RuleKey::any(prefix) }
-}
-
-fn kernel(protocol: blocklist::Protocol) -> Protocol {
-    match protocol {
-        blocklist::Protocol::Tcp => Protocol::Tcp,
-        blocklist::Protocol::Udp => Protocol::Udp,
-    }
-}
-
-/// Appends what leads from one set of rules to another.
-pub(crate) fn diff(
-    before: &HashMap<RuleKey, Rule>,
-    after: &HashMap<RuleKey, Rule>,
-    changes: &mut Vec<(RuleKey, Option<Rule>)>,
-) {
-    let changed = after.iter().filter(|&(key, rule)| before.get(key) != Some(rule));
-    changes.extend(changed.map(|(key, rule)| (*key, Some(*rule))));
-    let gone = before.keys().filter(|key| !after.contains_key(key));
-    changes.extend(gone.map(|key| (*key, None)));
 }

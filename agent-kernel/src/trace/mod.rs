@@ -6,6 +6,7 @@
 mod btf;
 mod calls;
 mod cgroups;
+mod decode;
 mod event;
 mod left_out;
 mod pages;

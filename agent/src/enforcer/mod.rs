@@ -6,73 +6,26 @@ mod describe;
 mod detect;
 mod local;
 mod network;
+mod refused;
 mod tell;
 
 pub(crate) use apply::{Apply, FeedEdit};
 pub(crate) use local::{Block, Unblock};
 pub(crate) use network::Network;
+pub(crate) use refused::{Refused, RefusedKind};
 pub(crate) use tell::service_to_proto;
 
 use crate::config::Config;
 use crate::set::{self, Change, Set};
 use crate::store::{Boot, Store};
 use agent_kernel::filter::{Attached, Filter, FilterConfig, Rule, RuleKey};
-use agent_kernel::{ErrorKind, sys};
+use agent_kernel::sys;
 use detect::Allowance;
 use ipnet::IpNet;
 use kctl_proto::agent::v1 as pb;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use tokio::sync::{mpsc, oneshot, watch};
-
-/// Why the host does not do what it was told.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct Refused {
-    pub(crate) kind: RefusedKind,
-    pub(crate) message: String,
-}
-
-/// For the status that a caller gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RefusedKind {
-    Invalid,
-    NotFound,
-    /// Not in this state of the host.
-    Precondition,
-    Full,
-    Internal,
-}
-
-impl Refused {
-    pub(crate) fn new(kind: RefusedKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
-    }
-}
-
-impl From<agent_kernel::Error> for Refused {
-    fn from(error: agent_kernel::Error) -> Self {
-        let kind = match error.kind() {
-            ErrorKind::Full => RefusedKind::Full,
-            ErrorKind::Invalid => RefusedKind::Invalid,
-            ErrorKind::NotFound => RefusedKind::NotFound,
-            ErrorKind::Busy
-            | ErrorKind::NoPermission
-            | ErrorKind::Unsupported
-            | ErrorKind::Exists => RefusedKind::Precondition,
-            ErrorKind::Io => RefusedKind::Internal,
-        };
-        Self::new(kind, with_remedy(&error))
-    }
-}
-
-/// An error with what to do about it.
-fn with_remedy(error: &agent_kernel::Error) -> String {
-    match error.remedy() {
-        Some(remedy) => format!("{error}; {remedy}"),
-        None => error.to_string(),
-    }
-}
 
 type Job = Box<dyn FnOnce(&mut Enforcement) + Send>;
 

@@ -154,7 +154,7 @@ impl Enforcement {
         for (name, attached) in chosen.into_iter().zip(attached) {
             let interface = Interface {
                 ifindex: indexes.get(name.as_str()).copied().unwrap_or(0),
-                attached: attached.map_err(|error| super::with_remedy(&error)),
+                attached: attached.map_err(|error| super::refused::with_remedy(&error)),
                 reason: reasons.get(&name).cloned(),
             };
             if self.interfaces.get(&name) != Some(&interface) {

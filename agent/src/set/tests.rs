@@ -1,6 +1,7 @@
 //! The rules that follow from a set, step by step and as a whole.
 
 use super::*;
+use agent_kernel::filter::{Interface, Protocol};
 use kctl_blocklist::{Feed, FeedHead, Prefixes, Service, parse_prefix};
 
 fn held(prefix: &str, source: &str, action: Action, until: Until) -> Held {

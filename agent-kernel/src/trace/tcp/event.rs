@@ -1,6 +1,7 @@
 //! What a record of a connection says. It must not know where it came from.
 
-use super::super::event::{Process, read, some};
+use super::super::decode::{read, some};
+use super::super::event::Process;
 use super::super::ring;
 use What::{Accept, Close, Connect};
 use agent_records::tcp::{Record, kind, known};
