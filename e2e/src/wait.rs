@@ -7,8 +7,10 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// Pause between two looks: short against every deadline, long against the cost of a look.
-const PAUSE: Duration = Duration::from_millis(5);
+/// Pauses between two looks: as long as the look took, so that waiting leaves half of a processor to what is
+/// waited for, but short against every deadline.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Waits until `condition` holds and tells how long that took; an error names `what` when the
 /// deadline passes first. An error of the condition ends the wait at once.
@@ -19,12 +21,13 @@ pub fn until(
 ) -> Result<Duration> {
     let start = Instant::now();
     loop {
+        let look = Instant::now();
         if condition()? {
             return Ok(start.elapsed());
         }
         if start.elapsed() > within {
             bail!("{what}: not so within {} ms", within.as_millis());
         }
-        thread::sleep(PAUSE);
+        thread::sleep(look.elapsed().clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
     }
 }
