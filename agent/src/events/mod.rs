@@ -19,6 +19,7 @@ use marks::Marks;
 pub(crate) use marks::Source;
 pub(crate) use sources::{check, start};
 
+use agent_kernel::sys::boottime_ns;
 use kctl_events::{Ledger, Place, Reader};
 use kctl_proto::agent::v1 as pb;
 use std::sync::Arc;
@@ -87,6 +88,11 @@ impl Events {
     }
 }
 
+/// Two looks at a clock are close to one another below that.
+const CLOSE_NS: u64 = 5_000;
+/// So often it is tried again to look closely.
+const LOOKS: usize = 4;
+
 /// How far the wall clock was from that of the kernel's records at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
@@ -95,8 +101,25 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
+    /// The closest of a few looks at both: whatever the processor does between them would be in all times that
+    /// are told of it.
     pub(crate) fn now() -> Self {
-        Self { wall_ns: now_unix_ns(), boot_ns: agent_kernel::sys::boottime_ns() }
+        let look = || {
+            let (boot_ns, wall_ns) = (boottime_ns(), now_unix_ns());
+            let apart = boottime_ns().saturating_sub(boot_ns);
+            (apart, Self { wall_ns, boot_ns: boot_ns + apart / 2 })
+        };
+        let mut closest = look();
+        for _ in 0..LOOKS {
+            if closest.0 < CLOSE_NS {
+                break;
+            }
+            let next = look();
+            if next.0 < closest.0 {
+                closest = next;
+            }
+        }
+        closest.1
     }
 
     /// A moment of CLOCK_BOOTTIME in nanoseconds since 1970.
