@@ -89,7 +89,7 @@ pub struct Process {
 
 /// What user space tells the programs of what is wanted.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Id of the cgroup whose processes are counted; 0 for all.
     pub scope: u64,
@@ -105,6 +105,19 @@ pub struct Settings {
     pub run_queue: u32,
     /// Whether the tracepoint of a task's end tells that it is the last of its process.
     pub tells_last: u32,
+}
+
+impl Settings {
+    /// Of who wants nothing.
+    pub const EMPTY: Self = Self {
+        scope: 0,
+        scope_level: 0,
+        by_process: 0,
+        by_call: 0,
+        switches: 0,
+        run_queue: 0,
+        tells_last: 0,
+    };
 }
 
 layout! {
@@ -125,4 +138,6 @@ layout! {
     request_cmd_flags: "request" "cmd_flags",
     request_data_len: "request" "__data_len",
     request_start_time_ns: "request" "start_time_ns",
+    request_end_io: "request" "end_io",
+    request_end_io_data: "request" "end_io_data",
 }

@@ -108,7 +108,7 @@ layout! {
 
 /// What user space tells the programs of what is wanted.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Id of the cgroup that failed calls are narrowed to; 0 for none.
     pub scope: u64,
@@ -124,6 +124,19 @@ pub struct Settings {
     pub accept: u32,
     /// Of accept4(2).
     pub accept4: u32,
+}
+
+impl Settings {
+    /// Of who wants nothing.
+    pub const EMPTY: Self = Self {
+        scope: 0,
+        scope_level: 0,
+        kinds: 0,
+        sees_accept: 0,
+        connect: u32::MAX,
+        accept: u32::MAX,
+        accept4: u32::MAX,
+    };
 }
 
 #[cfg(feature = "user")]

@@ -262,7 +262,7 @@ pub struct Oom {
 
 /// What user space tells the programs of what is wanted.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Id of the cgroup that tells are narrowed to; 0 for none.
     pub scope: u64,
@@ -278,6 +278,19 @@ pub struct Settings {
     pub rss_step: u32,
     /// Bytes of these before the first one's number.
     pub rss_first: u32,
+}
+
+impl Settings {
+    /// Of who wants nothing.
+    pub const EMPTY: Self = Self {
+        scope: 0,
+        scope_level: 0,
+        has_prefixes: 0,
+        tells_last: 0,
+        tells_victim: 0,
+        rss_step: 0,
+        rss_first: 0,
+    };
 }
 
 macro_rules! layout {

@@ -11,10 +11,15 @@ mod cpu;
 mod exit;
 mod faults;
 mod histogram;
+#[path = "../kernel.rs"]
 mod kernel;
+#[path = "../or_zero.rs"]
+mod or_zero;
 mod switches;
 mod syscalls;
 mod task;
+
+use agent_records::counters as records;
 
 #[cfg(not(test))]
 #[panic_handler]

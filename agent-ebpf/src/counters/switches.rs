@@ -2,7 +2,8 @@
 
 use crate::cpu::{add, this};
 use crate::histogram;
-use crate::kernel::{Address, follow, layout, read, setting};
+use crate::kernel::{Address, layout, setting};
+use crate::or_zero::{follow, read};
 use crate::task::{Task, in_scope};
 use agent_records::counters::{Cpu, count};
 use aya_ebpf::macros::raw_tracepoint;

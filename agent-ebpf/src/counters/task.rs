@@ -1,7 +1,8 @@
 //! The task that runs: what is read of it at every count is read as the verifier lets typed pointers be
 //! read, without a call.
 
-use crate::kernel::{Address, follow, layout, read, setting};
+use crate::kernel::{Address, layout, setting};
+use crate::or_zero::{follow, read};
 use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf};
 use core::ptr::read_volatile;
 

@@ -1,7 +1,8 @@
 //! The calls of processes: connect(2) that fails before there is anything to tell of the socket, and
 //! accept(2) as the place where the process is known that takes a connection.
 
-use crate::kernel::{Address, follow, layout, read, setting};
+use crate::follow::follow;
+use crate::kernel::{Address, layout, read, setting};
 use crate::maps::{self, CALLS, CONNECTIONS, Call, PENDING};
 use crate::owner;
 use agent_records::mapped;

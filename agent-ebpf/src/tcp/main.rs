@@ -13,12 +13,15 @@
 
 mod call;
 mod connection;
+mod follow;
+#[path = "../kernel.rs"]
 mod kernel;
 mod maps;
 mod owner;
 #[path = "../ring.rs"]
 mod ring;
 
+use agent_records::tcp as records;
 use aya_ebpf::macros::{raw_tracepoint, sock_ops, tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, SockOpsContext, TracePointContext};
 

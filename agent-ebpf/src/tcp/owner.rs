@@ -1,6 +1,7 @@
 //! The process that is running. Only to be asked where it is the one that an event is about.
 
-use crate::kernel::{Address, follow, layout, read};
+use crate::follow::follow;
+use crate::kernel::{Address, layout, read};
 use agent_records::trace::Process;
 use aya_ebpf::helpers::generated::bpf_get_current_task;
 

@@ -1,6 +1,7 @@
 //! Paths of new cgroups, kept for those that are gone when somebody asks.
 
-use crate::kernel::{Address, follow, layout, read};
+use crate::kernel::{Address, layout};
+use crate::or_zero::{follow, read};
 use crate::task::id;
 use agent_records::trace::{CGROUP_BYTES, CGROUPS};
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;

@@ -1,7 +1,8 @@
 //! A process changed its credentials: what they are at the end of a system call that can change them,
 //! beside what they were at its beginning.
 
-use crate::kernel::{layout, read};
+use crate::kernel::layout;
+use crate::or_zero::read;
 use crate::ring;
 use crate::task::{Task, current_process, header};
 use agent_records::trace::{Cred, Credentials, kind};

@@ -1,7 +1,8 @@
 //! A process runs another program. The tracepoint lies in the system call, after the change.
 
 use crate::bytes::below;
-use crate::kernel::{follow, layout, read};
+use crate::kernel::layout;
+use crate::or_zero::{follow, read};
 use crate::ring;
 use crate::task::{Task, current_in_scope, current_process, header};
 use agent_records::trace::{ARGS_BYTES, Exec, PATH_BYTES, kind};

@@ -1,6 +1,7 @@
 //! A process ends: its last thread does.
 
-use crate::kernel::{follow, layout, read, setting};
+use crate::kernel::{layout, setting};
+use crate::or_zero::{follow, read};
 use crate::ring;
 use crate::task::{Task, current_in_scope, current_process, header};
 use agent_records::trace::{Exit, kind};

@@ -13,16 +13,21 @@ mod cgroup;
 mod cred;
 mod exec;
 mod exit;
+#[path = "../kernel.rs"]
 mod kernel;
 mod module;
 mod oom;
 mod open;
+#[path = "../or_zero.rs"]
+mod or_zero;
 mod ptrace;
 #[path = "../ring.rs"]
 mod ring;
 mod signal;
 mod syscall;
 mod task;
+
+use agent_records::trace as records;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -1,6 +1,7 @@
 //! A kernel module is loaded or unloaded, in a system call of whoever wants it.
 
-use crate::kernel::{Address, layout, read};
+use crate::kernel::{Address, layout};
+use crate::or_zero::read;
 use crate::ring;
 use crate::task::{current_in_scope, current_process, header};
 use agent_records::trace::{Module, kind};

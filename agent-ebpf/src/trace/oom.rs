@@ -1,6 +1,7 @@
 //! The kernel kills a process for want of memory, in the context of any task.
 
-use crate::kernel::{follow, layout, read, setting};
+use crate::kernel::{layout, setting};
+use crate::or_zero::{follow, read};
 use crate::ring;
 use crate::task::{Task, header};
 use agent_records::trace::{ABSENT, Oom, Process, kind};

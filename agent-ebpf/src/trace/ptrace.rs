@@ -1,6 +1,7 @@
 //! A process traces another one.
 
-use crate::kernel::{Address, follow, layout, read};
+use crate::kernel::{Address, layout};
+use crate::or_zero::{follow, read};
 use crate::ring;
 use crate::syscall::Call;
 use crate::task::{Task, current_process, header};

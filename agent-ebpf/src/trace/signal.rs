@@ -1,7 +1,8 @@
 //! A signal is generated. The current task sent it only where the signal says that a process did; else
 //! it is whoever happened to run.
 
-use crate::kernel::{Address, read};
+use crate::kernel::Address;
+use crate::or_zero::read;
 use crate::ring;
 use crate::task::{Task, current_process, header};
 use agent_records::trace::{Process, Signal, kind};

@@ -1,7 +1,8 @@
 //! System calls, which the current task makes: the one place where who acts is certain. Both programs
 //! run at every call of every process, so what is not wanted ends after a few instructions.
 
-use crate::kernel::{Address, layout, read};
+use crate::kernel::{Address, layout};
+use crate::or_zero::read;
 use crate::task::{Task, current_in_scope};
 use crate::{bpf, cred, open, ptrace};
 use agent_records::trace::{CALLS, call};

@@ -1,6 +1,7 @@
 //! Tasks, the processes that they are of, and whether these are in scope.
 
-use crate::kernel::{Address, follow, layout, read, setting};
+use crate::kernel::{Address, layout, setting};
+use crate::or_zero::{follow, read};
 use agent_records::trace::{COMM_BYTES, Header, Process};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_task,

@@ -158,7 +158,7 @@ fn settings(config: &CountersConfig, asked: &Asked, btf: &Btf) -> Result<Setting
         switches: wants(Source::Switches),
         run_queue: wants(Source::RunQueue),
         tells_last: u32::from(exit.len() > 1),
-        ..Settings::default()
+        ..Settings::EMPTY
     };
     if let Scope::Cgroup(path) = &config.scope {
         let mount = Mount::find(&config.proc_root)?.ok_or_else(|| {

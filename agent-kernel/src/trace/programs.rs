@@ -148,7 +148,7 @@ fn settings(
         tells_victim: u32::from(arguments("mark_victim").first() == Some(&true)),
         rss_step,
         rss_first,
-        ..Settings::default()
+        ..Settings::EMPTY
     };
     if let Scope::Cgroup(path) = &config.scope {
         let object = || named("cgroup", path.display());

@@ -1,11 +1,8 @@
-//! Page faults, switches, waits, requests to block devices and processors, beside what the kernel counts
-//! itself.
+//! Page faults, switches, waits and processors, beside what the kernel counts itself.
 
 use super::support::{Actor, World, config, open};
 use agent_kernel::counters::{Histogram, Source};
 use agent_kernel::trace::Scope;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::Duration;
 
 /// Of /proc/PID/stat: minor faults, proc_pid_stat(5).
@@ -125,63 +122,6 @@ fn waits_for_a_processor_are_what_the_scheduler_counts() {
 /// What they took together, at most.
 fn longest(histogram: &Histogram) -> u64 {
     histogram.iter().enumerate().map(|(bucket, count)| count << (bucket + 1)).sum()
-}
-
-fn shortest(histogram: &Histogram) -> u64 {
-    histogram.iter().enumerate().map(|(bucket, count)| count << bucket).sum()
-}
-
-/// Reads and writes that all disks have finished, and the milliseconds they took.
-fn finished() -> (u64, u64) {
-    let text = std::fs::read_to_string("/proc/diskstats").expect("procfs");
-    let mut all = (0, 0);
-    for line in text.lines() {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let name = fields[2];
-        // Devices that are no partitions, and that have a queue of requests.
-        if std::fs::read_dir(format!("/sys/block/{name}/mq"))
-            .is_ok_and(|mut it| it.next().is_some())
-        {
-            let number = |at: usize| fields[at].parse::<u64>().expect("a number");
-            all.0 += number(3) + number(7);
-            all.1 += number(6) + number(10);
-        }
-    }
-    all
-}
-
-#[test]
-fn requests_to_block_devices_are_those_of_the_disks() {
-    let mut counters = open(&config([Source::Block], Scope::Host));
-    let path = std::env::temp_dir().join(format!("kctl-counters-{}", std::process::id()));
-    let outer = finished();
-    let before = counters.read().expect("a reading");
-    let inner = finished();
-    let mut file = std::fs::OpenOptions::new();
-    let mut file = file
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .custom_flags(nix::libc::O_DSYNC)
-        .open(&path)
-        .expect("a file");
-    for _ in 0..200 {
-        file.write_all(&[7; 4_096]).expect("written");
-    }
-    std::fs::remove_file(&path).expect("removed");
-    let inner = (finished().0 - inner.0, finished().1 - inner.1);
-    let block = counters.read().expect("a reading").since(&before).1.block.expect("counted");
-    let outer = (finished().0 - outer.0, finished().1 - outer.1);
-    let sum = |of: &Histogram| of.iter().sum::<u64>();
-    let count = sum(&block.reads) + sum(&block.writes);
-    assert!(inner.0 >= 200, "{inner:?}: is the folder of temporary files on a disk?");
-    // Each of ours was waited for. Of others' the kernel tells before it counts them: of each processor one is in
-    // between.
-    let between = std::thread::available_parallelism().expect("processors").get() as u64;
-    assert!((200..=outer.0 + between).contains(&count), "{count} of {inner:?} to {outer:?}");
-    let took_ms = (shortest(&block.writes) + shortest(&block.reads)) / 1_000_000;
-    // The kernel cuts each to whole milliseconds, or not; ours are rounded down to half.
-    assert!(took_ms <= outer.1 + outer.0, "{took_ms} of {outer:?}");
 }
 
 /// Ticks in which processors did anything, of /proc/stat: user, nice, system, interrupts of both kinds.

@@ -67,7 +67,7 @@ fn devices_are_those_of_lsblk() {
     }
     let disk = &ours[looped.name()];
     let backing = disk.backing_file.as_deref().map(String::from_utf8_lossy);
-    assert_eq!(backing.as_deref(), looped.file().to_str());
+    assert_eq!(backing.as_deref(), looped.file.path().to_str());
     let named: Vec<_> = list(looped.name(), false).into_keys().collect();
     assert_eq!(named, [looped.name(), &part]);
     assert_eq!((ours[&part].kind, ours[&part].size_bytes), ("part", MIB));

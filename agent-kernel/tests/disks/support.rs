@@ -1,11 +1,16 @@
 //! Loop devices and mount namespaces of a test's own, which go away with it.
 
+#[path = "looped.rs"]
+mod looped;
+
+pub(crate) use looped::Loop;
+
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 use std::marker::PhantomData;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -37,39 +42,6 @@ impl World {
         let path = self.folder.path().join(name);
         std::fs::create_dir_all(&path).expect("a folder");
         path
-    }
-}
-
-/// A loop device, detached at the end.
-pub(crate) struct Loop {
-    pub(crate) path: String,
-    file: tempfile::NamedTempFile,
-}
-
-impl Loop {
-    /// Of a file of so many bytes.
-    pub(crate) fn new(bytes: u64) -> Self {
-        let file = tempfile::NamedTempFile::with_suffix(" of test.img").expect("a file");
-        file.as_file().set_len(bytes).expect("a length");
-        let name = file.path().to_str().expect("text");
-        let path = run(&["losetup", "--find", "--show", "--partscan", name]);
-        Self { path: path.trim().to_owned(), file }
-    }
-
-    /// `loop3`
-    pub(crate) fn name(&self) -> &str {
-        self.path.strip_prefix("/dev/").expect("a device")
-    }
-
-    pub(crate) fn file(&self) -> &Path {
-        self.file.path()
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        // A panic must not become an abort: whatever fails here leaves a device behind, no more.
-        let _ = Command::new("losetup").args(["--detach", &self.path]).status();
     }
 }
 

@@ -131,7 +131,7 @@ fn settings(config: &TcpConfig, mount: &Mount, missing: &[Missing]) -> Result<Se
         connect: number(config.connect && has(FAILED_AT_ONCE), libc::SYS_connect),
         accept: number(sees_accept, libc::SYS_accept),
         accept4: number(sees_accept, libc::SYS_accept4),
-        ..Settings::default()
+        ..Settings::EMPTY
     };
     if let Scope::Cgroup(path) = &config.scope {
         (settings.scope, settings.scope_level) = mount.scope(path)?;

@@ -1,8 +1,10 @@
-//! The kernel's memory, by what user space found in its BTF, and what user space wants.
+//! The kernel's memory, by what user space found in its BTF, and what user space wants: shared by the
+//! programs, each with the layout and the settings of its `records`.
 
-use agent_records::tcp::{Layout, Settings};
+use crate::records::{Layout, Settings};
 use agent_records::trace::ABSENT;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
+use core::ptr::read_volatile;
 
 /// Where this kernel keeps what is read. User space sets it before the programs are loaded, so the
 /// verifier sees constants.
@@ -10,33 +12,30 @@ use aya_ebpf::helpers::bpf_probe_read_kernel;
 pub static LAYOUT: Layout = Layout::EMPTY;
 /// What is wanted. Likewise.
 #[unsafe(no_mangle)]
-pub static SETTINGS: Settings = Settings {
-    scope: 0,
-    scope_level: 0,
-    kinds: 0,
-    sees_accept: 0,
-    connect: u32::MAX,
-    accept: u32::MAX,
-    accept4: u32::MAX,
-};
+pub static SETTINGS: Settings = Settings::EMPTY;
 
 /// Where a member is.
 macro_rules! layout {
     ($field:ident) => {
-        // SAFETY: a static of ours; volatile, because user space has set it since.
-        unsafe { core::ptr::read_volatile(core::ptr::addr_of!($crate::kernel::LAYOUT.$field)) }
+        $crate::kernel::set(&$crate::kernel::LAYOUT.$field)
     };
 }
 
 /// What is wanted.
 macro_rules! setting {
     ($field:ident) => {
-        // SAFETY: as above.
-        unsafe { core::ptr::read_volatile(core::ptr::addr_of!($crate::kernel::SETTINGS.$field)) }
+        $crate::kernel::set(&$crate::kernel::SETTINGS.$field)
     };
 }
 
 pub(crate) use {layout, setting};
+
+/// What user space has set a static of ours to.
+#[inline(always)]
+pub fn set<T: Copy>(field: &'static T) -> T {
+    // SAFETY: a reference; volatile, because the compiler must not take the value that is written here.
+    unsafe { read_volatile(field) }
+}
 
 /// An address in the kernel's memory, perhaps a wrong one.
 pub type Address = *const u8;
@@ -49,10 +48,4 @@ pub fn read<T: Copy>(base: Address, offset: u32) -> Option<T> {
     }
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast()) }.ok()
-}
-
-/// The address that lies there, if there is one.
-#[inline(always)]
-pub fn follow(base: Address, offset: u32) -> Option<Address> {
-    read::<u64>(base, offset).filter(|address| *address != 0).map(|address| address as Address)
 }
