@@ -38,9 +38,6 @@ pub(super) struct Rules {
 /// The last change of each key, as far as it changes something, with host bits cut off.
 type Changes = Vec<(RuleKey, Option<Rule>)>;
 
-/// As many changes are looked at ahead: what they need fits into the processor's first cache.
-const AHEAD: usize = 64;
-
 impl Rules {
     /// Takes over what the maps hold and what is carried over from others.
     pub(super) fn open(
@@ -185,18 +182,13 @@ impl Rules {
         // What drops more, or as much, comes before what drops less: an address that goes from a rule
         // of its own to a wider one is dropped all along.
         let mut less = Vec::new();
-        for changes in changes.chunks(AHEAD) {
-            let plain = changes.iter().filter(|(key, _)| key.service.is_none());
-            let new = plain.filter_map(|(key, rule)| Some((key, (*rule)?)));
-            self.table.look_ahead(new.clone().map(|(key, _)| self.key(key)));
-            for (rule_key, rule) in new {
-                let key = self.key(rule_key);
-                let old = self.table.get(&key).copied();
-                if record::until(rule.drop) < old.map_or(0, |old| old.drop_until) {
-                    less.push((key, rule_key.guards, rule, old));
-                } else {
-                    self.put_plain(key, rule_key.guards, rule, old)?;
-                }
+        for (rule_key, rule) in changes.iter().filter(|(key, _)| key.service.is_none()) {
+            let (key, Some(rule)) = (self.key(rule_key), *rule) else { continue };
+            let old = self.table.get(&key).copied();
+            if record::until(rule.drop) < old.map_or(0, |old| old.drop_until) {
+                less.push((key, rule_key.guards, rule, old));
+            } else {
+                self.put_plain(key, rule_key.guards, rule, old)?;
             }
         }
         let (mut weaker, mut unneeded) = (Vec::new(), Vec::new());

@@ -134,15 +134,22 @@ impl Homes {
 
     /// The home of a record; one that drops and has none gets one where there is room, with nothing in force
     /// there yet.
-    pub(super) fn house(&self, held: &mut Held, near: &Near, record: u32) -> Option<Home<'_>> {
-        let (key, entry) = held.at(record);
-        if lacks_one(held, record, &key, &entry) {
-            let lines = self.of(&key);
-            let free = lines.free(near.line(&key, lines.count()))?;
-            lines.at(free)?.settle(record, &key);
-            held.settle(record, free);
+    pub(super) fn house(
+        &self,
+        held: &mut Held,
+        near: &Near,
+        record: u32,
+        key: &Key,
+        entry: &Entry,
+    ) -> Option<Home<'_>> {
+        if !lacks_one(held, record, key, entry) {
+            return self.home(held, record);
         }
-        self.home(held, record)
+        let lines = self.of(key);
+        let (number, home) = lines.free(near.line(key, lines.count()))?;
+        home.settle(record, key);
+        held.settle(record, number);
+        Some(home)
     }
 
     /// Takes over the homes of records, with what was counted there, and mends them.
@@ -158,9 +165,10 @@ impl Homes {
         });
         let all = held.iter();
         let homeless = all.filter(|(record, key, entry)| lacks_one(held, *record, key, entry));
-        let homeless: Vec<u32> = homeless.map(|(record, ..)| record).collect();
-        for record in homeless {
-            self.house(held, near, record);
+        let homeless: Vec<_> =
+            homeless.map(|(record, key, entry)| (record, *key, *entry)).collect();
+        for (record, key, entry) in homeless {
+            self.house(held, near, record, &key, &entry);
         }
         self.mend(held);
     }
@@ -223,10 +231,15 @@ impl Lines {
         lines.start * homes..lines.end * homes
     }
 
-    /// The number of a free home in a line or the one beside it; `None` where there is no room.
-    pub(super) fn free(&self, line: u32) -> Option<u32> {
-        let numbers = [line, line ^ 1].into_iter().flat_map(|it| self.numbers(it..it + 1));
-        numbers.into_iter().find(|number| self.at(*number).is_some_and(|it| it.says() == 0))
+    /// A free home in a line or the one beside it, with its number; `None` where there is no room.
+    fn free(&self, line: u32) -> Option<(u32, Home<'_>)> {
+        for number in [line, line ^ 1].into_iter().flat_map(|it| self.numbers(it..it + 1)) {
+            let home = self.at(number)?;
+            if home.says() == 0 {
+                return Some((number, home));
+            }
+        }
+        None
     }
 }
 

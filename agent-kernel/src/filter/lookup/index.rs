@@ -154,12 +154,6 @@ impl Index {
         true
     }
 
-    /// A word of each bucket that a key has.
-    pub(super) fn look(&self, key: &Key) -> [u64; 2] {
-        let (_, first, second) = place(hash(&self.seed, key), self.order);
-        [first, second].map(|bucket| self.bucket(bucket)[0].load(Relaxed))
-    }
-
     /// Where the index says that a key's record is.
     pub(super) fn find(&self, key: &Key) -> Option<u32> {
         let number = self.lane(key)?.load(Relaxed) & u64::from(u32::MAX);

@@ -171,21 +171,6 @@ impl LookupTable {
         self.index.build(&self.header, order, keys)
     }
 
-    /// Looks at what putting these keys will look at. One key's looks wait for one another, but those
-    /// of several keys don't: so the processor fetches them side by side, and most of the wait for memory is
-    /// over when they are put.
-    pub(super) fn look_ahead(&self, keys: impl Iterator<Item = Key>) {
-        for key in keys {
-            std::hint::black_box(self.held.number(&key));
-            std::hint::black_box(self.index.look(&key));
-            std::hint::black_box(self.near.look(&key));
-            if homes::can_have(&key) {
-                let lines = self.homes.of(&key);
-                std::hint::black_box(lines.free(self.near.line(&key, lines.count())));
-            }
-        }
-    }
-
     /// Writes an entry, and says where. One of a length that had none counts from
     /// [`Self::publish_lengths`] on.
     pub(super) fn put(&mut self, key: Key, entry: Entry) -> Result<u32, Error> {
@@ -199,7 +184,7 @@ impl LookupTable {
         let number = self.places.take().expect("the caller knows the capacity");
         self.records.write(number, &key, &entry);
         self.note(number, key, entry);
-        if let Some(home) = self.homes.house(&mut self.held, &self.near, number) {
+        if let Some(home) = self.homes.house(&mut self.held, &self.near, number, &key, &entry) {
             home.say(homes::says(number, &key, &entry));
         }
         self.near.add(&self.header, &key);
@@ -212,7 +197,7 @@ impl LookupTable {
     /// Changes what a record says. Its home never says that packets are dropped for good while the record says
     /// something else.
     fn change(&mut self, number: u32, key: &Key, entry: &Entry) {
-        let home = self.homes.house(&mut self.held, &self.near, number);
+        let home = self.homes.house(&mut self.held, &self.near, number, key, entry);
         let says = homes::says(number, key, entry);
         if let Some(home) = &home {
             home.say(home.says() & says);

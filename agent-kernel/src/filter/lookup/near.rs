@@ -164,14 +164,6 @@ impl Near {
         line(hash, lines.into())
     }
 
-    /// The word of the filter that a key has bits in; of none where bitmaps tell of it.
-    pub(super) fn look(&self, key: &Key) -> u64 {
-        let Some(Spot::Filtered(near)) = spot(key) else { return 0 };
-        let filter = if key.version() == 4 { &self.filter4 } else { &self.filter6 };
-        let (word, _) = bits(self.seed.hash1(near), filter.order);
-        filter.words.words()[word as usize].load(Relaxed)
-    }
-
     pub(super) fn add(&self, header: &Mapped, key: &Key) {
         match (spot(key), key.version()) {
             (None, _) => {}
