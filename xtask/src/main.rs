@@ -8,6 +8,7 @@ mod demo;
 mod ebpf;
 mod images;
 mod interrupt;
+mod kernels;
 mod packages;
 mod pages;
 mod pods;
@@ -54,6 +55,10 @@ enum Task {
     ///
     /// It builds with optimization. podman and buildah find them afterwards.
     Images,
+    /// Boot Debian's kernels 6.1 and 6.12 in virtual machines, and see whether they take the agent's programs
+    ///
+    /// It builds with optimization, and installs QEMU where it is missing.
+    Kernels,
     /// Run the chart's own pods with the images on hosts in network namespaces, and block an attacker (root)
     ///
     /// It builds with optimization, and installs buildah and podman where they are missing.
@@ -77,6 +82,7 @@ fn main() -> ExitCode {
         Task::Demo { keep, release } => demo::run(keep, release).map(|()| ExitCode::SUCCESS),
         Task::Ebpf { check } => ebpf::build(check).map(|()| ExitCode::SUCCESS),
         Task::Images => images::run().map(|()| ExitCode::SUCCESS),
+        Task::Kernels => kernels::run().map(|()| ExitCode::SUCCESS),
         Task::Pods => pods::run().map(|()| ExitCode::SUCCESS),
         Task::Test { unprivileged } => test::run(unprivileged),
     };

@@ -84,6 +84,11 @@ pub(crate) fn ensure_debian() -> Result<()> {
     install(&missing(&[("debootstrap", "debootstrap")]))
 }
 
+/// Sees to it that virtual machines can be run.
+pub(crate) fn ensure_machines() -> Result<()> {
+    install(&missing(&[("qemu-system-x86_64", "qemu-system-x86"), ("cpio", "cpio")]))
+}
+
 /// Sees to it that Python can make an environment of its own.
 pub(crate) fn ensure_python() -> Result<()> {
     let able = Command::new("python3").args(["-c", "import ensurepip"]).output();
